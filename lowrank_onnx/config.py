@@ -1,0 +1,159 @@
+"""Options of a compression: the fields of one frozen dataclass are the command line's flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from lowrank_onnx.errors import UsageError
+
+Method: TypeAlias = Literal["rsi", "rsvd", "svd"]
+Device: TypeAlias = Literal["auto", "cpu", "cuda"]
+Objective: TypeAlias = Literal["latency", "size"]
+
+
+def _check_share(flag: str, value: float) -> None:
+    if not 0.0 < value <= 1.0:
+        raise UsageError(f"{flag} {value:g}: expected a share above 0 and at most 1, e.g. {flag} 0.6")
+
+
+@dataclass(frozen=True, slots=True)
+class FixedRank:
+    """The same rank for every site (``--rank``)."""
+
+    rank: int
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise UsageError(f"--rank {self.rank}: expected a whole number of at least 1, e.g. --rank 64")
+
+
+@dataclass(frozen=True, slots=True)
+class Alpha:
+    """r = ceil(alpha * min(in, out)) for every site (``--alpha``)."""
+
+    alpha: float
+
+    def __post_init__(self) -> None:
+        _check_share("--alpha", self.alpha)
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """The smallest rank that keeps this share of each weight's squared Frobenius norm (``--energy``)."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        _check_share("--energy", self.share)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepParams:
+    """The share of the eligible sites' parameters to keep, least total damage (``--keep-params``)."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        _check_share("--keep-params", self.share)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepMacs:
+    """The share of the eligible sites' multiply-accumulates to keep, least total damage (``--keep-macs``)."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        _check_share("--keep-macs", self.share)
+
+
+@dataclass(frozen=True, slots=True)
+class MaxError:
+    """The largest relative L2 error of the model's outputs on the feeds, met by search (``--max-error``)."""
+
+    error: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.error < 1.0:
+            raise UsageError(f"--max-error {self.error:g}: expected a relative error between 0 and 1, e.g. 0.05")
+
+
+Budget: TypeAlias = FixedRank | Alpha | Energy | KeepParams | KeepMacs | MaxError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gates:
+    """Conditions on the validated outputs; a result that breaks one is not written."""
+
+    min_sqnr_db: float | None = None
+    max_error: float | None = None
+    min_top1: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_sqnr_db is not None and self.min_sqnr_db != self.min_sqnr_db:
+            raise UsageError("--min-sqnr nan: expected a number of dB, e.g. --min-sqnr 30")
+        if self.max_error is not None and not self.max_error > 0.0:
+            raise UsageError(f"--max-error {self.max_error:g}: expected a relative error above 0, e.g. 0.05")
+        if self.min_top1 is not None and not 0.0 <= self.min_top1 <= 1.0:
+            raise UsageError(f"--min-top1 {self.min_top1:g}: expected a share from 0 to 1, e.g. 0.99")
+
+
+OP_TYPES: tuple[str, ...] = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+"""Operators whose weights can be factorized."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """How to compress a model. Every field is a flag of ``lowrank-onnx compress`` of the same name.
+
+    Parameters
+    ----------
+    budget : exactly one of `FixedRank`, `Alpha`, `Energy`, `KeepParams`, `KeepMacs`, `MaxError`.
+    objective : "latency" refuses a result that isn't measurably faster than the original; "size" doesn't.
+    method : "rsi" (randomized subspace iteration, arXiv 2604.02659), "rsvd" (the same with q = 1) or "svd" (exact).
+    power_iterations : the paper's q; q = 1 is RSVD and equals scikit-learn's ``n_iter`` + 1.
+    oversampling : columns of the sketch beyond the rank; 0 is the algorithm exactly as published.
+    seed : of the sketches, the synthetic feeds and the bootstrap.
+    include, exclude : globs on node and weight names; empty `include` means all.
+    op_types : the operators to compress.
+    rank_multiple : planned ranks are multiples of it; None takes 16 where the matrices are large enough for it.
+    device : where to factorize.
+    provider : the onnxruntime execution provider that validates and times.
+    validate : False skips validation, and the report says so.
+    gates : conditions on the outputs.
+    """
+
+    budget: Budget = MaxError(0.05)
+    objective: Objective = "latency"
+    method: Method = "rsi"
+    power_iterations: int = 4
+    oversampling: int = 10
+    seed: int = 0
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    op_types: tuple[str, ...] = OP_TYPES
+    rank_multiple: int | None = None
+    device: Device = "auto"
+    provider: str = "CPUExecutionProvider"
+    validate: bool = True
+    gates: Gates = field(default_factory=Gates)
+
+    def __post_init__(self) -> None:
+        if self.power_iterations < 1:
+            raise UsageError(f"--power-iterations {self.power_iterations}: expected at least 1 (1 is RSVD)")
+        if self.oversampling < 0:
+            raise UsageError(f"--oversampling {self.oversampling}: expected 0 or more")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed {self.seed}: expected a whole number from 0 to 2**63 - 1")
+        if self.rank_multiple is not None and self.rank_multiple < 1:
+            raise UsageError(f"--rank-multiple {self.rank_multiple}: expected at least 1, e.g. 16")
+        unknown = sorted(set(self.op_types) - set(OP_TYPES))
+        if unknown:
+            raise UsageError(f"--op-types {','.join(unknown)}: expected some of {', '.join(OP_TYPES)}")
+        if not self.op_types:
+            raise UsageError(f"--op-types: expected at least one of {', '.join(OP_TYPES)}")
+        if isinstance(self.budget, MaxError) and not self.validate:
+            raise UsageError("--max-error needs validation: drop --no-validate, or give a budget such as --keep-params")
+        if not self.validate and self.gates != Gates():
+            raise UsageError("a gate needs validation: drop --no-validate, or --min-sqnr, --max-error and --min-top1")

@@ -1,0 +1,279 @@
+"""The frozen data that flows between the stages.
+
+One symbol set everywhere: a site computes ``y = x @ W`` where ``W`` is ``(in, out)`` after layout, ``r`` is the rank,
+``q`` the power iterations (q = 1 is RSVD) and ``p`` the oversampling. A grouped convolution is a stack of ``groups``
+such matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+"""A NumPy array of any shape and dtype (bfloat16 through ml_dtypes included)."""
+
+Feed: TypeAlias = Mapping[str, Array]
+"""One input set for one run of a model: input name -> array."""
+
+Scope: TypeAlias = tuple[tuple[int, str], ...]
+"""Where a graph lives: ``()`` is the main graph; each step inwards is (index of the node, name of the attribute)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rearrangement:
+    """Pure data movement between two layouts: reshape to `split`, permute the axes by `order`, reshape to `merged`."""
+
+    split: tuple[int, ...]
+    order: tuple[int, ...]
+    merged: tuple[int, ...]
+
+
+def rearrange(array: Array, arrangement: Rearrangement) -> Array:
+    """Move `array` into another layout; a view where NumPy can give one, else a copy. The dtype is kept."""
+    return array.reshape(arrangement.split).transpose(arrangement.order).reshape(arrangement.merged)
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixShape:
+    """The shape of a weight as the numerics see it: `groups` matrices of (`in_features`, `out_features`)."""
+
+    groups: int
+    in_features: int
+    out_features: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights stored when dense."""
+        return self.groups * self.in_features * self.out_features
+
+    @property
+    def max_rank(self) -> int:
+        """min(in, out): the rank at which a pair of factors is exact for any weight."""
+        return min(self.in_features, self.out_features)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightRef:
+    """A stored weight: the scope that holds it, its tensor name, and how it is stored.
+
+    `storage` is ``"initializer"`` or ``"constant"`` (a Constant node whose output is `name`).
+    `dtype` is one of float16, bfloat16, float32, float64; `shape` is the stored shape.
+    """
+
+    scope: Scope
+    name: str
+    storage: Literal["initializer", "constant"]
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one stored weight."""
+        return {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A node whose weight can be replaced by factors.
+
+    Attributes
+    ----------
+    name : unique and readable: the node's name (or its first output's), prefixed by the path of its subgraph.
+    scope, node_index : the graph that holds the node and the node's position in it.
+    op_type : "MatMul", "Gemm", "Conv", "ConvTranspose", ...
+    weight : where the weight is stored.
+    to_matrices : from the stored layout to (groups, in, out).
+    form : the form in which the operator's rule will write the factors ("pair", "conv_channel", ...).
+    input, output : names of the activation read and of the node's first output.
+    counted : name of the activation whose number of elements, divided by `counted_features`, is the number of
+        positions at which the matrices are applied (MACs of one run = positions x parameters of one position).
+    counted_features : elements of `counted` per position.
+    """
+
+    name: str
+    scope: Scope
+    node_index: int
+    op_type: str
+    weight: WeightRef
+    to_matrices: Rearrangement
+    form: str
+    input: str
+    output: str
+    counted: str
+    counted_features: int
+
+    @property
+    def shape(self) -> MatrixShape:
+        """The (groups, in, out) of this site's matrices."""
+        groups, in_features, out_features = self.to_matrices.merged
+        return MatrixShape(groups, in_features, out_features)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A node that was looked at and left alone, with a reason that a user can act on."""
+
+    name: str
+    op_type: str
+    reason: str
+    parameters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """Low-rank factors of one weight: per group, W ~ left @ right.
+
+    Attributes
+    ----------
+    left : (groups, in, r), right : (groups, r, out), both in the accumulation dtype (float32 or float64), balanced
+        (each carries the square root of the singular values).
+    singular_values : (groups, r), descending.
+    relative_error : ||W - L R||_F / ||W||_F over all groups, measured, not assumed.
+    spectral_error : largest over the groups of the estimated ||W - L R||_2 / ||W||_2 (a lower estimate by power
+        iteration; see `lowrank_onnx.linalg`).
+    solver : what really ran, e.g. "rsi(q=4, p=10)".
+    """
+
+    left: Array
+    right: Array
+    singular_values: Array
+    relative_error: float
+    spectral_error: float
+    solver: str
+
+    @property
+    def rank(self) -> int:
+        """The rank r."""
+        return int(self.left.shape[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """Leading singular values of a weight and the energy behind them: all that candidates need to know of it.
+
+    `values` is (groups, k) descending; `energy` is ||W||_F^2 over all groups, so the relative squared error at rank
+    r <= k is ``1 - sum(values[:, :r]**2) / energy`` exactly.
+    """
+
+    values: Array
+    energy: float
+
+
+@dataclass(frozen=True, slots=True)
+class SiteChoice:
+    """What the plan and the factorization settled for one site: enough to write its nodes."""
+
+    site: Site
+    rank: int
+    solver: str
+    relative_error: float
+    spectral_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class NewTensor:
+    """An initializer to be made from factors.
+
+    `part` says which factor, `arrangement` leads from (groups, in, r) or (groups, r, out) to the stored layout. `key`
+    is unique among the new tensors of one rewrite.
+    """
+
+    name: str
+    scope: Scope
+    dtype: str
+    shape: tuple[int, ...]
+    weight: WeightRef
+    part: Literal["left", "right"]
+    arrangement: Rearrangement
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputStatistics:
+    """How far one output of the candidate is from the original's, over all feeds.
+
+    `relative_l2` is ||y' - y|| / ||y||; `sqnr_db` is 20 log10(||y|| / ||y' - y||), infinite when equal; `cosine` is
+    over all elements; `top1_agreement` is None where the last axis is no class axis. `problems` lists what makes the
+    comparison fail by itself (NaN, infinity, shape or dtype change); it is empty in a sound comparison.
+    """
+
+    name: str
+    dtype: str
+    elements: int
+    max_abs: float
+    relative_l2: float
+    sqnr_db: float
+    cosine: float
+    top1_agreement: float | None
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Latency of one model, in milliseconds for one run on one feed."""
+
+    median_ms: float
+    iqr_ms: float
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyComparison:
+    """Interleaved paired timing. `speedup` = original / candidate (above 1: the candidate is faster), the median of
+    the paired ratios, with a `confidence` interval from `speedup_low` to `speedup_high`.
+    """
+
+    original: Timing
+    candidate: Timing
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    confidence: float
+    pairs: int
+
+    @property
+    def faster(self) -> bool:
+        """True where the whole interval lies above 1."""
+        return self.speedup_low > 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What validation found. `passed` is False whenever `failures` is not empty."""
+
+    outputs: tuple[OutputStatistics, ...]
+    latency: LatencyComparison | None
+    feeds: str
+    synthetic: bool
+    samples: int
+    providers: tuple[str, ...]
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True only if something was compared and nothing failed."""
+        return not self.failures and bool(self.outputs)
+
+    @property
+    def relative_error(self) -> float:
+        """The largest relative L2 error of any output."""
+        return max((o.relative_l2 for o in self.outputs), default=float("inf"))
+
+
+FLOAT_DTYPES: tuple[str, ...] = ("float16", "bfloat16", "float32", "float64")
+"""The stored dtypes of weights that can be factorized."""
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The NumPy dtype of one of `FLOAT_DTYPES` (bfloat16 from ml_dtypes)."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
+    return np.dtype(name)
