@@ -1,0 +1,103 @@
+"""For each weight, the ways to realise it: dense, or a form at a rank, each with its cost and its predicted damage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lowrank_onnx.forms import FORMS
+from lowrank_onnx.types import MatrixShape, Spectrum
+
+DENSE = "dense"
+"""The form of a candidate that leaves the weight as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to realise a weight.
+
+    Attributes
+    ----------
+    form : a key of `lowrank_onnx.forms.FORMS`, or "dense".
+    rank : r, or None when dense.
+    parameters : weights stored.
+    macs : multiply-accumulates of one run over all sites that use the weight; None where no run was observed.
+    error : predicted damage: the tail energy ||W - W_r||_F^2 / ||W||_F^2 times the weight's importance; 0 when dense.
+    """
+
+    form: str
+    rank: int | None
+    parameters: int
+    macs: int | None
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedWeight:
+    """A weight as the planner sees it: no ONNX in it.
+
+    `positions` is the total number of positions at which the sites that share the weight apply it in one run, or None
+    where no run was observed. `importance` scales the tail energy into the planner's unit of damage.
+    """
+
+    name: str
+    shape: MatrixShape
+    form: str
+    positions: int | None
+    importance: float = 1.0
+
+
+def natural_rank_multiple(shape: MatrixShape) -> int:
+    """The multiple that ranks are aligned to when none is asked for.
+
+    16 is the block of onnxruntime's convolutions and GEMM tiles on the CPU; smaller matrices get a finer grid, so that
+    at least three ranks are left to choose from.
+    """
+    for multiple in (16, 8, 4, 2):
+        if FORMS["pair"].largest_useful_rank(shape) + 1 >= 4 * multiple:
+            return multiple
+    return 1
+
+
+def useful_ranks(weight: PlannedWeight, rank_multiple: int | None) -> tuple[int, ...]:
+    """The ranks worth considering, ascending: multiples of `rank_multiple` at which the form stores less than dense."""
+    multiple = rank_multiple or natural_rank_multiple(weight.shape)
+    return tuple(range(multiple, FORMS[weight.form].largest_useful_rank(weight.shape) + 1, multiple))
+
+
+def tail_energy(spectrum: Spectrum, rank: int) -> float:
+    """||W - W_r||_F^2 / ||W||_F^2 from the leading singular values; 0 for a zero matrix.
+
+    Raises
+    ------
+    ValueError
+        If the spectrum holds fewer than `rank` values.
+    """
+    if rank > spectrum.values.shape[-1]:
+        raise ValueError(f"rank {rank} is beyond the {spectrum.values.shape[-1]} singular values computed")
+    if spectrum.energy == 0.0:
+        return 0.0
+    kept = float(np.sum(np.square(spectrum.values[..., :rank], dtype=np.float64)))
+    return max(0.0, 1.0 - kept / spectrum.energy)
+
+
+def dense_candidate(weight: PlannedWeight) -> Candidate:
+    """The candidate that leaves `weight` as it is."""
+    parameters = weight.shape.parameters
+    macs = None if weight.positions is None else weight.positions * parameters
+    return Candidate(form=DENSE, rank=None, parameters=parameters, macs=macs, error=0.0)
+
+
+def low_rank_candidate(weight: PlannedWeight, spectrum: Spectrum, rank: int) -> Candidate:
+    """The candidate that writes `weight` at rank r in its form."""
+    form = FORMS[weight.form]
+    macs = None if weight.positions is None else form.macs(weight.shape, rank, weight.positions)
+    error = weight.importance * tail_energy(spectrum, rank)
+    return Candidate(weight.form, rank, form.parameters(weight.shape, rank), macs, error)
+
+
+def find_candidates(weight: PlannedWeight, spectrum: Spectrum, rank_multiple: int | None) -> tuple[Candidate, ...]:
+    """Every candidate of one weight, cheapest first, "leave dense" last."""
+    ranks = useful_ranks(weight, rank_multiple)
+    return (*(low_rank_candidate(weight, spectrum, rank) for rank in ranks), dense_candidate(weight))

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lowrank_onnx.candidates import PlannedWeight
+from lowrank_onnx.choose import choose_alone, choose_together, factor_rank
+from lowrank_onnx.config import Alpha, Energy, FixedRank, KeepParams
+from lowrank_onnx.types import MatrixShape, Spectrum
+
+SQUARE = PlannedWeight("w", MatrixShape(1, 64, 64), "pair", positions=10)
+
+
+def spectrum(values: np.ndarray) -> Spectrum:
+    return Spectrum(values[None, :], float(np.sum(values**2)))
+
+
+def test_rank_is_taken_as_asked() -> None:
+    choice = choose_alone(SQUARE, spectrum(np.ones(64)), FixedRank(20), None)
+    assert choice.candidate.rank == 20
+    assert choice.reason == ""
+
+
+def test_rank_is_rounded_up_to_the_multiple() -> None:
+    assert choose_alone(SQUARE, spectrum(np.ones(64)), FixedRank(17), 8).candidate.rank == 24
+
+
+def test_alpha_is_a_share_of_the_smaller_side_rounded_up() -> None:
+    weight = PlannedWeight("w", MatrixShape(1, 100, 33), "pair", None)
+    assert choose_alone(weight, spectrum(np.ones(33)), Alpha(0.4), None).candidate.rank == 14
+
+
+def test_a_rank_that_saves_nothing_stays_dense_with_the_reason() -> None:
+    assert factor_rank(SQUARE, FixedRank(32), None) == 0
+    choice = choose_alone(SQUARE, None, FixedRank(32), None)
+    assert choice.candidate.rank is None
+    assert choice.reason == "rank 32 would not make it smaller: factors of 64 x 64 save weights up to rank 31"
+
+
+def test_energy_takes_the_smallest_rank_that_keeps_it() -> None:
+    values = np.array([10.0] * 4 + [0.1] * 60)
+    choice = choose_alone(SQUARE, spectrum(values), Energy(0.99), 1)
+    assert choice.candidate.rank == 4
+
+
+def test_energy_out_of_reach_stays_dense_and_says_what_the_largest_rank_keeps() -> None:
+    choice = choose_alone(SQUARE, spectrum(np.ones(64)), Energy(0.9), 8)
+    assert choice.candidate.rank is None
+    assert choice.reason == (
+        "energy 0.9 needs a rank above 24, where factors stop saving weights (rank 24 keeps 0.3750)"
+    )
+
+
+def test_tiny_weight_is_dense_under_every_budget() -> None:
+    tiny = PlannedWeight("w", MatrixShape(1, 2, 2), "pair", None)
+    assert factor_rank(tiny, KeepParams(0.5), None) == 0
+    assert choose_alone(tiny, None, Energy(0.9), None).reason == "too small: no rank of 2 x 2 saves weights"
+
+
+def test_multiple_beyond_the_largest_useful_rank_is_named() -> None:
+    choice = choose_alone(SQUARE, None, Energy(0.5), 40)
+    assert choice.reason == "no multiple of 40 is at most 31, the largest rank that saves weights"
+
+
+def test_together_spends_the_budget_where_the_spectrum_is_flat() -> None:
+    steep = PlannedWeight("steep", MatrixShape(1, 64, 64), "pair", 10)
+    flat = PlannedWeight("flat", MatrixShape(1, 64, 64), "pair", 10)
+    spectra = {"steep": spectrum(0.5 ** np.arange(64.0)), "flat": spectrum(np.ones(64))}
+    choices, plan = choose_together([steep, flat], spectra, cost="parameters", share=0.75, rank_multiple=8)
+    assert plan.feasible
+    assert choices[0].candidate.rank == 8 or choices[0].candidate.rank == 16
+    assert choices[1].candidate.rank is None
+    assert choices[1].reason == "the budget is met with less damage elsewhere"
+
+
+def test_unknown_macs_leave_the_weight_dense_and_out_of_the_budget() -> None:
+    hidden = PlannedWeight("hidden", MatrixShape(1, 64, 64), "pair", None)
+    spectra = {"w": spectrum(np.ones(64)), "hidden": spectrum(np.ones(64))}
+    choices, plan = choose_together([SQUARE, hidden], spectra, cost="macs", share=0.5, rank_multiple=8)
+    assert plan.cost <= 0.5 * 10 * 64 * 64
+    assert choices[1].candidate.rank is None
+    assert choices[1].reason.startswith("its MACs are not known")
+
+
+def test_infeasible_share_is_reported() -> None:
+    _, plan = choose_together([SQUARE], {"w": spectrum(np.ones(64))}, cost="parameters", share=0.1, rank_multiple=8)
+    assert not plan.feasible
+
+
+@pytest.mark.parametrize("budget", [KeepParams(0.5), Energy(0.5)])
+def test_planned_budgets_factorize_at_the_largest_useful_multiple(budget: object) -> None:
+    assert factor_rank(SQUARE, budget, 8) == 24
