@@ -1,0 +1,1 @@
+"""What the documentation claims, each reproducible with one command."""

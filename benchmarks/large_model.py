@@ -1,0 +1,240 @@
+"""Compresses a synthetic model of several gigabytes and reports the peak memory that it took.
+
+    python -m benchmarks.large_model                  # 6 GB through the command line, at most 1.5 GB of memory
+    python -m benchmarks.large_model --stage-only     # only loads and saves it, at most 1 GB
+
+The model is a chain of transformer-like blocks (a square MatMul, and a MatMul and a Gemm through a hidden layer 2.7
+times as wide, each with a residual) with its weights in external data. A weight is a part of rank 64, whose singular
+values fall slowly, plus noise: cheap to make block by block, and with a known bound on the error of any good
+factorization of rank 64 and more. The exit status is 1 where memory or error exceed their bounds, or the result isn't
+a valid model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.helper
+
+from lowrank_onnx.errors import ModelError
+from lowrank_onnx.model_io import Model, load_model
+from lowrank_onnx.types import Array
+
+SIGNAL_RANK = 64
+NOISE_SHARE = 0.3
+"""Frobenius norm of the noise over that of the part of rank 64."""
+
+_ROWS = 256
+_PAGE = 4096
+_STAGE_ONLY = (
+    "import sys; from pathlib import Path; from lowrank_onnx.model_io import load_model, stage_model;"
+    " stage_model(load_model(sys.argv[1]), Path(sys.argv[2]), force=True).commit()"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A float32 weight of the synthetic model, (in, out)."""
+
+    name: str
+    in_features: int
+    out_features: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values."""
+        return 4 * self.in_features * self.out_features
+
+
+def weight_blocks(weight: Weight) -> Iterator[Array]:
+    """The weight's rows, 256 at a time; the same at every call."""
+    rng = np.random.default_rng(zlib.crc32(weight.name.encode()))
+    values = np.arange(1, SIGNAL_RANK + 1, dtype=np.float32) ** -0.4
+    right = rng.standard_normal((SIGNAL_RANK, weight.out_features), dtype=np.float32)
+    # Entries of variance 1 / in, so that activations keep their size through the chain.
+    scale = np.float32(1.0 / np.sqrt(weight.in_features))
+    right *= (values / np.linalg.norm(values) * scale)[:, None]
+    for start in range(0, weight.in_features, _ROWS):
+        rows = min(_ROWS, weight.in_features - start)
+        block = rng.standard_normal((rows, SIGNAL_RANK), dtype=np.float32) @ right
+        noise = rng.random((rows, weight.out_features), dtype=np.float32)
+        noise -= np.float32(0.5)
+        noise *= np.float32(NOISE_SHARE * np.sqrt(12.0)) * scale
+        block += noise
+        yield block
+
+
+def plan_weights(total_bytes: int, width: int) -> list[list[Weight]]:
+    """Blocks of three weights each, as many as `total_bytes` holds, and at least one."""
+    hidden = width * 43 // 16  # 11008 for 4096
+    count = max(1, round(total_bytes / (4 * width * (width + 2 * hidden))))
+    return [
+        [
+            Weight(f"block{index}.attention", width, width),
+            Weight(f"block{index}.up", width, hidden),
+            Weight(f"block{index}.down", hidden, width),
+        ]
+        for index in range(count)
+    ]
+
+
+def write_model(path: Path, blocks: list[list[Weight]]) -> int:
+    """Write the model and its external data; returns the bytes of both. One block of rows is in memory at a time."""
+    initializers = []
+    data = path.with_name(f"{path.name}.data")
+    with open(data, "wb") as file:
+        for weight in (weight for block in blocks for weight in block):
+            file.write(bytes(-file.tell() % _PAGE))
+            tensor = onnx.TensorProto(
+                name=weight.name,
+                data_type=onnx.TensorProto.FLOAT,
+                dims=[weight.in_features, weight.out_features],
+                data_location=onnx.TensorProto.EXTERNAL,
+            )
+            entries = {"location": data.name, "offset": str(file.tell()), "length": str(weight.nbytes)}
+            for key, value in entries.items():
+                tensor.external_data.add(key=key, value=value)
+            initializers.append(tensor)
+            for rows in weight_blocks(weight):
+                file.write(rows.data)
+    width = blocks[0][0].in_features
+    nodes = [node for index, block in enumerate(blocks) for node in _block_nodes(index, block)]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "large",
+        [onnx.helper.make_tensor_value_info("x0", onnx.TensorProto.FLOAT, ["rows", width])],
+        [onnx.helper.make_tensor_value_info(f"x{len(blocks)}", onnx.TensorProto.FLOAT, ["rows", width])],
+        initializers,
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    path.write_bytes(model.SerializeToString())
+    return path.stat().st_size + data.stat().st_size
+
+
+def _block_nodes(index: int, block: list[Weight]) -> list[onnx.NodeProto]:
+    attention, up, down = (weight.name for weight in block)
+    source, middle, target = f"x{index}", f"m{index}", f"x{index + 1}"
+    make = onnx.helper.make_node
+    return [
+        make("MatMul", [source, attention], [f"{attention}.out"], name=attention),
+        make("Add", [source, f"{attention}.out"], [middle], name=f"{attention}.residual"),
+        make("MatMul", [middle, up], [f"{up}.out"], name=up),
+        make("Relu", [f"{up}.out"], [f"{up}.relu"], name=f"{up}.activation"),
+        make("Gemm", [f"{up}.relu", down], [f"{down}.out"], name=down),
+        make("Add", [middle, f"{down}.out"], [target], name=f"{down}.residual"),
+    ]
+
+
+def run_measured(command: list[str]) -> tuple[int, float, float]:
+    """Run a command; returns its exit status, its peak resident gigabytes and its seconds."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # or Popen would wait for it once more
+    # Kibibytes on Linux, bytes on macOS.
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return process.returncode, peak / 1e9, time.perf_counter() - start
+
+
+def find_faults(source: Path, target: Path, blocks: list[list[Weight]], *, stage_only: bool) -> list[str]:
+    """What is wrong with the result: the checker's complaint, or a weight that isn't what it should be."""
+    try:
+        onnx.checker.check_model(str(target), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return [f"onnx.checker refuses the result: {error}"]
+    try:
+        original, result = load_model(source), load_model(target)
+    except ModelError as error:
+        return [f"the result can't be loaded: {error}"]
+    faults = []
+    bound = 0.0 if stage_only else NOISE_SHARE / np.sqrt(1 + NOISE_SHARE**2) * 1.02
+    for weight in (blocks[0][0], blocks[-1][1], blocks[-1][2]):
+        measured = relative_error(_find(original, weight.name), result, weight)
+        print(f"  {weight.name}: relative error {measured:.4f} (bound {bound:.4f})")
+        if not measured <= bound:
+            faults.append(f"{weight.name} has a relative error of {measured:.4f}: expected at most {bound:.4f}")
+    return faults
+
+
+def relative_error(dense: Array, result: Model, weight: Weight) -> float:
+    """Frobenius error of a weight in the result, over the first 512 rows, relative to those rows."""
+    part = dense[:512].astype(np.float64)
+    names = {tensor.name for tensor in result.skeleton.graph.initializer}
+    if weight.name in names:
+        found = _find(result, weight.name)[:512].astype(np.float64)
+    else:
+        found = _find(result, f"{weight.name}.left")[:512].astype(np.float64) @ _find(result, f"{weight.name}.right")
+    return float(np.linalg.norm(found - part) / np.linalg.norm(part))
+
+
+def _find(model: Model, name: str) -> Array:
+    return model.store.array(next(tensor for tensor in model.skeleton.graph.initializer if tensor.name == name))
+
+
+@contextlib.contextmanager
+def _directory(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="lowrank-large-") as made:
+        yield Path(made)
+
+
+def main() -> int:
+    """Parse the options, make the model, run, check; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=6.0, help="size of the model (default 6)")
+    parser.add_argument("--width", type=int, default=4096, help="width of the model (default 4096)")
+    parser.add_argument("--rank", type=int, default=256, help="rank of the factors (default 256)")
+    parser.add_argument("--dir", type=Path, help="where the files go, and stay (default: a temporary directory)")
+    parser.add_argument("--limit", type=float, help="peak gigabytes allowed (default 1.5; 1 with --stage-only)")
+    parser.add_argument("--stage-only", action="store_true", help="load and save only, without compressing")
+    options = parser.parse_args()
+    limit = options.limit if options.limit is not None else 1.0 if options.stage_only else 1.5
+    blocks = plan_weights(int(options.gigabytes * 1e9), options.width)
+    with _directory(options.dir) as folder:
+        source, target = folder / "large.onnx", folder / "small.onnx"
+        needed = 2 * sum(weight.nbytes for block in blocks for weight in block)
+        if shutil.disk_usage(folder).free < needed:
+            print(f"{folder} has too little room: expected {needed / 1e9:.1f} GB; give another --dir")
+            return 1
+        start = time.perf_counter()
+        size = write_model(source, blocks)
+        print(f"made {source.name}: {size / 1e9:.2f} GB in {time.perf_counter() - start:.0f} s", flush=True)
+        status, peak, seconds = run_measured(_command(source, target, options.rank, stage_only=options.stage_only))
+        if status != 0:
+            print(f"the run failed with exit status {status}")
+            return 1
+        written = load_model(target).file_bytes
+        print(f"peak resident memory {peak:.2f} GB (limit {limit:g}), {seconds:.0f} s, {written / 1e9:.2f} GB written")
+        faults = find_faults(source, target, blocks, stage_only=options.stage_only)
+        if peak > limit:
+            faults.append(f"the peak of {peak:.2f} GB is above {limit:g} GB")
+    for fault in faults:
+        print(f"FAILED: {fault}")
+    return 1 if faults else 0
+
+
+def _command(source: Path, target: Path, rank: int, *, stage_only: bool) -> list[str]:
+    if stage_only:
+        return [sys.executable, "-c", _STAGE_ONLY, str(source), str(target)]
+    options = ["--rank", str(rank), "--objective", "size", "--no-validate", "--force"]
+    return [sys.executable, "-m", "lowrank_onnx", "compress", str(source), "-o", str(target), *options]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

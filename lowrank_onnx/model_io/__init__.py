@@ -1,0 +1,29 @@
+"""Model files: the only package that opens them.
+
+A model is loaded as a skeleton (the proto without its weights) and a store that reads any weight on demand; it is
+saved by staging all files beside the target and renaming them. What wasn't rewritten leaves as it came, except that
+references to external data point to the one new data file.
+"""
+
+from __future__ import annotations
+
+from lowrank_onnx.model_io.assembly import complete_proto, model_bytes
+from lowrank_onnx.model_io.loading import load_model
+from lowrank_onnx.model_io.model import Model, base_dir
+from lowrank_onnx.model_io.scratch import scratch_directory
+from lowrank_onnx.model_io.staging import StagedModel, check_target, stage_model
+from lowrank_onnx.model_io.store import WeightStore, new_tensor_proto
+
+__all__ = [
+    "Model",
+    "StagedModel",
+    "WeightStore",
+    "base_dir",
+    "check_target",
+    "complete_proto",
+    "load_model",
+    "model_bytes",
+    "new_tensor_proto",
+    "scratch_directory",
+    "stage_model",
+]
