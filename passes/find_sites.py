@@ -1,0 +1,175 @@
+"""Find every node whose weight can be factorized, in the main graph and in all subgraphs; say why not for the rest."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import onnx
+
+from lowrank_onnx.passes.graph_view import (
+    GRAPH_OUTPUT,
+    ModelView,
+    ScopeView,
+    Use,
+    child_graphs,
+    default_domain,
+    view_model,
+)
+from lowrank_onnx.passes.rule import Candidate, weight_slot
+from lowrank_onnx.passes.rules import RULE_OF
+from lowrank_onnx.passes.uncovered import uncovered_weight
+from lowrank_onnx.passes.weight_source import WeightSources, is_identity
+from lowrank_onnx.types import Scope, Site, Skipped, WeightRef
+
+
+def find_sites(skeleton: onnx.ModelProto, *, op_types: tuple[str, ...]) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
+    """Find the nodes of `op_types` whose weight can be replaced by factors.
+
+    Parameters
+    ----------
+    skeleton : the model; weight bytes are never read, so they may be absent.
+    op_types : operators to rewrite, some of `lowrank_onnx.config.OP_TYPES`.
+
+    Returns
+    -------
+    sites : in graph order, outer graphs before the subgraphs of their nodes. Sites that share one stored weight are
+        all here.
+    skipped : every other node of a supported operator, and every node of another operator that holds a weight, each
+        with its reason.
+
+    Raises
+    ------
+    ModelError
+        Names aren't UTF-8, subgraphs are nested too deeply, or onnx-graphsurgeon can't import a part.
+    """
+    view = view_model(skeleton)
+    sources = WeightSources(view)
+    names = _ReportNames()
+    found: list[Site | Skipped] = []
+    for scope in view.scopes.values():
+        for index, node in enumerate(scope.nodes):
+            result = _examine(view, scope, index, node, sources, names, op_types)
+            if result is not None:
+                found.append(result)
+    found = _decline_shared(view, found)
+    found += _inside_functions(skeleton, names)
+    sites = tuple(item for item in found if isinstance(item, Site))
+    return sites, tuple(item for item in found if isinstance(item, Skipped))
+
+
+class _ReportNames:
+    """Gives each reported node a name of its own; a name that is taken gets ``#index``, then ``#index.2`` and so on."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._next: dict[tuple[str, int], itertools.count[int]] = {}
+
+    def claim(self, label: str, index: int) -> str:
+        name = label
+        if name in self._taken:
+            name = f"{label}#{index}"
+        counter = self._next.setdefault((label, index), itertools.count(2)) if name in self._taken else None
+        while counter is not None and name in self._taken:
+            name = f"{label}#{index}.{next(counter)}"
+        self._taken.add(name)
+        return name
+
+
+def _examine(
+    view: ModelView,
+    scope: ScopeView,
+    index: int,
+    node: onnx.NodeProto,
+    sources: WeightSources,
+    names: _ReportNames,
+    op_types: tuple[str, ...],
+) -> Site | Skipped | None:
+    label = f"{scope.path}{scope.label(index)}"
+    rule = RULE_OF.get(node.op_type)
+    if rule is None:
+        uncovered = uncovered_weight(view, scope, node, sources)
+        return None if uncovered is None else Skipped(names.claim(label, index), node.op_type, *uncovered)
+    candidate = Candidate(view, scope, index, names.claim(label, index), sources)
+    if default_domain(node.domain) != "":
+        _, parameters = uncovered_weight(view, scope, node, sources) or ("", 0)
+        reason = f"{node.op_type} of domain '{node.domain}' isn't the standard operator"
+        return Skipped(candidate.name, node.op_type, reason, parameters)
+    result = rule.match(candidate)
+    if isinstance(result, Site) and node.op_type not in op_types:
+        reason = f"operator not selected (op_types: {', '.join(op_types)})"
+        return Skipped(candidate.name, node.op_type, reason, result.shape.parameters)
+    return result
+
+
+def _decline_shared(view: ModelView, found: list[Site | Skipped]) -> list[Site | Skipped]:
+    """Turn sites into `Skipped` where their weight has another use, or is needed in another layout."""
+    sharing: dict[WeightRef, list[Site]] = {}
+    for item in found:
+        if isinstance(item, Site):
+            sharing.setdefault(item.weight, []).append(item)
+    reasons: dict[WeightRef, str] = {}
+    for weight, sites in sharing.items():
+        reason = _other_use(view, weight, sites) or _other_layout(view, weight, sites)
+        if reason is not None:
+            reasons[weight] = reason
+    return [
+        Skipped(item.name, item.op_type, reasons[item.weight], item.shape.parameters)
+        if isinstance(item, Site) and item.weight in reasons
+        else item
+        for item in found
+    ]
+
+
+def _other_use(view: ModelView, weight: WeightRef, sites: list[Site]) -> str | None:
+    rewritten = {
+        (site.scope, site.node_index, weight_slot(view.scopes[site.scope].nodes[site.node_index], site))
+        for site in sites
+    }
+    for use in _final_uses(view, weight.scope, weight.name):
+        if use.node_index == GRAPH_OUTPUT:
+            return f"weight '{weight.name}' is also a graph output"
+        if (use.scope, use.node_index, use.slot) not in rewritten:
+            scope = view.scopes[use.scope]
+            label, op_type = scope.label(use.node_index), scope.nodes[use.node_index].op_type
+            return f"weight '{weight.name}' is also used by '{scope.path}{label}' ({op_type}), which is not rewritten"
+    return None
+
+
+def _final_uses(view: ModelView, scope: Scope, name: str) -> Iterator[Use]:
+    """Uses of a tensor; where an Identity reads it, the uses of the Identity's output instead."""
+    pending = [(scope, name)]
+    visited = set(pending)
+    while pending:
+        for use in view.uses.get(pending.pop(), ()):
+            node = None if use.node_index == GRAPH_OUTPUT else view.scopes[use.scope].nodes[use.node_index]
+            copy = (use.scope, node.output[0]) if node is not None and is_identity(node) else None
+            if copy is None or copy not in view.uses or copy in visited:
+                yield use
+            else:
+                visited.add(copy)
+                pending.append(copy)
+
+
+def _other_layout(view: ModelView, weight: WeightRef, sites: list[Site]) -> str | None:
+    def layout(site: Site) -> object:
+        node = view.scopes[site.scope].nodes[site.node_index]
+        return site.to_matrices, RULE_OF[site.op_type].layout(node, site, 1)
+
+    first, *others = sites
+    other = next((site for site in others if layout(site) != layout(first)), None)
+    if other is None:
+        return None
+    return f"weight '{weight.name}' is shared by '{first.name}' and '{other.name}' under different layouts"
+
+
+def _inside_functions(skeleton: onnx.ModelProto, names: _ReportNames) -> Iterator[Skipped]:
+    for function in skeleton.functions:
+        path = f"{function.domain}::{function.name}"
+        pending = list(function.node)
+        for index, node in enumerate(pending):
+            pending.extend(inner for _, graph in child_graphs(node) for inner in graph.node)
+            if node.op_type in RULE_OF and default_domain(node.domain) == "":
+                label = node.name or next(iter(node.output), "") or f"{node.op_type}_{index}"
+                name = names.claim(f"{path}/{label}", index)
+                yield Skipped(name, node.op_type, f"inside model-local function '{path}', which is kept as it is")

@@ -1,0 +1,135 @@
+"""Gemm: ``Y = alpha A' B' + beta C``, where A' and B' are A and B, transposed if transA and transB say so.
+
+The last node is a Gemm again: it carries alpha, beta, C and (below opset 7) broadcast exactly as they were, so beta C
+is added once and alpha applied once. The first is a MatMul, which has no bias to invent (Gemm needs C below opset 11).
+With W = L R of shape (in, out):
+
+1. B is the weight (W = B'), A as it lies:    ``Z = A @ L``,       ``Y = Gemm(Z, R, C)``.
+2. B is the weight, A transposed:             ``Z = L' @ A``,      ``Y = Gemm(Z, R, C, transA=1)``; Z' = A' L.
+3. A is the weight (W' = A'), B as it lies:   ``Z = L' @ B``,      ``Y = Gemm(R', Z, C)``; R' L' B = A' B.
+4. A is the weight, B transposed:             ``Z = B @ L``,       ``Y = Gemm(R', Z, C, transB=1)``; L' B' = Z'.
+
+The shape of C is free in all of them, because Y has the shape that it had. Declined: two activations, two constants, a
+weight that isn't 2-D.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from lowrank_onnx.passes.graph_view import ScopeView
+from lowrank_onnx.passes.rule import (
+    Candidate,
+    FactorLayout,
+    Parts,
+    Rule,
+    kept,
+    node_problem,
+    straight,
+    too_small,
+    transposed,
+    weight_slot,
+)
+from lowrank_onnx.passes.value_types import Dims
+from lowrank_onnx.passes.weight_source import Activation, StoredWeight
+from lowrank_onnx.types import Rearrangement, Site, Skipped
+
+_ATTRIBUTES = {
+    "alpha": onnx.AttributeProto.FLOAT,
+    "beta": onnx.AttributeProto.FLOAT,
+    "transA": onnx.AttributeProto.INT,
+    "transB": onnx.AttributeProto.INT,
+    "broadcast": onnx.AttributeProto.INT,
+}
+_TRANSPOSE = ("transA", "transB")
+
+
+def match_gemm(candidate: Candidate) -> Site | Skipped:
+    """A site for a weight as A or as B, or the reason for none."""
+    problem = node_problem(candidate, inputs=(2, 3), attributes=_ATTRIBUTES)
+    if problem:
+        return candidate.skip(problem)
+    first, second = candidate.source(0), candidate.source(1)
+    if isinstance(first, Activation) and isinstance(second, Activation):
+        return candidate.skip("both inputs are activations")
+    if not isinstance(first, Activation) and not isinstance(second, Activation):
+        return candidate.skip("both inputs are constant: fold constants first")
+    slot, weight = (1, second) if isinstance(first, Activation) else (0, first)
+    if not isinstance(weight, StoredWeight):
+        return candidate.skip(weight.reason, weight)
+    shape = weight.ref.shape
+    if len(shape) != 2:
+        return candidate.skip(f"weight has shape {list(shape)}, expected a matrix", weight)
+    # B is (in, out) unless transposed; A is (out, in) unless transposed.
+    stored_transposed = _is_transposed(candidate.proto, slot) == (slot == 1)
+    in_features, out_features = (shape[1], shape[0]) if stored_transposed else shape
+    problem = too_small(in_features, out_features)
+    if problem:
+        return candidate.skip(problem, weight)
+    order = (0, 2, 1) if stored_transposed else (0, 1, 2)
+    return candidate.site(
+        weight,
+        slot=1 - slot,
+        to_matrices=Rearrangement((1, *shape), order, (1, in_features, out_features)),
+        form="pair",
+        counted=candidate.proto.output[0],
+        features=out_features,
+    )
+
+
+def _is_transposed(node: onnx.NodeProto, slot: int) -> bool:
+    return any(attribute.name == _TRANSPOSE[slot] and attribute.i != 0 for attribute in node.attribute)
+
+
+def gemm_layout(node: onnx.NodeProto, site: Site, rank: int) -> tuple[FactorLayout, FactorLayout]:
+    """How L and R are stored: L transposed in cases 2 and 3, R in cases 3 and 4."""
+    shape = site.shape
+    slot = weight_slot(node, site)
+    left, right = (1, shape.in_features, rank), (1, rank, shape.out_features)
+    if _left_comes_first(node, slot):
+        left_layout = transposed(left, (rank, shape.in_features))
+    else:
+        left_layout = straight(left, left[1:])
+    if slot == 0:
+        return left_layout, transposed(right, (shape.out_features, rank))
+    return left_layout, straight(right, right[1:])
+
+
+def _left_comes_first(node: onnx.NodeProto, slot: int) -> bool:
+    """True in cases 2 and 3, where the first node is ``L' @ activation``."""
+    return _is_transposed(node, 1 - slot) == (slot == 1)
+
+
+def emit_gemm(parts: Parts) -> tuple[Any, Any]:
+    """A MatMul, then a Gemm with everything that the original Gemm had."""
+    slot = 1 if parts.inputs[0].name == parts.site.input else 0
+    activation, bias = parts.inputs[1 - slot], list(parts.inputs[2:])
+    left_comes_first = bool(parts.attributes.get(_TRANSPOSE[1 - slot], 0)) == (slot == 1)
+    inputs = [parts.left, activation] if left_comes_first else [activation, parts.left]
+    attributes = kept(parts.attributes)
+    attributes.pop(_TRANSPOSE[slot], None)
+    operands = [parts.mid, parts.right] if slot == 1 else [parts.right, parts.mid]
+    return (
+        gs.Node("MatMul", inputs=inputs, outputs=[parts.mid]),
+        gs.Node("Gemm", attrs=attributes, inputs=[*operands, *bias], outputs=parts.outputs),
+    )
+
+
+def gemm_mid_dims(scope: ScopeView, site: Site, rank: int) -> Dims | None:
+    """The rank, and the dimension of the output that the weight doesn't give."""
+    node = scope.nodes[site.node_index]
+    slot = weight_slot(node, site)
+    output, activation = scope.dims(site.output), scope.dims(site.input)
+    other: int | str | None = None
+    if output is not None and len(output) == 2:
+        other = output[0 if slot == 1 else 1]
+    elif activation is not None and len(activation) == 2:
+        # The activation's dimension that isn't summed over.
+        other = activation[1 if _left_comes_first(node, slot) else 0]
+    return (rank, other) if _left_comes_first(node, slot) else (other, rank)
+
+
+RULE = Rule("Gemm", match_gemm, gemm_layout, emit_gemm, gemm_mid_dims)

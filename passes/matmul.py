@@ -1,0 +1,124 @@
+"""MatMul: ``y = x @ W`` becomes ``y = (x @ L) @ R``, and ``y = W @ x`` becomes ``y = R' @ (L' @ x)``.
+
+The matrices of a site are (in, out), so a weight on the left, stored (out, in), is transposed: W' = L R.
+
+Legal cases, numbered as in the guards below:
+
+1. One input is a stored weight and the other an activation. Two activations (attention scores) and two constants are
+   declined.
+2. The weight is 2-D, or N-D with all leading dimensions 1. True batches of matrices are declined, and so is a vector.
+3. Weight on the right: activations of any rank. The leading ones stay on L, where they give ``x @ L`` the dimensions
+   that ``x @ W`` had; R is 2-D, because a 1-D activation has lost its row dimension by then:
+   (in) @ (1, in, r) is (1, r), and (1, r) @ (1, r, out) would be (1, 1, out), not (1, out).
+4. Weight on the left and 2-D: activations of any rank (``L' @ x`` of a vector x is a vector).
+5. Weight on the left with leading ones: the activation must be known to have at least 2 dimensions. With a vector
+   x, ``L' @ x`` is (1, r), which R' would take for a matrix.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from lowrank_onnx.passes.graph_view import ScopeView
+from lowrank_onnx.passes.rule import (
+    Candidate,
+    FactorLayout,
+    Parts,
+    Rule,
+    node_problem,
+    straight,
+    too_small,
+    transposed,
+    weight_slot,
+)
+from lowrank_onnx.passes.value_types import Dims
+from lowrank_onnx.passes.weight_source import Activation, StoredWeight
+from lowrank_onnx.types import Rearrangement, Site, Skipped
+
+
+def match_matmul(candidate: Candidate) -> Site | Skipped:
+    """A site for a weight on either side, or the reason for none."""
+    problem = node_problem(candidate, inputs=(2, 2), attributes={})
+    if problem:
+        return candidate.skip(problem)
+    first, second = candidate.source(0), candidate.source(1)
+    if isinstance(first, Activation) and isinstance(second, Activation):
+        return candidate.skip("both inputs are activations")
+    if not isinstance(first, Activation) and not isinstance(second, Activation):
+        return candidate.skip("both inputs are constant: fold constants first")
+    slot, weight = (1, second) if isinstance(first, Activation) else (0, first)
+    if not isinstance(weight, StoredWeight):
+        return candidate.skip(weight.reason, weight)
+    shape = weight.ref.shape
+    problem = _shape_problem(candidate, shape, slot)
+    if problem:
+        return candidate.skip(problem, weight)
+    matrix = shape[-2:]
+    in_features, out_features = matrix if slot == 1 else (matrix[1], matrix[0])
+    problem = too_small(in_features, out_features)
+    if problem:
+        return candidate.skip(problem, weight)
+    order = (0, 1, 2) if slot == 1 else (0, 2, 1)
+    return candidate.site(
+        weight,
+        slot=1 - slot,
+        to_matrices=Rearrangement((1, *matrix), order, (1, in_features, out_features)),
+        form="pair",
+        counted=candidate.proto.output[0],
+        features=out_features,
+    )
+
+
+def _shape_problem(candidate: Candidate, shape: tuple[int, ...], slot: int) -> str | None:
+    if len(shape) < 2:
+        return f"weight has shape {list(shape)}, expected a matrix"
+    if any(size != 1 for size in shape[:-2]):
+        return f"weight of shape {list(shape)} is a batch of different matrices"
+    if slot == 0 and len(shape) > 2:
+        activation = candidate.scope.dims(candidate.proto.input[1])
+        if activation is None:
+            return f"weight of shape {list(shape)} on the left of an activation whose number of dimensions isn't known"
+        if len(activation) < 2:
+            return f"weight of shape {list(shape)} on the left of a vector"
+    return None
+
+
+def matmul_layout(node: onnx.NodeProto, site: Site, rank: int) -> tuple[FactorLayout, FactorLayout]:
+    """How L and R are stored: transposed where the weight stands on the left; leading ones on L alone."""
+    shape = site.shape
+    ones = site.weight.shape[:-2]
+    left, right = (1, shape.in_features, rank), (1, rank, shape.out_features)
+    if weight_slot(node, site) == 1:
+        return straight(left, (*ones, *left[1:])), straight(right, right[1:])
+    return transposed(left, (*ones, rank, shape.in_features)), transposed(right, (shape.out_features, rank))
+
+
+def emit_matmul(parts: Parts) -> tuple[Any, Any]:
+    """Two MatMuls."""
+    first, second = parts.inputs
+    if first.name == parts.site.input:
+        return (
+            gs.Node("MatMul", inputs=[first, parts.left], outputs=[parts.mid]),
+            gs.Node("MatMul", inputs=[parts.mid, parts.right], outputs=parts.outputs),
+        )
+    return (
+        gs.Node("MatMul", inputs=[parts.left, second], outputs=[parts.mid]),
+        gs.Node("MatMul", inputs=[parts.right, parts.mid], outputs=parts.outputs),
+    )
+
+
+def matmul_mid_dims(scope: ScopeView, site: Site, rank: int) -> Dims | None:
+    """The output's shape (else, for a 2-D weight, the activation's) with the feature dimension replaced by the rank."""
+    dims = scope.dims(site.output)
+    if dims is None and len(site.weight.shape) == 2:
+        dims = scope.dims(site.input)
+    if not dims:
+        return None
+    on_the_right = weight_slot(scope.nodes[site.node_index], site) == 1
+    return (*dims[:-1], rank) if on_the_right or len(dims) == 1 else (*dims[:-2], rank, dims[-1])
+
+
+RULE = Rule("MatMul", match_matmul, matmul_layout, emit_matmul, matmul_mid_dims)

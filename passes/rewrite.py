@@ -1,0 +1,240 @@
+"""Write the chosen sites as smaller nodes.
+
+The nodes are built and edited in onnx-graphsurgeon's view. Only they and the new tensors are taken from its exporter;
+they are spliced into a copy of the original, where the node that they replace was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from lowrank_onnx.passes.graph_view import ModelView, ScopeView, quiet_graphsurgeon, view_model
+from lowrank_onnx.passes.names import NewNames
+from lowrank_onnx.passes.rule import FactorLayout, Parts, Rule, weight_slot
+from lowrank_onnx.passes.rules import RULE_OF
+from lowrank_onnx.passes.splice import ScopeEdit, splice
+from lowrank_onnx.passes.value_types import tensor_value_info
+from lowrank_onnx.passes.weight_source import is_identity
+from lowrank_onnx.types import NewTensor, Scope, SiteChoice, WeightRef
+
+TOOL = "lowrank-onnx"
+_Part: TypeAlias = Literal["left", "right"]
+_PARTS: tuple[_Part, _Part] = ("left", "right")
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """A rewritten skeleton and the tensors that it needs.
+
+    Attributes
+    ----------
+    skeleton : a new proto; the original isn't changed.
+    new_tensors : each stored once, whatever number of sites use it. Their `scope` and `weight` speak of the original
+        (node indices before the rewrite).
+    """
+
+    skeleton: onnx.ModelProto
+    new_tensors: tuple[NewTensor, ...]
+
+
+def rewrite(
+    skeleton: onnx.ModelProto,
+    choices: Sequence[SiteChoice],
+    *,
+    tool_version: str,
+    placeholder: Callable[[NewTensor, str], onnx.TensorProto],
+) -> Rewrite:
+    """Replace the nodes of `choices` by nodes that apply factors of the chosen ranks.
+
+    Parameters
+    ----------
+    skeleton : the model in which the sites were found; it isn't changed.
+    choices : sites with their ranks. Choices that share a weight must agree on the rank: its factors are stored once.
+    tool_version : goes into the new nodes' metadata.
+    placeholder : makes the initializer for a new tensor and a key that is unique to it; no values are computed here.
+
+    Returns
+    -------
+    Rewrite : the weight of a chosen site is gone from it if nothing else uses the weight. Nodes and tensors that no
+        choice concerns have the bytes that they had.
+
+    Raises
+    ------
+    ModelError
+        onnx-graphsurgeon can't import the model.
+    ValueError
+        A choice doesn't belong to this model, is given twice, has a rank outside 1 to min(in, out), or contradicts
+        another choice for the same weight.
+    """
+    view = view_model(skeleton)
+    _check_choices(view, choices)
+    writer = _Writer(view, tool_version, placeholder)
+    positions = {scope: position for position, scope in enumerate(view.scopes)}
+    for choice in sorted(choices, key=lambda choice: (positions[choice.site.scope], choice.site.node_index)):
+        writer.write(choice)
+    writer.update_view()
+    return Rewrite(splice(skeleton, writer.edits), tuple(writer.new_tensors))
+
+
+def _check_choices(view: ModelView, choices: Iterable[SiteChoice]) -> None:
+    ranks: dict[WeightRef, int] = {}
+    nodes: set[tuple[Scope, int]] = set()
+    for choice in choices:
+        site = choice.site
+        scope = view.scopes.get(site.scope)
+        node = scope.nodes[site.node_index] if scope and 0 <= site.node_index < len(scope.nodes) else None
+        if (
+            node is None
+            or node.op_type != site.op_type
+            or site.output not in node.output
+            or site.op_type not in RULE_OF
+        ):
+            raise ValueError(f"site '{site.name}' isn't in this model")
+        if not 1 <= choice.rank <= site.shape.max_rank:
+            raise ValueError(f"site '{site.name}': rank {choice.rank}, expected 1 to {site.shape.max_rank}")
+        if (site.scope, site.node_index) in nodes:
+            raise ValueError(f"site '{site.name}' is chosen twice")
+        nodes.add((site.scope, site.node_index))
+        if ranks.setdefault(site.weight, choice.rank) != choice.rank:
+            raise ValueError(
+                f"weight '{site.weight.name}' is shared and would need ranks {ranks[site.weight]} and {choice.rank}"
+            )
+
+
+class _Writer:
+    """Collects the edits of all scopes, site by site."""
+
+    def __init__(
+        self, view: ModelView, tool_version: str, placeholder: Callable[[NewTensor, str], onnx.TensorProto]
+    ) -> None:
+        self.edits: dict[Scope, ScopeEdit] = {}
+        self.new_tensors: list[NewTensor] = []
+        self._view = view
+        self._tool_version = tool_version
+        self._placeholder = placeholder
+        self._names = NewNames(view)
+        self._factors: dict[tuple[WeightRef, tuple[FactorLayout, FactorLayout]], tuple[Any, Any]] = {}
+        self._remaining: dict[tuple[Scope, str], int] = {}
+        self._new_nodes: dict[Scope, dict[int, tuple[Any, Any]]] = {}
+
+    def write(self, choice: SiteChoice) -> None:
+        """Replace the node of one site."""
+        site = choice.site
+        scope = self._view.scopes[site.scope]
+        rule, node, proto = RULE_OF[site.op_type], scope.graph.nodes[site.node_index], scope.nodes[site.node_index]
+        weight_name = proto.input[weight_slot(proto, site)]
+        left, right = self._factor_constants(rule, proto, choice)
+        mid = self._mid(rule, scope, choice)
+        inputs, outputs = list(node.inputs), list(node.outputs)
+        node.inputs.clear()
+        node.outputs.clear()
+        first, last = rule.emit(Parts(site, choice.rank, inputs, outputs, node.attrs, left, right, mid))
+        first.name, last.name = self._names.node(f"{scope.label(site.node_index)}.left"), node.name
+        first.domain = last.domain = node.domain
+        self._new_nodes.setdefault(site.scope, {})[site.node_index] = (first, last)
+        self._edit(site.scope).replaced[site.node_index] = self._export(first, last, proto, choice)
+        self._release(scope, weight_name)
+
+    def update_view(self) -> None:
+        """Put the new nodes into onnx-graphsurgeon's graphs, in place of the old."""
+        for scope, replaced in self._new_nodes.items():
+            nodes = self._view.scopes[scope].graph.nodes
+            nodes[:] = [new for index, node in enumerate(nodes) for new in replaced.get(index, (node,))]
+
+    def _edit(self, scope: Scope) -> ScopeEdit:
+        return self.edits.setdefault(scope, ScopeEdit())
+
+    def _factor_constants(self, rule: Rule, proto: onnx.NodeProto, choice: SiteChoice) -> tuple[Any, Any]:
+        site = choice.site
+        layouts = rule.layout(proto, site, choice.rank)
+        key = (site.weight, layouts)
+        if key not in self._factors:
+            # Below IR version 4 initializers must be graph inputs, which a subgraph can't be given.
+            scope = () if self._view.inputs_hold_initializers else site.weight.scope
+            left, right = (
+                self._constant(self._new_tensor(site.weight, part, layout, scope))
+                for part, layout in zip(_PARTS, layouts, strict=True)
+            )
+            self._factors[key] = (left, right)
+        return self._factors[key]
+
+    def _new_tensor(self, weight: WeightRef, part: _Part, layout: FactorLayout, scope: Scope) -> NewTensor:
+        name = self._names.tensor(f"{weight.name}.{part}")
+        return NewTensor(name, scope, weight.dtype, layout.shape, weight, part, layout.arrangement, key=name)
+
+    def _constant(self, tensor: NewTensor) -> Any:
+        with quiet_graphsurgeon():
+            constant = gs.Constant(tensor.name, LazyValues(self._placeholder(tensor, tensor.key)))
+            edit = self._edit(tensor.scope)
+            edit.initializers.append(OnnxExporter.export_tensor_proto(constant))
+        if self._view.inputs_hold_initializers:
+            edit.inputs.append(tensor_value_info(tensor.name, tensor.dtype, tensor.shape))
+        self.new_tensors.append(tensor)
+        return constant
+
+    def _mid(self, rule: Rule, scope: ScopeView, choice: SiteChoice) -> Any:
+        site = choice.site
+        name = self._names.tensor(f"{site.output}.mid")
+        dims = rule.mid_dims(scope, site, choice.rank)
+        value = tensor_value_info(name, site.weight.dtype, dims)
+        self._edit(site.scope).value_info.append(value)
+        return gs.Variable(name, dtype=value.type.tensor_type.elem_type, shape=dims)
+
+    def _export(
+        self, first: Any, last: Any, original: onnx.NodeProto, choice: SiteChoice
+    ) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+        with quiet_graphsurgeon():
+            protos = OnnxExporter.export_node(first), OnnxExporter.export_node(last)
+        facts = {
+            "lowrank.tool": TOOL,
+            "lowrank.version": self._tool_version,
+            "lowrank.method": choice.solver,
+            "lowrank.rank": str(choice.rank),
+            "lowrank.relative_error": f"{choice.relative_error:.6g}",
+            "lowrank.site": choice.site.name,
+            "lowrank.weight": choice.site.weight.name,
+        }
+        protos[1].MergeFrom(_carried_over(original, facts))
+        for proto in protos:
+            for key, value in facts.items():
+                proto.metadata_props.add(key=key, value=value)
+        return protos
+
+    def _release(self, scope: ScopeView, name: str) -> None:
+        """One use of `name` is gone: remove what is unused then, back to the stored weight."""
+        owner = scope.resolve(name)
+        while owner is not None:
+            key = (owner.scope, name)
+            self._remaining[key] = self._remaining.get(key, len(self._view.uses[key])) - 1
+            if self._remaining[key] > 0:
+                return
+            edit = self._edit(owner.scope)
+            edit.gone.add(name)
+            if name in owner.initializers:
+                return
+            index = owner.producers[name]
+            edit.removed.add(index)
+            node = owner.nodes[index]
+            if not is_identity(node):
+                return
+            name = node.input[0]
+            owner = owner.resolve(name)
+
+
+def _carried_over(original: onnx.NodeProto, replaced: Iterable[str]) -> onnx.NodeProto:
+    """What a node says beside its operation (doc string, metadata, fields of later versions), for its successor."""
+    rest = onnx.NodeProto()
+    rest.CopyFrom(original)
+    for field in ("op_type", "domain", "name", "input", "output", "attribute"):
+        rest.ClearField(field)
+    kept = [entry for entry in rest.metadata_props if entry.key not in replaced]
+    del rest.metadata_props[:]
+    rest.metadata_props.extend(kept)
+    return rest

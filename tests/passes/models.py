@@ -1,0 +1,208 @@
+"""Small models, factors by NumPy's SVD, and runs: what the tests of the pass share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto as T
+from onnx import helper as h
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from lowrank_onnx.config import OP_TYPES
+from lowrank_onnx.passes import Rewrite, find_sites, rewrite
+from lowrank_onnx.types import Array, NewTensor, Site, SiteChoice, Skipped, numpy_dtype, rearrange
+
+ORT_SILENT = 4
+
+
+def tensor(name: str, array: Array) -> onnx.TensorProto:
+    return numpy_helper.from_array(array, name)
+
+
+def weight(*shape: int, seed: int = 0, dtype: str = "float32") -> Array:
+    values = np.random.default_rng(seed).standard_normal(shape)
+    return values.astype(numpy_dtype(dtype))
+
+
+def value(name: str, shape: Sequence[int | str | None] | None = None, data_type: int = T.FLOAT) -> onnx.ValueInfoProto:
+    return h.make_tensor_value_info(name, data_type, shape)
+
+
+def constant(name: str, array: Array) -> onnx.NodeProto:
+    return h.make_node("Constant", [], [name], value=tensor("", array))
+
+
+def make_model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    weights: dict[str, Array] | None = None,
+    *,
+    opset: int = 17,
+    ir_version: int = 8,
+    **graph: Any,
+) -> onnx.ModelProto:
+    initializers = [tensor(name, array) for name, array in (weights or {}).items()]
+    return h.make_model(
+        h.make_graph(list(nodes), "main", list(inputs), list(outputs), initializers, **graph),
+        opset_imports=[h.make_opsetid("", opset), h.make_opsetid("com.microsoft", 1)],
+        ir_version=ir_version,
+    )
+
+
+def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    pending = [model.graph]
+    while pending:
+        graph = pending.pop()
+        yield graph
+        pending.extend(a.g for node in graph.node for a in node.attribute if a.HasField("g"))
+
+
+def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    for graph in graphs(model):
+        yield from graph.initializer
+        yield from (a.t for node in graph.node for a in node.attribute if a.HasField("t"))
+
+
+def strip(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
+    """The skeleton of a model: tensors refer to keys instead of holding data; and the tensors by key."""
+    skeleton, held = onnx.ModelProto(), {}
+    skeleton.CopyFrom(model)
+    for number, stored in enumerate(tensors(skeleton)):
+        if stored.raw_data:
+            kept = onnx.TensorProto()
+            kept.CopyFrom(stored)
+            held[f"old:{number}"] = kept
+            stored.CopyFrom(reference(stored.name, stored.data_type, tuple(stored.dims), f"old:{number}"))
+    return skeleton, held
+
+
+def reference(name: str, data_type: int, dims: tuple[int, ...], key: str) -> onnx.TensorProto:
+    proto = onnx.TensorProto(name=name, data_type=data_type, dims=dims, data_location=T.EXTERNAL)
+    proto.external_data.add(key="location", value=key)
+    return proto
+
+
+def placeholder(new: NewTensor, key: str) -> onnx.TensorProto:
+    data_type = h.np_dtype_to_tensor_dtype(numpy_dtype(new.dtype))
+    return reference(new.name, data_type, new.shape, f"new:{key}")
+
+
+def restore(skeleton: onnx.ModelProto, held: dict[str, onnx.TensorProto]) -> onnx.ModelProto:
+    """The complete model again."""
+    model = onnx.ModelProto()
+    model.CopyFrom(skeleton)
+    for stored in tensors(model):
+        if stored.data_location == T.EXTERNAL:
+            name = stored.name
+            stored.CopyFrom(held[stored.external_data[0].value])
+            stored.name = name
+    return model
+
+
+def factor(matrices: Array, rank: int) -> tuple[Array, Array]:
+    """Balanced factors (groups, in, r) and (groups, r, out) by a float64 SVD."""
+    u, s, vt = np.linalg.svd(matrices.astype(np.float64), full_matrices=False)
+    root = np.sqrt(s[:, :rank])
+    return u[:, :, :rank] * root[:, None, :], root[:, :, None] * vt[:, :rank]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    model: onnx.ModelProto
+    sites: tuple[Site, ...]
+    skipped: tuple[Skipped, ...]
+    result: Rewrite
+    skeleton: onnx.ModelProto
+
+
+def sites_of(model: onnx.ModelProto) -> tuple[Site, ...]:
+    return find_sites(model, op_types=OP_TYPES)[0]
+
+
+def reasons_of(model: onnx.ModelProto) -> dict[str, str]:
+    """Name -> reason of every skipped node, after making sure that nothing is a site."""
+    sites, skipped = find_sites(model, op_types=OP_TYPES)
+    assert not sites
+    return {item.name: item.reason for item in skipped}
+
+
+def reason_of(model: onnx.ModelProto) -> str:
+    """The reason of the only skipped node."""
+    (reason,) = reasons_of(model).values()
+    return reason
+
+
+def choose(site: Site, rank: int) -> SiteChoice:
+    return SiteChoice(site, rank, "svd", 0.25, 0.125)
+
+
+def compress(model: onnx.ModelProto, rank_of: Callable[[Site], int] | None = None) -> Outcome:
+    """Find all sites of `model`, factorize them (to full rank unless told) and rewrite; checked by onnx's checker."""
+    skeleton, held = strip(model)
+    sites, skipped = find_sites(skeleton, op_types=OP_TYPES)
+    chosen = [choose(site, rank_of(site) if rank_of else site.shape.max_rank) for site in sites]
+    result = rewrite(skeleton, chosen, tool_version="1.2.3", placeholder=placeholder)
+    ranks = {choice.site.weight: choice.rank for choice in chosen}
+    layouts = {site.weight: site.to_matrices for site in sites}
+    for new in result.new_tensors:
+        stored = next(t for t in held_weights(skeleton, held, new))
+        pair = factor(rearrange(numpy_helper.to_array(stored), layouts[new.weight]), ranks[new.weight])
+        values = rearrange(pair[new.part == "right"], new.arrangement)
+        assert values.shape == new.shape
+        held[f"new:{new.key}"] = tensor(new.name, values.astype(numpy_dtype(new.dtype)))
+    complete = restore(result.skeleton, held)
+    onnx.checker.check_model(complete, full_check=True)
+    return Outcome(complete, sites, skipped, result, skeleton)
+
+
+def held_weights(
+    skeleton: onnx.ModelProto, held: dict[str, onnx.TensorProto], new: NewTensor
+) -> Iterator[onnx.TensorProto]:
+    graph = skeleton.graph
+    for index, attribute in new.weight.scope:
+        graph = next(a.g for a in graph.node[index].attribute if a.name == attribute)
+    protos = [t for t in graph.initializer if t.name == new.weight.name]
+    for node in graph.node:
+        if new.weight.name in node.output:
+            protos += [a.t for a in node.attribute if a.name == "value"]
+    for proto in protos:
+        yield held[proto.external_data[0].value] if proto.data_location == T.EXTERNAL else proto
+
+
+def run_ort(model: onnx.ModelProto, feed: dict[str, Array]) -> list[Array]:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = ORT_SILENT
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [np.asarray(output) for output in session.run(None, feed)]
+
+
+def run_reference(model: onnx.ModelProto, feed: dict[str, Array]) -> list[Array]:
+    return [np.asarray(output) for output in ReferenceEvaluator(model).run(None, feed)]
+
+
+def assert_same(
+    original: onnx.ModelProto,
+    candidate: onnx.ModelProto,
+    feed: dict[str, Array],
+    *,
+    tolerance: float,
+    run: Callable[[onnx.ModelProto, dict[str, Array]], list[Array]] = run_ort,
+) -> None:
+    """Same shapes and dtypes, and a relative L2 difference of at most `tolerance`, for every output."""
+    expected, found = run(original, feed), run(candidate, feed)
+    assert len(expected) == len(found) > 0
+    for y, z in zip(expected, found, strict=True):
+        assert y.shape == z.shape
+        assert y.dtype == z.dtype
+        assert y.size > 0
+        difference = np.linalg.norm(y.astype(np.float64) - z.astype(np.float64))
+        assert difference <= tolerance * np.linalg.norm(y.astype(np.float64))
