@@ -1,0 +1,146 @@
+"""Comparison of two models' outputs, and the verdict on it. What wasn't compared has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lowrank_onnx.config import Gates
+from lowrank_onnx.errors import ModelError, UsageError
+from lowrank_onnx.evaluate.accumulate import OutputAccumulator
+from lowrank_onnx.evaluate.feeds import Feeds
+from lowrank_onnx.evaluate.session import Runner
+from lowrank_onnx.progress import StageProgress
+from lowrank_onnx.types import Feed, LatencyComparison, OutputStatistics, Verdict
+
+
+def compare_outputs(
+    original: Runner, candidate: Runner, feeds: Feeds, *, progress: StageProgress | None = None
+) -> tuple[OutputStatistics, ...]:
+    """Run both models on every feed, and compare each output; one feed's outputs are in memory at a time.
+
+    `OutputAccumulator` says how each kind of output is compared.
+
+    Parameters
+    ----------
+    original, candidate : two sessions that take the same inputs.
+    feeds : what to run them on.
+    progress : is advanced by 1 for each feed.
+
+    Returns
+    -------
+    One entry for each output of the original, in its order, then one for each output that only the candidate has.
+    What makes a comparison unsound by itself is in `OutputStatistics.problems`.
+
+    Raises
+    ------
+    UsageError : the two models don't take the same inputs, or a feed is not usable.
+    ModelError : one of them can't run on a feed.
+    """
+    _check_same_inputs(original, candidate)
+    shared = [name for name in original.outputs if name in candidate.outputs]
+    accumulators = {name: OutputAccumulator(name) for name in shared}
+    for index, feed in enumerate(feeds) if shared else ():
+        expected = _run(original, "original", feed, shared, index)
+        actual = _run(candidate, "candidate", feed, shared, index)
+        for name, accumulator in accumulators.items():
+            accumulator.add(expected[name], actual[name])
+        if progress is not None:
+            progress.advance()
+    statistics = [
+        accumulators[name].statistics() if name in accumulators else _absent(name, "the candidate lacks this output")
+        for name in original.outputs
+    ]
+    surplus = [name for name in candidate.outputs if name not in original.outputs]
+    return (*statistics, *(_absent(name, "the original has no such output") for name in surplus))
+
+
+def judge(
+    outputs: Sequence[OutputStatistics],
+    latency: LatencyComparison | None,
+    feeds: Feeds,
+    providers: Sequence[str],
+    *,
+    gates: Gates,
+    require_faster: bool,
+) -> Verdict:
+    """Decide whether the candidate passes; each failure is one sentence.
+
+    Parameters
+    ----------
+    outputs, latency : from `compare_outputs` and `measure_latency` (None: not timed).
+    feeds, providers : what was run, on what; for the report.
+    gates : each holds for every output; `min_top1` for those that have a top-1 agreement, and there has to be one.
+    require_faster : whether the candidate has to be faster, with confidence.
+    """
+    failures = []
+    if not outputs or len(feeds) == 0:
+        failures.append("nothing was compared: give feeds and a model with outputs")
+    for output in outputs:
+        failures += [f"output {output.name!r}: {problem}" for problem in output.problems]
+        if not output.problems:
+            failures += _broken_gates(output, gates)
+    if gates.min_top1 is not None and all(output.top1_agreement is None for output in outputs):
+        failures.append(
+            f"--min-top1 {gates.min_top1:g}: no output has a class axis (a float output of rank 2 or 3): drop the gate"
+        )
+    if require_faster:
+        failures += _not_faster(latency)
+    return Verdict(
+        outputs=tuple(outputs),
+        latency=latency,
+        feeds=feeds.description,
+        synthetic=feeds.synthetic,
+        samples=feeds.samples,
+        providers=tuple(providers),
+        failures=tuple(failures),
+    )
+
+
+def _check_same_inputs(original: Runner, candidate: Runner) -> None:
+    wanted = {spec.name: spec.dtype for spec in original.inputs}
+    given = {spec.name: spec.dtype for spec in candidate.inputs}
+    if wanted != given:
+        first, second = (", ".join(f"{name}: {dtype}" for name, dtype in side.items()) for side in (wanted, given))
+        raise UsageError(
+            f"the candidate's inputs ({second}) aren't the original's ({first}): compare two versions of one model"
+        )
+
+
+def _run(model: Runner, role: str, feed: Feed, outputs: Sequence[str], index: int) -> dict[str, Any]:
+    try:
+        return model.run(feed, outputs)
+    except ModelError as error:
+        raise ModelError(f"the {role} on feed {index}: {error}") from error
+
+
+def _absent(name: str, problem: str) -> OutputStatistics:
+    return OutputStatistics(
+        name, "", 0, float("inf"), float("inf"), float("-inf"), 0.0, top1_agreement=None, problems=(problem,)
+    )
+
+
+def _broken_gates(output: OutputStatistics, gates: Gates) -> list[str]:
+    """The gates that one output breaks. Written as `not (good)`, so that NaN breaks them."""
+    broken = []
+    if gates.min_sqnr_db is not None and not output.sqnr_db >= gates.min_sqnr_db:
+        broken.append(f"SQNR {output.sqnr_db:.2f} dB is below --min-sqnr {gates.min_sqnr_db:g}")
+    if gates.max_error is not None and not output.relative_l2 <= gates.max_error:
+        broken.append(f"relative error {output.relative_l2:.4g} is above --max-error {gates.max_error:g}")
+    agreement = output.top1_agreement
+    if gates.min_top1 is not None and agreement is not None and not agreement >= gates.min_top1:
+        broken.append(f"top-1 agreement {agreement:.4f} is below --min-top1 {gates.min_top1:g}")
+    return [f"output {output.name!r}: {text}" for text in broken]
+
+
+def _not_faster(latency: LatencyComparison | None) -> list[str]:
+    if latency is None:
+        return ["the latency was not measured, and the objective is latency"]
+    if latency.faster:
+        return []
+    text = (
+        f"not faster: {latency.original.median_ms:.3g} ms -> {latency.candidate.median_ms:.3g} ms, speedup "
+        f"{latency.speedup:.3f} with {latency.confidence:.0%} interval {latency.speedup_low:.3f} to "
+        f"{latency.speedup_high:.3f} ({latency.pairs} pairs)"
+    )
+    return [text]

@@ -1,0 +1,305 @@
+"""onnxruntime sessions: the only module that imports onnxruntime.
+
+onnxruntime is imported when the first session is opened, so that everything that needs no session works without it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
+from lowrank_onnx.types import Array, Feed
+
+CPU = "CPUExecutionProvider"
+
+_DISTRIBUTIONS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "onnxruntime-directml",
+    "onnxruntime-migraphx",
+    "onnxruntime-qnn",
+    "onnxruntime-rocm",
+    "onnxruntime-training",
+)
+
+_NUMPY_NAMES = {
+    "float": "float32",
+    "double": "float64",
+    "string": "str",
+    "float8e4m3fn": "float8_e4m3fn",
+    "float8e4m3fnuz": "float8_e4m3fnuz",
+    "float8e5m2": "float8_e5m2",
+    "float8e5m2fnuz": "float8_e5m2fnuz",
+}
+_SAME_IN_NUMPY = frozenset(
+    ["float16", "bfloat16", "bool", "complex64", "complex128"]
+    + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+)
+
+# Whole-byte element types that NumPy knows only through ml_dtypes and that onnxruntime's own conversion to and from
+# NumPy refuses (bfloat16) or relabels (float8 comes back as uint8): name -> TensorProto.DataType.
+_EXTENSION_TYPES = {
+    "bfloat16": 16,
+    "float8_e4m3fn": 17,
+    "float8_e4m3fnuz": 18,
+    "float8_e5m2": 19,
+    "float8_e5m2fnuz": 20,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What a model says of one of its inputs.
+
+    Attributes
+    ----------
+    name : the input's name.
+    dtype : the NumPy name of a tensor's element type (``"str"`` for strings, ml_dtypes names for bfloat16 and float8),
+        or onnxruntime's own type string for all else, e.g. ``"seq(tensor(float))"``.
+    shape : a whole number, a symbol or None (unknown) for each axis. A scalar and an input of unknown rank both have
+        ``()``, since onnxruntime doesn't tell them apart.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+    @property
+    def is_tensor(self) -> bool:
+        """False for sequences, maps and optionals."""
+        return "(" not in self.dtype
+
+    @property
+    def is_optional(self) -> bool:
+        """True where a feed may leave the input out."""
+        return self.dtype.startswith("optional(")
+
+
+class Runner(Protocol):
+    """What comparison and timing need of a model: its signature, and a way to run it."""
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """The inputs that a feed has to give."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the outputs, in the model's order."""
+        ...
+
+    def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Any]:
+        """Run once; all outputs, or those named."""
+        ...
+
+
+class Session:
+    """One onnxruntime session. Opened by `open_session`.
+
+    Attributes
+    ----------
+    inputs : the inputs that a feed has to give (initializers that can be overridden are not among them).
+    outputs : the names of the outputs, in the model's order.
+    provider : onnxruntime's name of the provider that was asked for.
+    providers_used : the execution providers that really run nodes.
+    """
+
+    __slots__ = ("_extension_outputs", "_inner", "_onnxruntime", "inputs", "outputs", "provider", "providers_used")
+
+    def __init__(self, onnxruntime: Any, inner: Any, provider: str) -> None:
+        self._onnxruntime = onnxruntime
+        self._inner = inner
+        self.inputs = tuple(InputSpec(i.name, _numpy_name(i.type), tuple(i.shape)) for i in inner.get_inputs())
+        output_types = {o.name: _numpy_name(o.type) for o in inner.get_outputs()}
+        self.outputs = tuple(output_types)
+        self._extension_outputs = {name for name, dtype in output_types.items() if dtype in _EXTENSION_TYPES}
+        self.provider = provider
+        # Handing a node to another provider is refused when a session is opened.
+        self.providers_used: tuple[str, ...] = (provider,)
+
+    def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Any]:
+        """Run the model once.
+
+        Parameters
+        ----------
+        feed : input name -> array (a list of arrays for a sequence).
+        outputs : the outputs to return; None returns all.
+
+        Returns
+        -------
+        Output name -> array; a list for a sequence, a dict for a map, None for an absent optional.
+
+        Raises
+        ------
+        ModelError : onnxruntime can't run the model on this feed.
+        """
+        names = list(self.outputs if outputs is None else outputs)
+        try:
+            values = {name: self._to_onnxruntime(value) for name, value in feed.items()}
+            if self._extension_outputs.isdisjoint(names):
+                return dict(zip(names, self._inner.run(names, values), strict=True))
+            return self._run_with_extension_outputs(names, values)
+        except Exception as error:  # onnxruntime's own errors have no common base below Exception
+            raise ModelError(f"onnxruntime can't run the model: {_first_line(error)}") from error
+
+    def _to_onnxruntime(self, value: Any) -> Any:
+        if isinstance(value, np.generic):  # NumPy makes scalars of 0-d arrays, and onnxruntime takes arrays only
+            value = np.asarray(value)
+        if not isinstance(value, np.ndarray):
+            return value
+        if not value.dtype.isnative:  # onnxruntime reads foreign byte orders as if they were native
+            value = value.astype(value.dtype.newbyteorder("="))
+        element_type = _EXTENSION_TYPES.get(value.dtype.name)
+        if element_type is None:
+            return value
+        raw = np.ascontiguousarray(value).view(np.dtype(f"u{value.dtype.itemsize}")).reshape(value.shape)
+        return self._onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(raw, element_type)
+
+    def _run_with_extension_outputs(self, names: list[str], values: dict[str, Any]) -> dict[str, Any]:
+        ort_value = self._onnxruntime.OrtValue
+        wrapped = {
+            name: ort_value.ortvalue_from_numpy(value) if isinstance(value, np.ndarray) else value
+            for name, value in values.items()
+        }
+        results = self._inner.run_with_ort_values(names, wrapped)
+        return {name: _to_numpy(result) for name, result in zip(names, results, strict=True)}
+
+
+def open_session(
+    model: Path | bytes,
+    *,
+    base_dir: Path | None = None,
+    provider: str = CPU,
+    provider_options: Mapping[str, str] | None = None,
+    threads: int | None = None,
+    optimize: bool = True,
+) -> Session:
+    """Open a model in onnxruntime on one execution provider, with no silent fallback to another.
+
+    Parameters
+    ----------
+    model : a model file, or a serialized ModelProto.
+    base_dir : for serialized models, the directory that their external data is relative to.
+    provider : an onnxruntime name ("CUDAExecutionProvider") or a short one ("cuda"), in any case.
+    provider_options : passed on to the provider.
+    threads : threads of one operator; None takes onnxruntime's choice (the physical cores).
+    optimize : False turns onnxruntime's graph optimizations off.
+
+    Raises
+    ------
+    MissingDependencyError : there is no onnxruntime, or there are several.
+    UsageError : the provider isn't available, couldn't start, or would leave nodes to the CPU.
+    ModelError : onnxruntime can't load the model.
+    """
+    onnxruntime = _import_onnxruntime()
+    name = _resolve_provider(provider, onnxruntime.get_available_providers())
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # fatal only: everything else arrives here as an exception
+    # Sessions are run in turns: the threads of the one that waits mustn't spin on the cores of the one that runs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if base_dir is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(base_dir))
+    if name != CPU:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        inner = onnxruntime.InferenceSession(
+            source, options, providers=[(name, dict(provider_options or {}))], enable_fallback=0
+        )
+    except Exception as error:  # onnxruntime's own errors have no common base below Exception
+        if "fallback to CPU EP has been explicitly disabled" in str(error):
+            raise UsageError(
+                f"provider {name}: it can't run every node of the model, and onnxruntime would run the others on the "
+                "CPU: use --provider cpu, or one that supports the whole model"
+            ) from error
+        raise ModelError(f"onnxruntime can't load the model: {_first_line(error)}") from error
+    if name not in inner.get_providers():
+        raise UsageError(
+            f"provider {name}: onnxruntime couldn't start it and fell back to {', '.join(inner.get_providers())}: "
+            "check its driver and libraries, or use --provider cpu"
+        )
+    return Session(onnxruntime, inner, name)
+
+
+def _import_onnxruntime() -> Any:
+    installed = [name for name in _DISTRIBUTIONS if _is_installed(name)]
+    if len(installed) > 1:
+        raise MissingDependencyError(
+            f"{' and '.join(installed)} are both installed and overwrite each other's files: "
+            f"run `pip uninstall {' '.join(installed)}`, then install one of them"
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"onnxruntime can't be imported ({_first_line(error)}): "
+            'run `pip install "lowrank-onnx[cpu]"` (or [cuda12], [cuda13] for an NVIDIA GPU)'
+        ) from error
+    return onnxruntime
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _resolve_provider(provider: str, available: Sequence[str]) -> str:
+    wanted = provider.casefold()
+    for name in available:
+        if wanted in (name.casefold(), name.casefold().removesuffix("executionprovider")):
+            return name
+    raise UsageError(
+        f"provider {provider!r}: this onnxruntime has {', '.join(available)}; "
+        "choose one of them, or install the build of onnxruntime that has it"
+    )
+
+
+def _numpy_name(onnxruntime_type: str) -> str:
+    element = onnxruntime_type.removeprefix("tensor(").removesuffix(")")
+    if onnxruntime_type != f"tensor({element})":
+        return onnxruntime_type
+    if element in _SAME_IN_NUMPY:
+        return element
+    return _NUMPY_NAMES.get(element, onnxruntime_type)
+
+
+def _to_numpy(value: Any) -> Array:
+    name = _numpy_name(value.data_type())
+    if name not in _EXTENSION_TYPES:
+        result: Array = value.numpy()
+        return result
+    import ml_dtypes
+
+    if value.device_name() != "cpu":
+        raise ModelError(f"a {name} output stays on {value.device_name()}, where it can't be read: use --provider cpu")
+    size = value.tensor_size_in_bytes()
+    raw = ctypes.string_at(value.data_ptr(), size) if size else b""
+    return np.frombuffer(bytearray(raw), np.dtype(getattr(ml_dtypes, name))).reshape(value.shape())
+
+
+_SOURCE_LOCATION = re.compile(r"\.(?:cc|cpp|cu|cuh|h|hpp|py):\d{1,9}:?$")
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of an onnxruntime message, without control characters, source locations and status codes."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0])
+    text = "".join(character if character.isprintable() else " " for character in text)
+    text = " ".join(word for word in text.split() if not _SOURCE_LOCATION.search(word))
+    return text if len(text) <= 400 else f"{text[:400]}..."

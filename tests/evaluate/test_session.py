@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
+from lowrank_onnx.evaluate import session as session_module
+from lowrank_onnx.evaluate.session import CPU, InputSpec, open_session
+from tests.evaluate.fakes import make_model, value
+
+
+def _double() -> onnx.ModelProto:
+    return make_model([helper.make_node("Add", ["x", "x"], ["y"])], [value("x", ["n", None, 3])], [value("y", None)])
+
+
+def test_runs_a_model_and_tells_its_signature() -> None:
+    session = open_session(_double().SerializeToString(), threads=1)
+    assert session.inputs == (InputSpec("x", "float32", ("n", None, 3)),)
+    assert session.outputs == ("y",)
+    assert session.provider == CPU
+    assert session.providers_used == (CPU,)
+    x = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    np.testing.assert_array_equal(session.run({"x": x})["y"], 2 * x)
+
+
+def test_opens_a_file_without_optimizations(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(_double(), path)
+    session = open_session(path, optimize=False)
+    assert session.run({"x": np.ones((1, 1, 3), np.float32)})["y"].tolist() == [[[2, 2, 2]]]
+
+
+def test_returns_the_outputs_asked_for() -> None:
+    nodes = [helper.make_node("Neg", ["x"], ["negative"]), helper.make_node("Abs", ["x"], ["positive"])]
+    model = make_model(nodes, [value("x", ["n"])], [value("negative", None), value("positive", None)])
+    session = open_session(model.SerializeToString())
+    assert session.outputs == ("negative", "positive")
+    assert list(session.run({"x": np.ones(2, np.float32)}, ["positive"])) == ["positive"]
+
+
+def test_bytes_find_their_external_data_in_the_base_directory(tmp_path: Path) -> None:
+    weight = np.arange(4096, dtype=np.float32)
+    model = make_model(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        [value("x", [4096])],
+        [value("y", None)],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    data = (tmp_path / "model.onnx").read_bytes()
+    assert len(data) < 1000
+    feed = {"x": np.zeros(4096, np.float32)}
+    np.testing.assert_array_equal(open_session(data, base_dir=tmp_path).run(feed)["y"], weight)
+    with pytest.raises(ModelError, match="onnxruntime can't load the model"):
+        open_session(data, base_dir=tmp_path / "elsewhere")
+
+
+def test_scalars_strings_sequences_and_optionals_are_described() -> None:
+    optional = helper.make_optional_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, [2]))
+    model = make_model(
+        [
+            helper.make_node("Identity", ["scalar"], ["a"]),
+            helper.make_node("Identity", ["text"], ["b"]),
+            helper.make_node("SequenceLength", ["list"], ["c"]),
+            helper.make_node("OptionalHasElement", ["maybe"], ["d"]),
+        ],
+        [
+            value("scalar", [], TensorProto.INT64),
+            value("text", ["n"], TensorProto.STRING),
+            helper.make_tensor_sequence_value_info("list", TensorProto.FLOAT, None),
+            helper.make_value_info("maybe", optional),
+        ],
+        [
+            value("a", None, TensorProto.INT64),
+            value("b", None, TensorProto.STRING),
+            value("c", None, TensorProto.INT64),
+            value("d", None, TensorProto.BOOL),
+        ],
+    )
+    session = open_session(model.SerializeToString())
+    assert [(spec.dtype, spec.shape) for spec in session.inputs] == [
+        ("int64", ()),
+        ("str", ("n",)),
+        ("seq(tensor(float))", ()),
+        ("optional(tensor(float))", (2,)),
+    ]
+    assert [spec.is_tensor for spec in session.inputs] == [True, True, False, False]
+    assert [spec.is_optional for spec in session.inputs] == [False, False, False, True]
+    feed: dict[str, Any] = {"scalar": np.int64(3), "text": np.array(["é"]), "list": []}
+    result = session.run(feed)
+    assert result["a"] == 3
+    assert result["b"].tolist() == ["é"]
+    assert result["c"] == 0
+    assert not result["d"]
+
+
+@pytest.mark.parametrize(
+    ("onnx_type", "numpy_type"),
+    [
+        (TensorProto.BFLOAT16, ml_dtypes.bfloat16),
+        (TensorProto.FLOAT8E4M3FN, ml_dtypes.float8_e4m3fn),
+        (TensorProto.FLOAT8E5M2, ml_dtypes.float8_e5m2),
+    ],
+)
+def test_extension_types_go_in_and_out_with_their_values(onnx_type: int, numpy_type: Any) -> None:
+    x = np.array([[0.5, -2.0, 1.75]], numpy_type)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["wide"], ["y"], to=onnx_type),
+    ]
+    model = make_model(nodes, [value("x", [1, 3], onnx_type)], [value("y", None, onnx_type), value("wide", None)])
+    session = open_session(model.SerializeToString())
+    assert session.inputs[0].dtype == np.dtype(numpy_type).name
+    result = session.run({"x": x})
+    assert result["y"].dtype == x.dtype
+    np.testing.assert_array_equal(result["y"].astype(np.float32), x.astype(np.float32))
+    assert result["wide"].tolist() == [[0.5, -2.0, 1.75]]
+
+
+def test_foreign_byte_order_is_not_misread() -> None:
+    x = np.array([[[1.0, 2.0, 3.0]]], ">f4")
+    assert open_session(_double().SerializeToString()).run({"x": x})["y"].tolist() == [[[2, 4, 6]]]
+
+
+def test_a_model_that_cannot_be_loaded_is_one_clean_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ModelError, match="can't load the model: Failed to load model because protobuf parsing") as info:
+        open_session(b"\x00garbage\x01")
+    assert "\n" not in str(info.value)
+    assert "ONNXRuntimeError" not in str(info.value)
+    unknown = make_model([helper.make_node("Nonsense", ["x"], ["y"])], [value("x", [1])], [value("y", None)])
+    with pytest.raises(ModelError, match="No Op registered for Nonsense"):
+        open_session(unknown.SerializeToString())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_feed_that_cannot_be_run_is_a_model_error(capfd: pytest.CaptureFixture[str]) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "x"], ["y"])]
+    session = open_session(make_model(nodes, [value("x", ["a", "b"])], [value("y", None)]).SerializeToString())
+    with pytest.raises(ModelError, match=r"can't run the model: .*MatMul dimension mismatch") as info:
+        session.run({"x": np.ones((2, 3), np.float32)})
+    assert ".h:" not in str(info.value)
+    with pytest.raises(ModelError, match="Required inputs"):
+        session.run({})
+    assert capfd.readouterr() == ("", "")
+
+
+def test_messages_lose_source_paths_and_control_characters() -> None:
+    error = RuntimeError("[ONNXRuntimeError] : 1 : FAIL : /build/src/core/a_b.cc:12 Run \x1b[31mbad\x07 shape\nmore")
+    assert session_module._first_line(error) == "Run [31mbad shape"
+    assert len(session_module._first_line(RuntimeError("x" * 999_999))) == 403
+
+
+@pytest.mark.parametrize("name", ["cpu", "CPU", "CPUExecutionProvider", "cpuexecutionprovider"])
+def test_providers_have_short_names(name: str) -> None:
+    assert open_session(_double().SerializeToString(), provider=name).providers_used == (CPU,)
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", "executionprovider"])
+def test_an_unknown_provider_names_those_available(name: str) -> None:
+    with pytest.raises(UsageError, match=f"provider '{name}': this onnxruntime has .*CPUExecutionProvider"):
+        open_session(_double().SerializeToString(), provider=name)
+
+
+def test_nodes_left_to_the_cpu_are_refused() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "AzureExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("needs a provider that is available and takes no nodes")
+    with pytest.raises(UsageError, match="provider AzureExecutionProvider: it can't run every node of the model"):
+        open_session(_double().SerializeToString(), provider="azure")
+
+
+def test_a_provider_that_does_not_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = SimpleNamespace(
+        get_available_providers=lambda: ["CUDAExecutionProvider", CPU],
+        SessionOptions=lambda: SimpleNamespace(add_session_config_entry=lambda key, entry: None),
+        InferenceSession=lambda *args, **kwargs: SimpleNamespace(get_providers=lambda: [CPU]),
+    )
+    monkeypatch.setattr(session_module, "_import_onnxruntime", lambda: fake)
+    with pytest.raises(UsageError, match="CUDAExecutionProvider: onnxruntime couldn't start it and fell back to CPU"):
+        open_session(b"", provider="cuda")
+
+
+def _install(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    def distribution(name: str) -> object:
+        if name in names:
+            return object()
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.distribution", distribution)
+
+
+def test_no_onnxruntime_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    _install(monkeypatch)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingDependencyError, match=r'pip install "lowrank-onnx\[cpu\]"'):
+        open_session(b"")
+
+
+def test_two_onnxruntimes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    _install(monkeypatch, "onnxruntime", "onnxruntime-gpu")
+    with pytest.raises(MissingDependencyError, match="pip uninstall onnxruntime onnxruntime-gpu"):
+        open_session(b"")
