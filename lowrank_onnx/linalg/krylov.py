@@ -1,0 +1,210 @@
+"""Block Lanczos on W'W with full reorthogonalization: the leading triplets from the smallest Krylov space that holds them.
+
+Randomized block Krylov methods: Musco and Musco (NeurIPS 2015), Tropp and Webber (arXiv 2306.12418); that a block far
+narrower than the rank needs the fewest products: Meyer, Musco and Musco (arXiv 2305.02535). A subspace iteration
+spends each product on one more power; here every product also widens the space, and a space of about 2.3 r dimensions
+holds the r leading directions of even slowly decaying spectra.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lowrank_onnx.linalg.backend import Backend, DeviceArray
+from lowrank_onnx.linalg.exact import sorted_triplets, trustworthy
+from lowrank_onnx.linalg.orthonormal import orthonormalize, project_out
+from lowrank_onnx.linalg.sketch import draw_gaussian
+from lowrank_onnx.linalg.solution import Triplets
+
+NORM_STEPS = 10
+"""Steps of the block Lanczos iteration that takes the norm of a small residual matrix."""
+
+NORM_BLOCK = 4
+"""Columns of its blocks."""
+
+ACCEPTED_SHARE = 0.5
+"""The share of ``tolerance - 1`` at which the space is large enough: what one more block sees of the residual is up to
+1.5 % less than the whole (measured on the named spectra)."""
+
+LOOKAHEAD = 4
+"""The check looks at least rank / LOOKAHEAD columns ahead: a narrower look misses what a dense tail hides."""
+
+STEEP = 1.2
+"""Where the residual's norm is more than this times the next eigenvalue, the space grows by twice GROWTH."""
+
+GROWTH = 0.15
+"""By which share the space grows after a failed check, each of which costs an eigendecomposition."""
+
+
+@dataclass(slots=True)
+class KrylovSpace:
+    """A growing orthonormal basis of the Krylov space of a symmetric positive semidefinite operator G of order n.
+
+    The basis is held transposed, because new columns are then written, and read back by BLAS, as contiguous rows.
+
+    Attributes
+    ----------
+    apply : the operator: (X, start) -> G X for the block X (n, b) that is to be columns ``start:start + b``.
+    rows : (capacity, n), the transposed basis; the first `size` rows are orthonormal and have been multiplied by G.
+    projected : (capacity, capacity), ``basis' G basis`` in its leading `size` rows and columns.
+    pending : (n, b), the next block.
+    """
+
+    backend: Backend
+    apply: Callable[[DeviceArray, int], DeviceArray]
+    rows: DeviceArray
+    projected: DeviceArray
+    pending: DeviceArray
+    size: int = 0
+    blocks: list[int] = field(default_factory=list)
+
+    @property
+    def basis(self) -> DeviceArray:
+        """(n, size), orthonormal."""
+        return self.rows[: self.size, :].T
+
+    @property
+    def matrix(self) -> DeviceArray:
+        """(size, size): the operator on the space."""
+        return self.projected[: self.size, : self.size]
+
+    def extend(self) -> None:
+        """Multiply the pending block by the operator and find the next block."""
+        X = self.pending
+        start, stop = self.size, self.size + X.shape[1]
+        self.rows[start:stop, :] = X.T
+        Z = self.apply(X, start)
+        diagonal = X.T @ Z
+        self.projected[start:stop, start:stop] = (diagonal + diagonal.T) / 2
+        Z = Z - X @ diagonal
+        if self.blocks:
+            before = start - self.blocks[-1]
+            Z = Z - self.rows[before:start, :].T @ self.projected[before:start, start:stop]
+        self.size = stop
+        self.blocks.append(stop - start)
+        width = min(X.shape[1], self.rows.shape[0] - stop)
+        if width == 0:
+            return
+        # After the three-term recurrence once more against the whole basis, and once more among the block itself.
+        # Directions that QR makes up where the space is already invariant come out as random restarts.
+        following = orthonormalize(self.backend, Z)[:, :width]
+        following = orthonormalize(self.backend, project_out(self.basis, following))
+        coupling = following.T @ Z
+        self.projected[stop : stop + width, start:stop] = coupling
+        self.projected[start:stop, stop : stop + width] = coupling.T
+        self.pending = following
+
+
+def solve_krylov(
+    backend: Backend, W: DeviceArray, rank: int, *, tolerance: float, seed: int, through_gram: bool, limit: int
+) -> Triplets | None:
+    """The leading `rank` triplets of a tall W (m, n), m >= n, to a normalised spectral error of about `tolerance`.
+
+    The space grows until the part of W'W that its leading vectors leave behind, seen from a space that is one block
+    larger, has a norm within `tolerance` of the next eigenvalue.
+
+    Parameters
+    ----------
+    through_gram : multiply by the Gram matrix, formed once, instead of by W and W'.
+    limit : the largest dimension of the space.
+
+    Returns
+    -------
+    Triplets or None
+        None where the limit was reached, or where squaring has lost the small singular values.
+    """
+    size = W.shape[1]
+    block = block_width(rank)
+    capacity = min(limit, size)
+    target = planned_dimension(rank)
+    if target + block > capacity:
+        return None
+    space, products = _start(backend, W, block, capacity, seed, through_gram)
+    while True:
+        while space.size < target:
+            space.extend()
+        depth = space.size
+        squares, vectors = backend.eigh_leading(backend.contiguous(space.matrix), rank + 1)
+        if not trustworthy(backend, squares, W.dtype):
+            return None
+        vectors = backend.contiguous(vectors[:, :rank])
+        following = float(squares[rank])
+        while space.size - depth < min(max(block, rank // LOOKAHEAD), capacity - depth):
+            space.extend()
+        left_behind = residual_norm(backend, space.matrix, vectors, _probe(backend, space.size, seed, W))
+        if left_behind <= following * (1.0 + ACCEPTED_SHARE * (tolerance - 1.0)) ** 2:
+            break
+        growth = GROWTH if left_behind < STEEP * following else 2 * GROWTH
+        target = max(space.size, depth + block * max(1, round(growth * depth / block)))
+        if target + block > capacity:
+            return None
+    V = space.rows[:depth, :].T @ vectors
+    scaled_left = W @ V if products is None else products[:depth, :].T @ vectors
+    kind = "gram" if through_gram else "direct"
+    solver = f"krylov(b={block}, d={depth}, {kind})"
+    return sorted_triplets(backend, scaled_left, V, solver, max(left_behind, following) ** 0.5)
+
+
+def block_width(rank: int) -> int:
+    """Columns of a block: a fifth of the rank, between what BLAS needs to run well and what wastes products."""
+    return min(max(8 * round(rank / 36), 16), 128)
+
+
+def planned_dimension(rank: int) -> int:
+    """The dimension at which the space is first expected to hold `rank` directions of a slowly decaying spectrum."""
+    return 2 * rank + block_width(rank)
+
+
+def _start(
+    backend: Backend, W: DeviceArray, block: int, capacity: int, seed: int, through_gram: bool
+) -> tuple[KrylovSpace, DeviceArray | None]:
+    """An empty space of W'W, and the (capacity, m) rows in which W times its basis is kept as it grows."""
+    xp = backend.xp
+    rows = xp.empty((capacity, W.shape[1]), dtype=W.dtype, device=backend.device)
+    projected = xp.zeros((capacity, capacity), dtype=W.dtype, device=backend.device)
+    sketch = backend.to_device(draw_gaussian(W.shape[1], block, seed, backend.numpy_dtype(W)))
+    first = orthonormalize(backend, sketch)
+    if through_gram:
+        G = backend.gram(W)
+        return KrylovSpace(backend, lambda X, _start: G @ X, rows, projected, first), None
+    products = xp.empty((capacity, W.shape[0]), dtype=W.dtype, device=backend.device)
+
+    def apply(X: DeviceArray, start: int) -> DeviceArray:
+        product = W @ X
+        products[start : start + X.shape[1], :] = product.T
+        return W.T @ product
+
+    return KrylovSpace(backend, apply, rows, projected, first), products
+
+
+def _probe(backend: Backend, size: int, seed: int, W: DeviceArray) -> DeviceArray:
+    return backend.to_device(draw_gaussian(size, min(NORM_BLOCK, size), seed, backend.numpy_dtype(W), stream=1))
+
+
+def residual_norm(backend: Backend, projected: DeviceArray, vectors: DeviceArray, start: DeviceArray) -> float:
+    """A lower estimate of the norm of ``(I - V V') T (I - V V')`` for a symmetric T (k, k) and orthonormal V (d, r).
+
+    d may be less than k: V is then padded with zeros. `start` is (k, b), random: a small Krylov space of its own, of
+    NORM_STEPS blocks. Squared singular values in and out.
+    """
+    xp = backend.xp
+    size, width = start.shape
+    depth = vectors.shape[0]
+    capacity = min(NORM_STEPS * width, size - vectors.shape[1])
+
+    def complement(Y: DeviceArray) -> DeviceArray:
+        return xp.concat((project_out(vectors, Y[:depth, :]), Y[depth:, :]))
+
+    space = KrylovSpace(
+        backend,
+        lambda X, _start: complement(projected @ complement(X)),
+        xp.empty((capacity, size), dtype=start.dtype, device=backend.device),
+        xp.zeros((capacity, capacity), dtype=start.dtype, device=backend.device),
+        orthonormalize(backend, complement(start)),
+    )
+    while space.size + width <= capacity:
+        space.extend()
+    return float(backend.eigh_leading(backend.contiguous(space.matrix), 1)[0][0])

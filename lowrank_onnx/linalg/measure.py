@@ -1,0 +1,63 @@
+"""How far given factors are from a matrix, measured on the factors as they are, rounding to a narrow dtype included."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowrank_onnx.linalg.backend import select_backend
+from lowrank_onnx.linalg.precision import prepare
+from lowrank_onnx.linalg.residual import residual_energy, residual_norm_estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What is left of W when L R is taken away.
+
+    Attributes
+    ----------
+    energy : ||W||_F^2.
+    residual_energy : ||W - L R||_F^2, exact up to rounding.
+    spectral_error : a lower estimate of ||W - L R||_2 / ||W||_2, by block Lanczos on both; 0 for a zero matrix.
+    """
+
+    energy: float
+    residual_energy: float
+    spectral_error: float
+
+    @property
+    def relative_error(self) -> float:
+        """||W - L R||_F / ||W||_F; 0 for a zero matrix."""
+        return math.sqrt(self.residual_energy / self.energy) if self.energy else 0.0
+
+
+def measure_factors(W: NDArray[Any], left: NDArray[Any], right: NDArray[Any], *, seed: int = 0) -> Measurement:
+    """Measure factors against the matrix that they stand for.
+
+    Parameters
+    ----------
+    W : (in, out), any floating dtype and strides; accumulated in float32, or float64 for a float64 W.
+    left, right : (in, r) and (r, out), any floating dtype.
+    seed : of the estimate's random start.
+
+    Raises
+    ------
+    FactorizationError
+        W isn't a matrix of finite numbers.
+    """
+    backend = select_backend("cpu")
+    prepared = prepare(backend, W)
+    if prepared.energy == 0.0:
+        return Measurement(0.0, float(np.sum(np.square(left @ right, dtype=np.float64))), 0.0)
+    accumulation = backend.numpy_dtype(prepared.matrix)
+    scaled = np.ldexp(left.astype(accumulation, copy=False), -prepared.exponent)
+    right = right.astype(accumulation, copy=False)
+    missed = residual_energy(backend, prepared.matrix, scaled, right)
+    spectral = residual_norm_estimate(backend, prepared.matrix, scaled, right.T, seed)
+    largest = residual_norm_estimate(backend, prepared.matrix, scaled[:, :0], right[:0].T, seed)
+    unscale = 2 * prepared.exponent
+    return Measurement(math.ldexp(prepared.energy, unscale), math.ldexp(missed, unscale), spectral / largest)
