@@ -1,0 +1,128 @@
+"""The report of one compression, as a person reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group
+
+from lowrank_onnx.config import Config
+from lowrank_onnx.report.numbers import UNKNOWN, count, fraction, kept, plural, short_count, significant, size
+from lowrank_onnx.report.tables import (
+    blocks,
+    budget_flag,
+    by_reason,
+    heading,
+    hidden_rows,
+    largest,
+    matrix_shape,
+    skipped_block,
+    table,
+    text,
+)
+from lowrank_onnx.report.verdict_text import verdict_block
+from lowrank_onnx.results import CompressionResult, SearchStep, SiteResult, Totals
+
+_STATUS_STYLE = {"written": "bold green", "rejected": "bold red", "unchanged": "bold yellow"}
+
+
+def compress_report(result: CompressionResult, *, verbose: bool = False) -> Group:
+    """Everything about one compression: what was changed, what was not and why, totals, proof, outcome."""
+    rewritten = [site for site in result.sites if site.rank is not None]
+    dense = [(site.name, site.reason, site.parameters_before) for site in result.sites if site.rank is None]
+    return blocks(
+        (
+            text(f"{result.input}: {options_line(result.config)}"),
+            _sites_block(rewritten, verbose=verbose),
+            by_reason(f"left dense: {plural(len(dense), 'site')}", dense, verbose=verbose),
+            skipped_block(result.skipped, verbose=verbose),
+            _search_block(result.search),
+            totals_block(result.before, result.after, macs_note=_macs_note(result)),
+            _proof_block(result),
+            _seconds_line(result) if verbose else None,
+            text(result.message, _STATUS_STYLE[result.status]),
+        )
+    )
+
+
+def options_line(config: Config) -> str:
+    """The options that decide the result, as flags."""
+    flag, value = budget_flag(config.budget)
+    method = {
+        "rsi": f"--method rsi (q={config.power_iterations}, p={config.oversampling})",
+        "rsvd": f"--method rsvd (p={config.oversampling})",
+        "svd": "--method svd",
+    }[config.method]
+    return f"{flag} {value:g}, {method}, --objective {config.objective}, --seed {config.seed}"
+
+
+def _sites_block(sites: Sequence[SiteResult], *, verbose: bool) -> Group | None:
+    if not sites:
+        return None
+    shown = largest(sites, lambda site: site.parameters_before, verbose=verbose)
+    columns = ("site", "op", "in x out", "rank", "weights", "kept", "error")
+    grid = table(columns, [_site_row(site) for site in shown], left=2)
+    cut = hidden_rows(len(sites), "site", verbose=verbose)
+    parts = (heading(f"factorized: {plural(len(sites), 'site')} (error: relative, of the weight)"), grid, cut)
+    return Group(*(part for part in parts if part is not None))
+
+
+def _site_row(site: SiteResult) -> tuple[str, ...]:
+    return (
+        site.name,
+        site.op_type,
+        matrix_shape(site.groups, site.in_features, site.out_features),
+        count(site.rank),
+        short_count(site.parameters_before),
+        kept(site.parameters_before, site.parameters_after),
+        significant(site.relative_error),
+    )
+
+
+def totals_block(before: Totals, after: Totals | None, *, macs_note: str = "") -> Group:
+    """The model's figures, before and after."""
+    rows = [
+        ("weights of eligible sites", *_change(before.site_parameters, after.site_parameters if after else None)),
+        ("parameters of the whole model", *_change(before.parameters, after.parameters if after else None)),
+        (f"MACs of eligible sites, one run{macs_note}", *_change(before.macs, after.macs if after else None)),
+        (
+            "file",
+            size(before.file_bytes),
+            size(after.file_bytes) if after else UNKNOWN,
+            kept(before.file_bytes, after.file_bytes) if after else UNKNOWN,
+        ),
+    ]
+    return Group(heading("totals"), table(("", "before", "after", "kept"), rows))
+
+
+def _change(before: int | None, after: int | None) -> tuple[str, str, str]:
+    return count(before), count(after), kept(before, after)
+
+
+def _macs_note(result: CompressionResult) -> str:
+    synthetic = result.synthetic or (result.verdict is not None and result.verdict.synthetic)
+    return " (synthetic feed)" if synthetic and result.before.macs is not None else ""
+
+
+def _search_block(search: Sequence[SearchStep]) -> Group | None:
+    if not search:
+        return None
+    rows = [
+        (f"{index}", fraction(step.keep), significant(step.error), "yes" if step.accepted else "no")
+        for index, step in enumerate(search, start=1)
+    ]
+    return Group(heading("search"), table(("attempt", "share kept", "output error", "accepted"), rows))
+
+
+def _proof_block(result: CompressionResult) -> Group | None:
+    if result.verdict is not None:
+        return verdict_block(result.verdict)
+    if not result.config.validate and result.status != "unchanged":
+        return Group(text("not validated (--no-validate): the outputs and the latency are unknown", "bold yellow"))
+    return None
+
+
+def _seconds_line(result: CompressionResult) -> Group:
+    stages = ", ".join(f"{stage} {significant(seconds)} s" for stage, seconds in result.seconds.items())
+    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items() if version)
+    return Group(text(f"time: {stages or UNKNOWN}", "dim"), text(f"versions: {versions or UNKNOWN}", "dim"))

@@ -1,0 +1,70 @@
+"""What validation found, as a person reads it."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+
+from lowrank_onnx.report.numbers import UNKNOWN, count, fraction, significant
+from lowrank_onnx.report.tables import blocks, heading, table, text
+from lowrank_onnx.types import LatencyComparison, OutputStatistics, Verdict
+
+
+def validate_report(original: str, candidate: str, verdict: Verdict) -> Group:
+    """The comparison of two given models."""
+    return blocks((text(f"{candidate} against {original}"), verdict_block(verdict)))
+
+
+def verdict_block(verdict: Verdict) -> Group:
+    """The comparison of the outputs, the latency, and each failure on its own line."""
+    parts: list[RenderableType] = [heading(f"outputs against the original, on {feeds_phrase(verdict)}")]
+    if verdict.outputs:
+        rows = [_output_row(output) for output in verdict.outputs]
+        parts.append(table(("output", "relative L2", "max abs", "SQNR dB", "cosine", "top-1"), rows))
+    else:
+        parts.append(text("nothing was compared", "bold red"))
+    if verdict.latency is not None:
+        parts.append(text(latency_line(verdict.latency, verdict)))
+    parts += [text(f"failed: {failure}", "bold red") for failure in verdict.failures]
+    if verdict.passed:
+        parts.append(text("validation passed", "green"))
+    return Group(*parts)
+
+
+def feeds_phrase(verdict: Verdict) -> str:
+    """On what the figures stand; synthetic feeds are called that."""
+    if verdict.synthetic and "synthetic" not in verdict.feeds:
+        return f"synthetic feeds: {verdict.feeds}"
+    return verdict.feeds
+
+
+def _output_row(output: OutputStatistics) -> tuple[str, ...]:
+    return (
+        output.name,
+        significant(output.relative_l2),
+        significant(output.max_abs),
+        fraction(output.sqnr_db, 1) if abs(output.sqnr_db) != float("inf") else significant(output.sqnr_db),
+        fraction(output.cosine),
+        UNKNOWN if output.top1_agreement is None else fraction(output.top1_agreement),
+    )
+
+
+def latency_line(latency: LatencyComparison, verdict: Verdict) -> str:
+    """The paired measurement in one sentence."""
+    before, after = latency.original, latency.candidate
+    providers = ", ".join(verdict.providers)
+    return (
+        f"latency: {speed_phrase(latency)} ({latency.confidence * 100:g} % interval "
+        f"{latency.speedup_low:.2f}-{latency.speedup_high:.2f}), "
+        f"{significant(before.median_ms)} ms -> {significant(after.median_ms)} ms a run "
+        f"(IQR {significant(before.iqr_ms)} and {significant(after.iqr_ms)} ms), "
+        f"{count(latency.pairs)} pairs, {providers}{', synthetic feeds' if verdict.synthetic else ''}"
+    )
+
+
+def speed_phrase(latency: LatencyComparison) -> str:
+    """Faster, slower, or no difference that could be measured."""
+    if latency.faster:
+        return f"{latency.speedup:.2f}x faster"
+    if latency.speedup_high < 1.0:
+        return f"{latency.speedup:.2f}x the speed, slower than the original"
+    return f"{latency.speedup:.2f}x, no measurable difference"

@@ -1,0 +1,190 @@
+"""What the pipeline hands back: plain frozen data, from which every report is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from lowrank_onnx.config import Config
+from lowrank_onnx.types import Skipped, Verdict
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True, slots=True)
+class SiteResult:
+    """What became of one site.
+
+    Attributes
+    ----------
+    name, op_type, weight, dtype : the node, and the tensor that holds its weight.
+    groups, in_features, out_features : the matrices of the weight (1 group unless it is a grouped convolution).
+    form : how the factors were written ("pair", "conv_channel", ...), or "dense" where the site was left alone.
+    rank : of the factors; None when dense.
+    reason : why the site is dense; "" when it was rewritten.
+    parameters_before, parameters_after : stored weights of the site, biases left out.
+    macs_before, macs_after : multiply-accumulates of one run on one feed; None when no run was observed.
+    relative_error : ||W - L R||_F / ||W||_F, measured; None when dense.
+    spectral_error : estimate of ||W - L R||_2 / ||W||_2; None when dense.
+    solver : what factorized the weight, e.g. "rsi(q=4, p=10)"; "" when dense.
+    """
+
+    name: str
+    op_type: str
+    weight: str
+    dtype: str
+    groups: int
+    in_features: int
+    out_features: int
+    form: str
+    rank: int | None
+    reason: str
+    parameters_before: int
+    parameters_after: int
+    macs_before: int | None
+    macs_after: int | None
+    relative_error: float | None
+    spectral_error: float | None
+    solver: str
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Figures of a whole model, before or after.
+
+    Attributes
+    ----------
+    parameters : elements of all floating-point initializers of the model.
+    site_parameters : weights stored for the eligible sites; a shared weight counts once.
+    macs : multiply-accumulates of all eligible sites in one run on one feed; None when no run was observed.
+    file_bytes : bytes of the model file and of its external data.
+    """
+
+    parameters: int
+    site_parameters: int
+    macs: int | None
+    file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchStep:
+    """One attempt of the search for the smallest model within ``--max-error``.
+
+    Attributes
+    ----------
+    keep : share of the eligible sites' MACs (or of their parameters, where size is the objective or no MACs are known)
+        that was tried.
+    error : relative L2 error of the model's outputs that came of it.
+    accepted : whether the error was within the limit.
+    """
+
+    keep: float
+    error: float
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CompressionResult:
+    """The outcome of `lowrank_onnx.compress`.
+
+    Attributes
+    ----------
+    status : "written" (also when only a model object was asked for and it passed), "rejected" (validation failed, or
+        the result is not faster), or "unchanged" (no site was rewritten; the model is left as it is).
+    output : the path that was written, or None.
+    input : the path that was read, or a name for a model given as an object.
+    config : the options.
+    sites, skipped : every eligible site, and every node that was looked at and left alone.
+    before, after : figures of the whole model; `after` is None when nothing was rewritten.
+    verdict : None without validation, or when nothing was rewritten.
+    search : the attempts of ``--max-error``, in order; empty with any other budget.
+    message : the outcome in one sentence.
+    seconds : wall time of each stage.
+    versions : of this package, its libraries, Python and the platform; "" for what is not installed.
+    model : the new model where no output path was given, complete in memory; else None. Not part of any report.
+    feeds : describes the feeds behind MACs, outputs and latency; "" when nothing was run.
+    synthetic : whether those feeds were made up from the model's signature.
+    already_compressed : whether the input holds factors that an earlier run wrote; "unchanged" is then a success.
+    """
+
+    status: Literal["written", "rejected", "unchanged"]
+    output: str | None
+    input: str
+    config: Config
+    sites: tuple[SiteResult, ...]
+    skipped: tuple[Skipped, ...]
+    before: Totals
+    after: Totals | None
+    verdict: Verdict | None
+    search: tuple[SearchStep, ...]
+    message: str
+    seconds: Mapping[str, float]
+    versions: Mapping[str, str]
+    model: onnx.ModelProto | None = field(default=None, repr=False, compare=False)
+    feeds: str = ""
+    synthetic: bool = False
+    already_compressed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedSite:
+    """One eligible site as `lowrank_onnx.inspect` sees it.
+
+    Attributes
+    ----------
+    macs : multiply-accumulates of one run on one feed; None when no run was observed.
+    break_even_rank : the largest rank at which the factors hold fewer weights than the dense matrices.
+    stable_rank : ||W||_F^2 / ||W||_2^2, of the group where it is largest; low means compressible.
+    energy_ranks : (share, rank) pairs: the smallest rank that keeps that share of ||W||_F^2; the rank is None where
+        it lies beyond the part of the spectrum that was computed.
+    """
+
+    name: str
+    op_type: str
+    weight: str
+    dtype: str
+    groups: int
+    in_features: int
+    out_features: int
+    parameters: int
+    macs: int | None
+    break_even_rank: int
+    stable_rank: float
+    energy_ranks: tuple[tuple[float, int | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InspectResult:
+    """What `lowrank_onnx.inspect` found: the eligible sites, what was skipped and why, and the model's figures.
+
+    `notes` are sentences that a reader of the figures needs, e.g. that MACs come from a synthetic feed.
+    """
+
+    input: str
+    sites: tuple[InspectedSite, ...]
+    skipped: tuple[Skipped, ...]
+    totals: Totals
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoRow:
+    """What the demo did to one shipped model.
+
+    Attributes
+    ----------
+    model : the file's stem.
+    images : labelled test images behind the accuracies; none of them is a calibration image.
+    accuracy_before, accuracy_after : top-1, from 0 to 1; `accuracy_after` is None when no file was written.
+    batch : images in one timed run.
+    result : of the compression.
+    """
+
+    model: str
+    images: int
+    accuracy_before: float
+    accuracy_after: float | None
+    batch: int
+    result: CompressionResult

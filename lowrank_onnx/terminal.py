@@ -1,0 +1,156 @@
+"""What the command line does with a terminal: consoles, progress bars, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn, ParamSpec
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
+
+from lowrank_onnx.errors import LowRankError
+from lowrank_onnx.progress import SILENT, StageProgress
+from lowrank_onnx.progress import Progress as ProgressProtocol
+from lowrank_onnx.report.escape import printable
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+"""As a shell reports a process that SIGPIPE (13) or, for 130, SIGINT (2) has ended; 70 is EX_SOFTWARE of sysexits.h."""
+
+DEBUG_VARIABLE = "LOWRANK_ONNX_DEBUG"
+"""Environment variable: set to anything but the empty string, errors come with their traceback."""
+
+_Parameters = ParamSpec("_Parameters")
+
+
+class _PipeConsole(Console):
+    """A console that lets a closed pipe reach the caller instead of ending the process with code 1."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        raise BrokenPipeError
+
+
+def output_console() -> Console:
+    """For reports: standard output, 80 columns where that is no terminal."""
+    return _PipeConsole(highlight=False, emoji=False, markup=False)
+
+
+def prepare_streams() -> None:
+    """Show what the terminal's encoding lacks as escapes, rather than fail on a name."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def silence_output() -> None:
+    """After a broken pipe: let the interpreter's last flush go nowhere, so that it doesn't complain."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # a captured or closed stream has none, and needs none
+        return
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), descriptor)
+
+
+def say_error(message: str) -> None:
+    """One line on standard error."""
+    print(f"error: {printable(message)}", file=sys.stderr)
+
+
+def _say_traceback() -> None:
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exc()
+
+
+def error_exit_code(error: BaseException) -> int:
+    """Tell the user what happened in one line, and return the exit code that goes with it."""
+    match error:
+        case LowRankError():
+            say_error(str(error))
+            code = error.exit_code
+        case KeyboardInterrupt():
+            say_error("interrupted")
+            code = EXIT_INTERRUPTED
+        case BrokenPipeError():
+            silence_output()
+            return EXIT_BROKEN_PIPE
+        case MemoryError():
+            say_error("not enough memory: close other programs, or use a machine with more of it")
+            code = EXIT_BUG
+        case _:
+            hint = "" if os.environ.get(DEBUG_VARIABLE) else f" ({DEBUG_VARIABLE}=1 shows the traceback)"
+            what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            say_error(f"this is a bug in lowrank-onnx, please report it: {what}{hint}")
+            code = EXIT_BUG
+    _say_traceback()
+    return code
+
+
+def reporting_errors(command: Callable[_Parameters, int]) -> Callable[_Parameters, int]:
+    """Decorate a command: whatever it raises ends as one line and an exit code."""
+
+    @functools.wraps(command)
+    def guarded(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> int:
+        try:
+            code = command(*args, **kwargs)
+            sys.stdout.flush()
+        except (Exception, KeyboardInterrupt) as error:
+            return error_exit_code(error)
+        return code
+
+    return guarded
+
+
+class _Stage:
+    """The bar of one stage."""
+
+    def __init__(self, bars: Progress, task: TaskID) -> None:
+        self._bars, self._task = bars, task
+
+    def advance(self, n: int = 1, detail: str = "") -> None:
+        self._bars.update(self._task, advance=n, detail=printable(detail))
+
+
+class TerminalProgress:
+    """Progress bars on standard error, one for each open stage; they disappear when the work is done."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+
+    @contextmanager
+    def stage(self, name: str, total: int | None) -> Iterator[StageProgress]:
+        """Show one more bar for as long as the context lasts."""
+        task = self._bars.add_task(printable(name), total=total, detail="")
+        try:
+            yield _Stage(self._bars, task)
+        finally:
+            self._bars.remove_task(task)
+
+
+@contextmanager
+def showing_progress(*, quiet: bool) -> Iterator[ProgressProtocol]:
+    """Bars where standard error is a terminal and the user wants them; silence elsewhere."""
+    console = _PipeConsole(stderr=True)
+    if quiet or not console.is_terminal:
+        yield SILENT
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[detail]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
+    )
+    with Progress(*columns, console=console, transient=True, expand=True) as bars:
+        yield TerminalProgress(bars)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lowrank_onnx.config import Config, KeepParams, MaxError, Method
+from lowrank_onnx.report.compress_text import compress_report, options_line
+from lowrank_onnx.report.tables import LISTED_ROWS
+from tests.report.rendering import rendered, widest
+from tests.report.samples import DENSE, FAILED, REWRITTEN, SKIPPED, SYNTHETIC, compression, unchanged
+
+WRITTEN = """\
+model.onnx: --keep-params 0.4, --method rsi (q=4, p=10), --objective latency,
+--seed 0
+
+factorized: 2 sites (error: relative, of the weight)
+site                     op           in x out  rank  weights   kept   error
+────────────────────────────────────────────────────────────────────────────
+blocks.0/mlp/fc1/MatMul  MatMul     768 x 3072   192   2.36 M  0.312  0.0312
+stem/Conv                Conv    2 x (27 x 64)    16   3.46 k  0.843  0.0312
+
+left dense: 1 site
+  1 x no rank makes it smaller, 7,680 weights
+      head/Gemm
+
+skipped: 3 nodes
+  1 x depthwise: one input channel a group, 864 weights
+      depthwise/Conv (Conv)
+  2 x both inputs are activations
+      attention/MatMul (MatMul), attention/MatMul_1 (MatMul)
+
+totals
+                                      before        after   kept
+────────────────────────────────────────────────────────────────
+weights of eligible sites          2,370,432      747,872  0.316
+parameters of the whole model      2,500,000      880,000  0.352
+MACs of eligible sites, one run  466,000,000  146,000,000  0.313
+file                                 10.0 MB      3.60 MB  0.360
+
+outputs against the original, on 16 feeds (512 samples) from calib.npz
+output         relative L2  max abs  SQNR dB  cosine   top-1
+────────────────────────────────────────────────────────────
+probabilities       0.0312   0.0123     30.1  0.9995  0.9922
+latency: 1.42x faster (95 % interval 1.38-1.47), 3.10 ms -> 2.20 ms a run (IQR
+0.120 and 0.0800 ms), 40 pairs, CPUExecutionProvider
+validation passed
+
+wrote model.lowrank.onnx: 1.42x faster, 2.78x smaller
+"""
+
+
+def test_a_written_result() -> None:
+    assert rendered(compress_report(compression(search=()))) == WRITTEN
+
+
+def test_the_search_is_shown() -> None:
+    lines = [line.split() for line in rendered(compress_report(compression())).splitlines()]
+    assert ["1", "0.5000", "0.0200", "yes"] in lines
+    assert ["2", "0.2500", "0.0900", "no"] in lines
+
+
+def test_a_rejected_result_says_why() -> None:
+    lines = rendered(compress_report(compression(status="rejected", output=None, verdict=FAILED))).splitlines()
+    assert "failed: not faster: 0.80x the speed of the original (95 % interval 0.78 to 0.83)" in lines
+    assert "validation passed" not in lines
+
+
+def test_without_validation_the_report_says_so() -> None:
+    config = Config(budget=KeepParams(0.4), validate=False)
+    content = rendered(compress_report(compression(verdict=None, config=config)))
+    assert "not validated (--no-validate): the outputs and the latency are unknown" in content.splitlines()
+    assert "not validated" not in WRITTEN
+
+
+def test_synthetic_feeds_are_called_synthetic_at_every_figure_from_them() -> None:
+    lines = rendered(compress_report(compression(verdict=SYNTHETIC, synthetic=True)), width=200).splitlines()
+    assert any(line.startswith("MACs of eligible sites, one run (synthetic feed)") for line in lines)
+    assert "outputs against the original, on 8 synthetic feeds (seed 0)" in lines
+    assert any(line.startswith("latency: ") and line.endswith(", synthetic feeds") for line in lines)
+    assert "synthetic" not in WRITTEN
+
+
+def test_unchanged_has_neither_proof_nor_table() -> None:
+    content = rendered(compress_report(unchanged("no rank makes it smaller")))
+    assert "factorized:" not in content
+    assert "outputs against" not in content
+    assert content.splitlines()[-1] == "nothing was rewritten"
+
+
+def test_verbose_lists_every_node_time_and_versions() -> None:
+    lines = rendered(compress_report(compression(), verbose=True)).splitlines()
+    assert "      attention/MatMul_1 (MatMul)" in lines
+    assert "time: load 0.0120 s, factorize 1.50 s" in lines
+    assert "versions: lowrank-onnx 0.1.0" in lines  # what isn't installed isn't named
+
+
+def test_a_long_table_is_cut_to_the_largest_sites_in_their_order() -> None:
+    sites = tuple(replace(REWRITTEN, name=f"site{index:03}", parameters_before=1000 + index) for index in range(100))
+    result = compression(sites=sites)
+    lines = rendered(compress_report(result)).splitlines()
+    shown = [line.split()[0] for line in lines if line.startswith("site0")]
+    assert shown == [f"site{index:03}" for index in range(100 - LISTED_ROWS, 100)]
+    assert "... and 60 smaller sites: --verbose lists all" in lines
+    everything = rendered(compress_report(result, verbose=True)).splitlines()
+    assert sum(line.startswith("site0") for line in everything) == 100
+
+
+def test_many_nodes_of_one_reason_are_counted_not_listed() -> None:
+    skipped = tuple(replace(SKIPPED[0], name=f"node{index}") for index in range(1234))
+    lines = rendered(compress_report(compression(skipped=skipped)), width=200).splitlines()
+    assert "  1,234 x both inputs are activations" in lines
+    assert "      node0 (MatMul), node1 (MatMul), node2 (MatMul), ... and 1,231 more" in lines
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_hostile_and_long_names_stay_within_80_columns_and_are_shown_whole(verbose: bool) -> None:
+    hostile = "[red]not markup[/red]\x1b[2J\x07\u202e:smile:"
+    long = "/".join(f"layer{index}" for index in range(40))
+    result = compression(
+        input=hostile,
+        sites=(
+            replace(REWRITTEN, name=hostile),
+            replace(REWRITTEN, name=long),
+            replace(DENSE, name=hostile, reason=long),
+        ),
+        skipped=(replace(SKIPPED[0], name=hostile, reason=hostile),),
+        message=hostile,
+    )
+    content = rendered(compress_report(result, verbose=verbose))
+    assert widest(content) <= 80
+    assert all(line.isprintable() for line in content.splitlines())
+    flat = "".join(content.split())
+    assert r"[red]notmarkup[/red]\x1b[2J\x07\u202e:smile:" in flat
+    names = "".join(line[:22].split()[0] for line in content.splitlines() if line[:5].strip() and "layer" in line[:24])
+    assert "layer39" in names or "layer39" in flat
+
+
+@pytest.mark.parametrize(
+    ("method", "shown"),
+    [("rsi", "--method rsi (q=4, p=10)"), ("rsvd", "--method rsvd (p=10)"), ("svd", "--method svd")],
+)
+def test_the_options_that_matter(method: Method, shown: str) -> None:
+    line = options_line(Config(budget=MaxError(0.05), method=method, objective="size", seed=7))
+    assert line == f"--max-error 0.05, {shown}, --objective size, --seed 7"

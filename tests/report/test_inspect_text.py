@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lowrank_onnx.report.inspect_text import inspect_report
+from tests.report.rendering import rendered, widest
+from tests.report.samples import INSPECTED
+
+REPORT = """\
+model.onnx: 1 eligible site, 3 skipped
+
+eligible sites
+site          op        in x out  weights   MACs  even  stable  90 %  95 %  99 %
+────────────────────────────────────────────────────────────────────────────────
+blocks.0/mlp  MatMul  768 x 3072   2.36 M  465 M   614    21.3   301   402     >
+/fc1/MatMul
+even: the largest rank that stores fewer weights. stable: ||W||_F^2 / ||W||_2^2,
+low means compressible. NN %: the rank that keeps that share of ||W||_F^2 (> :
+beyond what was computed).
+
+skipped: 3 nodes
+  1 x depthwise: one input channel a group, 864 weights
+      depthwise/Conv (Conv)
+  2 x both inputs are activations
+      attention/MatMul (MatMul), attention/MatMul_1 (MatMul)
+
+totals
+                                       value
+────────────────────────────────────────────
+weights of eligible sites          2,370,432
+parameters of the whole model      2,500,000
+MACs of eligible sites, one run  466,000,000
+file                                 10.0 MB
+
+note: MACs are of one run on a synthetic feed
+"""
+
+
+def test_the_report() -> None:
+    assert rendered(inspect_report(INSPECTED)) == REPORT
+
+
+def test_a_model_without_sites() -> None:
+    lines = rendered(inspect_report(replace(INSPECTED, sites=(), notes=()))).splitlines()
+    assert lines[0] == "model.onnx: 0 eligible sites, 3 skipped"
+    assert "eligible sites" not in lines
+
+
+def test_a_long_list_is_cut_unless_verbose() -> None:
+    site = INSPECTED.sites[0]
+    sites = tuple(replace(site, name=f"s{index}", parameters=index + 1, macs=None) for index in range(50))
+    result = replace(INSPECTED, sites=sites)
+    assert "... and 10 smaller sites: --verbose lists all" in rendered(inspect_report(result)).splitlines()
+    verbose = rendered(inspect_report(result, verbose=True))
+    assert "--verbose" not in verbose
+    assert all(f"\ns{index} " in verbose for index in range(50))
+    assert widest(verbose) <= 80

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from typing import get_args
+
+from lowrank_onnx.config import Alpha, Budget, Energy, FixedRank, KeepMacs, KeepParams, MaxError
+from lowrank_onnx.report.tables import budget_flag, by_reason, largest
+from tests.report.rendering import rendered
+
+
+def test_every_budget_has_its_flag() -> None:
+    budgets = (FixedRank(8), Alpha(0.1), Energy(0.2), KeepParams(0.3), KeepMacs(0.4), MaxError(0.5))
+    assert {type(budget) for budget in budgets} == set(get_args(Budget))
+    assert [budget_flag(budget) for budget in budgets] == [
+        ("--rank", 8),
+        ("--alpha", 0.1),
+        ("--energy", 0.2),
+        ("--keep-params", 0.3),
+        ("--keep-macs", 0.4),
+        ("--max-error", 0.5),
+    ]
+
+
+def test_reasons_with_the_most_weights_come_first() -> None:
+    block = by_reason(
+        "title", [("a", "small", 1), ("b", "large", 5), ("c", "large", 6), ("d", "none", 0)], verbose=False
+    )
+    assert block is not None
+    assert rendered(block) == (
+        "title\n  2 x large, 11 weights\n      b, c\n  1 x small, 1 weight\n      a\n  1 x none\n      d\n"
+    )
+    assert by_reason("title", [], verbose=True) is None
+
+
+def test_the_largest_rows_keep_their_order() -> None:
+    rows = list(range(100))
+    assert largest(rows, lambda row: row % 50, verbose=True) == rows
+    shown = largest(rows, lambda row: row % 50, verbose=False)
+    assert shown == [*range(30, 50), *range(80, 100)]
