@@ -20,7 +20,7 @@ from lowrank_onnx.candidates import (
     tail_energy,
     useful_ranks,
 )
-from lowrank_onnx.config import Alpha, Energy, FixedRank
+from lowrank_onnx.config import Alpha, Budget, Energy, FixedRank
 from lowrank_onnx.forms import FORMS
 from lowrank_onnx.planner import Plan, plan_budget
 from lowrank_onnx.types import Spectrum
@@ -54,11 +54,19 @@ def asked_rank(weight: PlannedWeight, budget: FixedRank | Alpha, rank_multiple: 
     return ceil(exact / multiple) * multiple
 
 
-def factor_rank(weight: PlannedWeight, budget: object, rank_multiple: int | None) -> int:
-    """The rank at which a weight must be factorized for this budget; 0 where every choice leaves it dense."""
+def factor_rank(
+    weight: PlannedWeight, budget: Budget, rank_multiple: int | None, *, allow_larger: bool = False
+) -> int:
+    """The rank at which a weight must be factorized for this budget; 0 where every choice leaves it dense.
+
+    With `allow_larger`, a budget that names a rank may take any that the weight has, smaller than dense or not.
+    """
     if isinstance(budget, (FixedRank, Alpha)):
         rank = asked_rank(weight, budget, rank_multiple)
-        return rank if rank <= FORMS[weight.form].largest_useful_rank(weight.shape) else 0
+        useful = FORMS[weight.form].largest_useful_rank(weight.shape)
+        if allow_larger:
+            return min(rank, weight.shape.max_rank)
+        return rank if rank <= useful else 0
     return max(useful_ranks(weight, rank_multiple), default=0)
 
 
@@ -71,7 +79,7 @@ def choose_alone(
     rank = asked_rank(weight, budget, rank_multiple)
     if spectrum is None:
         return Choice(dense_candidate(weight), _too_large(weight, rank))
-    return Choice(low_rank_candidate(weight, spectrum, rank))
+    return Choice(low_rank_candidate(weight, spectrum, min(rank, weight.shape.max_rank)))
 
 
 def _choose_energy(

@@ -118,6 +118,8 @@ class Config:
     include, exclude : globs on node and weight names; empty `include` means all.
     op_types : the operators to compress.
     rank_multiple : planned ranks are multiples of it; None takes 16 where the matrices are large enough for it.
+    allow_larger : with `FixedRank` or `Alpha`, also write factors that are not smaller than the weight; ``Alpha(1.0)``
+        then rewrites exactly, which shows what the rewriting alone does on a runtime.
     device : where to factorize.
     provider : the onnxruntime execution provider that validates and times.
     validate : False skips validation, and the report says so.
@@ -134,6 +136,7 @@ class Config:
     exclude: tuple[str, ...] = ()
     op_types: tuple[str, ...] = OP_TYPES
     rank_multiple: int | None = None
+    allow_larger: bool = False
     device: Device = "auto"
     provider: str = "CPUExecutionProvider"
     validate: bool = True
@@ -153,6 +156,8 @@ class Config:
             raise UsageError(f"--op-types {','.join(unknown)}: expected some of {', '.join(OP_TYPES)}")
         if not self.op_types:
             raise UsageError(f"--op-types: expected at least one of {', '.join(OP_TYPES)}")
+        if self.allow_larger and not isinstance(self.budget, FixedRank | Alpha):
+            raise UsageError("--allow-larger goes with --rank or --alpha: other budgets never make a weight larger")
         if isinstance(self.budget, MaxError) and not self.validate:
             raise UsageError("--max-error needs validation: drop --no-validate, or give a budget such as --keep-params")
         if not self.validate and self.gates != Gates():

@@ -198,8 +198,9 @@ class OutputStatistics:
     """How far one output of the candidate is from the original's, over all feeds.
 
     `relative_l2` is ||y' - y|| / ||y||; `sqnr_db` is 20 log10(||y|| / ||y' - y||), infinite when equal; `cosine` is
-    over all elements; `top1_agreement` is None where the last axis is no class axis. `problems` lists what makes the
-    comparison fail by itself (NaN, infinity, shape or dtype change); it is empty in a sound comparison.
+    over all elements; `top1_agreement` is None where the last axis is no class axis, and for integer, bool and string
+    outputs the share of equal elements. `problems` lists what makes the comparison fail by itself (NaN, infinity,
+    shape or dtype change); it is empty in a sound comparison, and else the figures are the worst there are.
     """
 
     name: str

@@ -5,7 +5,7 @@ import pytest
 
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import choose_alone, choose_together, factor_rank
-from lowrank_onnx.config import Alpha, Energy, FixedRank, KeepParams
+from lowrank_onnx.config import Alpha, Budget, Energy, FixedRank, KeepParams
 from lowrank_onnx.types import MatrixShape, Spectrum
 
 SQUARE = PlannedWeight("w", MatrixShape(1, 64, 64), "pair", positions=10)
@@ -88,5 +88,12 @@ def test_infeasible_share_is_reported() -> None:
 
 
 @pytest.mark.parametrize("budget", [KeepParams(0.5), Energy(0.5)])
-def test_planned_budgets_factorize_at_the_largest_useful_multiple(budget: object) -> None:
+def test_planned_budgets_factorize_at_the_largest_useful_multiple(budget: Budget) -> None:
     assert factor_rank(SQUARE, budget, 8) == 24
+
+
+def test_larger_factors_are_made_only_when_allowed_and_never_beyond_the_exact_rank() -> None:
+    assert factor_rank(SQUARE, Alpha(1.0), None) == 0
+    assert factor_rank(SQUARE, Alpha(1.0), None, allow_larger=True) == 64
+    assert factor_rank(SQUARE, FixedRank(1000), None, allow_larger=True) == 64
+    assert choose_alone(SQUARE, spectrum(np.ones(64)), FixedRank(1000), None).candidate.rank == 64

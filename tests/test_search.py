@@ -28,6 +28,5 @@ def test_nan_is_never_accepted() -> None:
 
 
 def test_stays_above_the_floor() -> None:
-    tried: list[float] = []
-    search_share(lambda s: tried.append(s) or 0.0, 0.5, floor=0.3)
-    assert min(tried) > 0.3
+    _, steps = search_share(lambda s: 0.0, 0.5, floor=0.3)
+    assert min(step.keep for step in steps) > 0.3

@@ -1,0 +1,203 @@
+"""Figures of a compression: what each site and the whole model weigh before and after, and what ran."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from lowrank_onnx import __version__
+from lowrank_onnx.candidate_model import CandidateModel
+from lowrank_onnx.choose import Choice
+from lowrank_onnx.config import Config
+from lowrank_onnx.model_io import Model
+from lowrank_onnx.results import CompressionResult, SearchStep, SiteResult, Totals
+from lowrank_onnx.types import Site, SiteChoice, Skipped, Verdict
+from lowrank_onnx.weights import SharedWeight, count_parameters
+
+
+class StageClock:
+    """Adds up the wall time of named stages."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time spent inside towards `name`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True, slots=True)
+class Bookkeeping:
+    """Everything that the report needs once the choices are made; its verbs close a run in one of three ways."""
+
+    model: Model
+    groups: tuple[SharedWeight, ...]
+    skipped: tuple[Skipped, ...]
+    positions: Mapping[str, int]
+    choices: tuple[Choice, ...]
+    search: tuple[SearchStep, ...]
+    config: Config
+    clock: StageClock
+
+    def unchanged(self) -> CompressionResult:
+        """No weight was replaced: the model is left as it is."""
+        return self._result("unchanged", unchanged_message(self), ())
+
+    def rejected(self, candidate: CandidateModel, file_bytes: int, verdict: Verdict) -> CompressionResult:
+        """The candidate did not hold; nothing is written."""
+        message = "not written: " + "; ".join(verdict.failures)
+        return self._result("rejected", message, candidate.written, candidate.model, file_bytes, verdict)
+
+    def written(
+        self,
+        candidate: CandidateModel,
+        file_bytes: int,
+        verdict: Verdict | None,
+        *,
+        output: Path | None = None,
+        model: onnx.ModelProto | None = None,
+    ) -> CompressionResult:
+        """The candidate held and is at `output`, or in `model`."""
+        message = f"written to {output}" if output else "compressed in memory"
+        if verdict is None:
+            message += ", not validated"
+        result = self._result("written", message, candidate.written, candidate.model, file_bytes, verdict)
+        return replace(result, output=None if output is None else str(output), model=model)
+
+    def _result(
+        self,
+        status: Literal["written", "rejected", "unchanged"],
+        message: str,
+        written: Sequence[SiteChoice],
+        model: Model | None = None,
+        file_bytes: int = 0,
+        verdict: Verdict | None = None,
+    ) -> CompressionResult:
+        rows = site_results(self.groups, self.choices, written, self.positions)
+        return CompressionResult(
+            status=status,
+            output=None,
+            input=str(self.model.path or self.model.name),
+            config=self.config,
+            sites=tuple(rows.values()),
+            skipped=self.skipped,
+            before=totals(self.model.skeleton, self.model.file_bytes, self.groups, None, self.positions),
+            after=None if model is None else totals(model.skeleton, file_bytes, self.groups, rows, self.positions),
+            verdict=verdict,
+            search=self.search,
+            message=message,
+            seconds=self.clock.seconds,
+            versions=versions(),
+        )
+
+
+def unchanged_message(book: Bookkeeping) -> str:
+    """Why nothing was rewritten, in one sentence."""
+    if not book.groups:
+        return "nothing to compress: the model has no weight that can be factorized"
+    if book.search:
+        best = min(step.error for step in book.search)
+        return f"nothing to gain: the smallest relative error of any model tried is {best:.3g}, above the limit"
+    return "nothing to gain: at this budget no weight gets smaller"
+
+
+def site_results(
+    groups: Sequence[SharedWeight],
+    choices: Sequence[Choice],
+    written: Sequence[SiteChoice],
+    positions: Mapping[str, int],
+) -> dict[str, SiteResult]:
+    """The report's rows by site name, in the order of the groups."""
+    done = {choice.site.name: choice for choice in written}
+    return {
+        site.name: _site_result(site, choice, done.get(site.name), positions.get(site.name))
+        for group, choice in zip(groups, choices, strict=True)
+        for site in group.sites
+    }
+
+
+def _site_result(site: Site, choice: Choice, written: SiteChoice | None, positions: int | None) -> SiteResult:
+    """One row of the report; `written` is None where the site stays dense."""
+    candidate = choice.candidate
+    before = site.shape.parameters
+    after = candidate.parameters if written else before
+    return SiteResult(
+        name=site.name,
+        op_type=site.op_type,
+        weight=site.weight.name,
+        dtype=site.weight.dtype,
+        groups=site.shape.groups,
+        in_features=site.shape.in_features,
+        out_features=site.shape.out_features,
+        form=candidate.form,
+        rank=candidate.rank,
+        reason=choice.reason,
+        parameters_before=before,
+        parameters_after=after,
+        macs_before=None if positions is None else positions * before,
+        macs_after=None if positions is None else positions * after,
+        relative_error=written.relative_error if written else None,
+        spectral_error=written.spectral_error if written else None,
+        solver=written.solver if written else "",
+    )
+
+
+def totals(
+    skeleton: onnx.ModelProto,
+    file_bytes: int,
+    groups: Sequence[SharedWeight],
+    rows: Mapping[str, SiteResult] | None,
+    positions: Mapping[str, int],
+) -> Totals:
+    """Figures of a model: the original's where `rows` is None, else those after the choices in `rows` (by site)."""
+    parameters = macs = 0
+    known = True
+    for group in groups:
+        first = group.sites[0]
+        parameters += rows[first.name].parameters_after if rows else group.shape.parameters
+        for site in group.sites:
+            at = positions.get(site.name)
+            if at is None:
+                known = False
+                continue
+            macs += at * (rows[site.name].parameters_after if rows else site.shape.parameters)
+    return Totals(
+        parameters=count_parameters(skeleton),
+        site_parameters=parameters,
+        macs=macs if known else None,
+        file_bytes=file_bytes,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, of what it stands on, and the machine; "" for what is not installed."""
+    found = {"lowrank-onnx": __version__}
+    for name in ("numpy", "scipy", "onnx", "onnx-graphsurgeon"):
+        found[name] = _version(name)
+    found["onnxruntime"] = _version("onnxruntime") or _version("onnxruntime-gpu")
+    found["cupy"] = _version("cupy-cuda12x") or _version("cupy-cuda13x") or _version("cupy")
+    found["python"] = platform.python_version()
+    found["platform"] = platform.platform()
+    found["cpus"] = str(os.cpu_count() or "")
+    return found
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,72 @@
+"""What a model could gain, weight by weight, without compressing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lowrank_onnx.factorize import FactorizeOptions, factorize
+from lowrank_onnx.forms import FORMS
+from lowrank_onnx.model_io import Model
+from lowrank_onnx.progress import Progress
+from lowrank_onnx.results import InspectedSite
+from lowrank_onnx.types import Site, Spectrum
+from lowrank_onnx.weights import SharedWeight, stored_tensors
+
+ENERGY_SHARES = (0.9, 0.95, 0.99)
+"""Shares of ||W||_F^2 for which the rank is shown."""
+
+
+def inspect_weights(
+    model: Model,
+    groups: Sequence[SharedWeight],
+    positions: Mapping[str, int],
+    options: FactorizeOptions,
+    progress: Progress,
+) -> tuple[InspectedSite, ...]:
+    """The figures of every site; spectra are computed up to the largest rank at which factors are smaller."""
+    tensors = stored_tensors(model.skeleton, (group.weight for group in groups))
+    found: list[InspectedSite] = []
+    with progress.stage("reading spectra", len(groups)) as stage:
+        for group in groups:
+            useful = FORMS[group.form].largest_useful_rank(group.shape)
+            stored = model.store.array(tensors[group.weight])
+            _, spectrum = factorize(stored, group.weight, group.sites[0].to_matrices, max(useful, 1), options)
+            del stored
+            found.extend(_inspected(site, spectrum, useful, positions.get(site.name)) for site in group.sites)
+            stage.advance(detail=group.weight.name)
+    return tuple(found)
+
+
+def _inspected(site: Site, spectrum: Spectrum, useful: int, positions: int | None) -> InspectedSite:
+    shape = site.shape
+    return InspectedSite(
+        name=site.name,
+        op_type=site.op_type,
+        weight=site.weight.name,
+        dtype=site.weight.dtype,
+        groups=shape.groups,
+        in_features=shape.in_features,
+        out_features=shape.out_features,
+        parameters=shape.parameters,
+        macs=None if positions is None else positions * shape.parameters,
+        break_even_rank=useful,
+        stable_rank=stable_rank(spectrum),
+        energy_ranks=tuple((share, energy_rank(spectrum, share)) for share in ENERGY_SHARES),
+    )
+
+
+def stable_rank(spectrum: Spectrum) -> float:
+    """||W||_F^2 / ||W||_2^2, with the energy of all groups over the sum of their largest squared singular values."""
+    largest = float(np.sum(np.square(spectrum.values[:, 0], dtype=np.float64)))
+    return spectrum.energy / largest if largest else 0.0
+
+
+def energy_rank(spectrum: Spectrum, share: float) -> int | None:
+    """The smallest rank that keeps `share` of the energy; None where it lies beyond the values computed."""
+    if spectrum.energy == 0.0:
+        return 0
+    kept = np.cumsum(np.sum(np.square(spectrum.values, dtype=np.float64), axis=0)) / spectrum.energy
+    reached = np.flatnonzero(kept >= share)
+    return int(reached[0]) + 1 if reached.size else None

@@ -1,0 +1,341 @@
+"""The only place where the stages are composed.
+
+    load -> find sites -> observe -> candidates -> plan -> factorize -> rewrite -> validate
+
+`compress` runs them all, `inspect` stops after the candidates, `validate` runs the last one alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import onnx
+
+from lowrank_onnx import passes
+from lowrank_onnx.accounting import Bookkeeping, StageClock, totals
+from lowrank_onnx.candidate_model import build_candidate
+from lowrank_onnx.candidates import PlannedWeight
+from lowrank_onnx.choose import Choice, factor_rank
+from lowrank_onnx.config import Config, KeepMacs
+from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
+from lowrank_onnx.evaluate import (
+    Feeds,
+    Session,
+    compare_outputs,
+    judge,
+    load_feeds,
+    measure_latency,
+    open_session,
+    synthetic_feeds,
+)
+from lowrank_onnx.factorize import FactorizeOptions, FactorSpool, spool_factors
+from lowrank_onnx.inspection import inspect_weights
+from lowrank_onnx.model_io import (
+    Model,
+    StagedModel,
+    base_dir,
+    complete_proto,
+    load_model,
+    model_bytes,
+    stage_model,
+)
+from lowrank_onnx.model_io.scratch import scratch_directory
+from lowrank_onnx.model_io.staging import check_target
+from lowrank_onnx.observe import observe_positions
+from lowrank_onnx.passes.integer_limits import integer_limits
+from lowrank_onnx.progress import SILENT, Progress
+from lowrank_onnx.results import CompressionResult, InspectResult
+from lowrank_onnx.settle import settle
+from lowrank_onnx.types import Feed, Site, Skipped, Verdict
+from lowrank_onnx.weights import SharedWeight, group_by_weight, total_positions
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+ModelSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | gs.Graph"
+FeedSource: TypeAlias = "str | os.PathLike[str] | Iterable[Feed] | Feeds"
+
+DEFAULTS = Config()
+
+TIMING_SECONDS = 20.0
+"""Time for the paired measurement; it ends sooner where the difference is plain."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is known of the model before any number is computed."""
+
+    model: Model
+    groups: tuple[SharedWeight, ...]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(site for group in self.groups for site in group.sites)
+
+
+@dataclass(frozen=True, slots=True)
+class _Observed:
+    """The original in onnxruntime, the feeds, and the positions of each site in one run."""
+
+    original: Session
+    feeds: Feeds
+    positions: Mapping[str, int]
+
+
+def compress(
+    model: ModelSource,
+    config: Config = DEFAULTS,
+    *,
+    feeds: FeedSource | None = None,
+    output: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    base_directory: Path | None = None,
+    progress: Progress = SILENT,
+) -> CompressionResult:
+    """Compress a model, prove what that did, and write the result if it holds.
+
+    Parameters
+    ----------
+    model : a path, a `ModelProto` or a `gs.Graph`. It is never modified.
+    config : budget, method, gates; see `Config`.
+    feeds : inputs that observe, search, validate and time: a `.npz`, a directory of `.npz` or of
+        ``test_data_set_*``, or an iterable of dicts. None makes synthetic ones.
+    output : where to write. None writes nothing; the new model is in ``result.model``.
+    force : overwrite an existing output.
+    base_directory : where the external data of a `ModelProto` or `gs.Graph` lies.
+    progress : receives the stages.
+
+    Returns
+    -------
+    CompressionResult
+        ``status`` is "written", "rejected" (a gate failed or it is not faster; nothing was written) or "unchanged" (no
+        weight could be replaced; nothing was written).
+
+    Raises
+    ------
+    UsageError, OutputError, MissingDependencyError
+        An option, a feed or the output is not usable as given.
+    ModelError, FactorizationError
+        The model can't be read, run or factorized.
+    """
+    clock = StageClock()
+    with ExitStack() as stack:
+        with clock.stage("load"):
+            prepared = _prepare(model, config, base_directory)
+        target = None if output is None else Path(output)
+        if target is not None:
+            check_target(prepared.model, target, force=force)
+        directory = stack.enter_context(scratch_directory(target))
+        with clock.stage("observe"):
+            observed = _observe(prepared, config, feeds) if _needs_a_run(config) else None
+        weights = _planned_weights(prepared, observed)
+        spool = FactorSpool(directory)
+        with clock.stage("factorize"):
+            ranks = [_factor_rank(weight, config) for weight in weights]
+            spectra = spool_factors(prepared.model, prepared.groups, ranks, spool, _options(config), progress)
+        with clock.stage("plan"):
+            error_of = partial(_error_of, prepared, observed, spool, directory, config.provider)
+            by_name = {w.name: s for w, s in zip(weights, spectra, strict=True) if s is not None}
+            choices, search = settle(weights, by_name, config, error_of, progress)
+        positions = observed.positions if observed else {}
+        book = Bookkeeping(prepared.model, prepared.groups, prepared.skipped, positions, choices, search, config, clock)
+        if all(choice.candidate.rank is None for choice in choices):
+            return book.unchanged()
+        with clock.stage("rewrite"):
+            candidate = build_candidate(
+                prepared.model, prepared.groups, choices, spool, measure=True, progress=progress
+            )
+        with clock.stage("save"):
+            staged = stack.enter_context(stage_model(candidate.model, target or directory / "model.onnx", force=force))
+        with clock.stage("validate"):
+            verdict = _judged(observed, staged, config, progress) if observed and config.validate else None
+        if verdict is not None and not verdict.passed:
+            return book.rejected(candidate, staged.file_bytes, verdict)
+        if target is None:
+            return book.written(candidate, staged.file_bytes, verdict, model=complete_proto(candidate.model))
+        staged.commit()
+        return book.written(candidate, staged.file_bytes, verdict, output=target)
+
+
+def _needs_a_run(config: Config) -> bool:
+    return config.validate or isinstance(config.budget, KeepMacs)
+
+
+def _factor_rank(weight: PlannedWeight, config: Config) -> int:
+    return factor_rank(weight, config.budget, config.rank_multiple, allow_larger=config.allow_larger)
+
+
+def _options(config: Config) -> FactorizeOptions:
+    return FactorizeOptions(
+        method=config.method,
+        power_iterations=config.power_iterations,
+        oversampling=config.oversampling,
+        seed=config.seed,
+        device=config.device,
+    )
+
+
+def _prepare(model: ModelSource, config: Config, base_directory: Path | None) -> _Prepared:
+    loaded = load_model(model, base_dir=base_directory)
+    sites, skipped = passes.find_sites(loaded.skeleton, op_types=config.op_types)
+    sites, filtered = passes.select_sites(sites, include=config.include, exclude=config.exclude)
+    return _Prepared(loaded, group_by_weight(sites), (*skipped, *filtered))
+
+
+def _open(model: Model, provider: str) -> Session:
+    if model.path is not None:
+        return open_session(model.path, provider=provider)
+    return open_session(model_bytes(model), base_dir=base_dir(model), provider=provider)
+
+
+def _feeds(model: Model, session: Session, feeds: FeedSource | None, config: Config) -> Feeds:
+    if feeds is not None:
+        return load_feeds(feeds, session.inputs)
+    limits = integer_limits(model.skeleton)
+    return synthetic_feeds(session.inputs, seed=config.seed, integer_limits=limits)
+
+
+def _observe(prepared: _Prepared, config: Config, feeds: FeedSource | None) -> _Observed:
+    model = prepared.model
+    original = _open(model, config.provider)
+    chosen = _feeds(model, original, feeds, config)
+
+    def run(instrumented: onnx.ModelProto) -> Session:
+        proto = model_bytes(model.with_rewrite(instrumented, {}))
+        return open_session(proto, base_dir=base_dir(model), provider=config.provider)
+
+    try:
+        seen = observe_positions(model.skeleton, prepared.sites, run, chosen)
+    except ModelError as error:
+        if not chosen.synthetic:
+            raise
+        raise UsageError(
+            f"the model doesn't run on {chosen.description}: give real ones with --calib ({error})"
+        ) from error
+    return _Observed(original, chosen, {name: observation.positions for name, observation in seen.items()})
+
+
+def _planned_weights(prepared: _Prepared, observed: _Observed | None) -> tuple[PlannedWeight, ...]:
+    positions = observed.positions if observed else {}
+    return tuple(
+        PlannedWeight(
+            name=f"{group.weight.scope!r} {group.weight.name}",
+            shape=group.shape,
+            form=group.form,
+            positions=total_positions(group.sites, positions),
+        )
+        for group in prepared.groups
+    )
+
+
+def _error_of(
+    prepared: _Prepared,
+    observed: _Observed | None,
+    spool: FactorSpool,
+    directory: Path,
+    provider: str,
+    choices: Sequence[Choice],
+) -> float:
+    """The relative output error of the model that these choices make; one attempt of a search."""
+    if observed is None:
+        raise ValueError("a search needs a run of the original")
+    if all(choice.candidate.rank is None for choice in choices):
+        return 0.0
+    candidate = build_candidate(prepared.model, prepared.groups, choices, spool, measure=False)
+    with stage_model(candidate.model, directory / "attempt.onnx") as staged:
+        session = open_session(staged.path, provider=provider)
+        outputs = compare_outputs(observed.original, session, observed.feeds)
+    if any(output.problems for output in outputs):
+        return float("inf")
+    return max(output.relative_l2 for output in outputs)
+
+
+def _judged(observed: _Observed, staged: StagedModel, config: Config, progress: Progress) -> Verdict:
+    candidate = open_session(staged.path, provider=config.provider)
+    return _compare(observed.original, candidate, observed.feeds, config, config.objective == "latency", progress)
+
+
+def _compare(
+    original: Session, candidate: Session, feeds: Feeds, config: Config, require_faster: bool, progress: Progress
+) -> Verdict:
+    with progress.stage("comparing outputs", len(feeds)) as stage:
+        outputs = compare_outputs(original, candidate, feeds, progress=stage)
+    with progress.stage("timing", None) as stage:
+        latency = measure_latency(
+            original, candidate, feeds, seed=config.seed, max_seconds=TIMING_SECONDS, progress=stage
+        )
+    gates = config.gates
+    providers = tuple(dict.fromkeys((*original.providers_used, *candidate.providers_used)))
+    return judge(outputs, latency, feeds, providers, gates=gates, require_faster=require_faster)
+
+
+def validate(
+    original: ModelSource,
+    candidate: ModelSource,
+    config: Config = DEFAULTS,
+    *,
+    feeds: FeedSource | None = None,
+    progress: Progress = SILENT,
+) -> Verdict:
+    """Compare two models in onnxruntime: outputs on the feeds, and interleaved latency.
+
+    Parameters
+    ----------
+    original, candidate : paths, protos or graphs. Neither is modified.
+    config : its gates, provider and seed are used.
+    feeds : as in `compress`.
+    progress : receives the stages.
+
+    Returns
+    -------
+    Verdict
+        Passed only if something was compared, no output is unsound and every gate holds. Speed is reported, not judged.
+    """
+    first, second = load_model(original), load_model(candidate)
+    session = _open(first, config.provider)
+    chosen = _feeds(first, session, feeds, config)
+    return _compare(session, _open(second, config.provider), chosen, config, require_faster=False, progress=progress)
+
+
+def inspect(
+    model: ModelSource,
+    config: Config = DEFAULTS,
+    *,
+    feeds: FeedSource | None = None,
+    base_directory: Path | None = None,
+    progress: Progress = SILENT,
+) -> InspectResult:
+    """Every weight that can be factorized and every node that can't, with sizes, MACs and spectra.
+
+    Parameters
+    ----------
+    model, feeds, base_directory, progress : as in `compress`.
+    config : its filters, method and seed are used.
+
+    Returns
+    -------
+    InspectResult
+        MACs are of one run on one feed; where the model could not be run, they are None and a note says why.
+    """
+    prepared = _prepare(model, config, base_directory)
+    positions: Mapping[str, int] = {}
+    notes: list[str] = []
+    try:
+        observed = _observe(prepared, config, feeds)
+    except (ModelError, UsageError, MissingDependencyError) as error:
+        if feeds is not None:
+            raise
+        notes.append(f"MACs are not known: {error}")
+    else:
+        positions = observed.positions
+        notes.append(f"MACs are of one run on the first of {observed.feeds.description}")
+    sites = inspect_weights(prepared.model, prepared.groups, positions, _options(config), progress)
+    size = totals(prepared.model.skeleton, prepared.model.file_bytes, prepared.groups, None, positions)
+    return InspectResult(str(prepared.model.path or prepared.model.name), sites, prepared.skipped, size, tuple(notes))

@@ -1,0 +1,91 @@
+"""The stored weights behind sites: the groups of sites that share one, and how much the model stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import onnx
+
+from lowrank_onnx.types import MatrixShape, Scope, Site, WeightRef
+
+_FLOATING = frozenset(
+    (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedWeight:
+    """A stored weight and every site that uses it; it is factorized once, at one rank."""
+
+    weight: WeightRef
+    sites: tuple[Site, ...]
+
+    @property
+    def shape(self) -> MatrixShape:
+        """The (groups, in, out) of the weight, the same at every site."""
+        return self.sites[0].shape
+
+    @property
+    def form(self) -> str:
+        """The form in which the sites' rule writes the factors."""
+        return self.sites[0].form
+
+
+def group_by_weight(sites: Iterable[Site]) -> tuple[SharedWeight, ...]:
+    """Collect the sites of each stored weight, in the order of their first use."""
+    groups: dict[WeightRef, list[Site]] = {}
+    for site in sites:
+        groups.setdefault(site.weight, []).append(site)
+    return tuple(SharedWeight(weight, tuple(users)) for weight, users in groups.items())
+
+
+def stored_tensors(skeleton: onnx.ModelProto, weights: Iterable[WeightRef]) -> dict[WeightRef, onnx.TensorProto]:
+    """The tensor behind each weight (a placeholder where its bytes were left in the file), after one walk."""
+    wanted: dict[tuple[Scope, str, str], WeightRef] = {(w.scope, w.storage, w.name): w for w in weights}
+    found: dict[WeightRef, onnx.TensorProto] = {}
+    pending: list[tuple[Scope, onnx.GraphProto]] = [((), skeleton.graph)]
+    while pending:
+        scope, graph = pending.pop()
+        held = [("initializer", tensor.name, tensor) for tensor in graph.initializer]
+        for index, node in enumerate(graph.node):
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    pending.append(((*scope, (index, attribute.name)), attribute.g))
+                elif node.op_type == "Constant" and attribute.name == "value" and node.output:
+                    held.append(("constant", node.output[0], attribute.t))
+        for storage, name, tensor in held:
+            weight = wanted.get((scope, storage, name))
+            if weight is not None:
+                found[weight] = tensor
+    return found
+
+
+def count_parameters(skeleton: onnx.ModelProto) -> int:
+    """Elements of all floating-point initializers and Constant tensors of the model's graphs and functions."""
+    return sum(prod(tensor.dims) for tensor in _tensors(skeleton) if tensor.data_type in _FLOATING)
+
+
+def _tensors(skeleton: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    nodes = [node for function in skeleton.functions for node in function.node]
+    graphs = [skeleton.graph]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            yield from graph.initializer
+            nodes.extend(graph.node)
+            continue
+        node = nodes.pop()
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                graphs.append(attribute.g)
+            elif node.op_type == "Constant" and attribute.name == "value":
+                yield attribute.t
+
+
+def total_positions(sites: Sequence[Site], positions: Mapping[str, int]) -> int | None:
+    """Positions at which the sites of one weight apply it in one run; None if any of them wasn't observed."""
+    if any(site.name not in positions for site in sites):
+        return None
+    return sum(positions[site.name] for site in sites)
