@@ -18,10 +18,11 @@ from lowrank_onnx import __version__
 from lowrank_onnx.candidate_model import CandidateModel
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Config
+from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.results import CompressionResult, SearchStep, SiteResult, Totals
 from lowrank_onnx.types import Site, SiteChoice, Skipped, Verdict
-from lowrank_onnx.weights import SharedWeight, count_parameters
+from lowrank_onnx.weights import SharedWeight, count_parameters, written_before
 
 
 class StageClock:
@@ -48,6 +49,7 @@ class Bookkeeping:
     groups: tuple[SharedWeight, ...]
     skipped: tuple[Skipped, ...]
     positions: Mapping[str, int]
+    feeds: Feeds | None
     choices: tuple[Choice, ...]
     search: tuple[SearchStep, ...]
     config: Config
@@ -102,6 +104,9 @@ class Bookkeeping:
             message=message,
             seconds=self.clock.seconds,
             versions=versions(),
+            feeds="" if self.feeds is None else self.feeds.description,
+            synthetic=self.feeds is not None and self.feeds.synthetic,
+            already_compressed=written_before(self.model.skeleton),
         )
 
 
@@ -109,6 +114,8 @@ def unchanged_message(book: Bookkeeping) -> str:
     """Why nothing was rewritten, in one sentence."""
     if not book.groups:
         return "nothing to compress: the model has no weight that can be factorized"
+    if written_before(book.model.skeleton):
+        return "nothing left to compress: an earlier run has factorized what this budget would"
     if book.search:
         best = min(step.error for step in book.search)
         return f"nothing to gain: the smallest relative error of any model tried is {best:.3g}, above the limit"

@@ -133,8 +133,7 @@ def compress(
 
 
 def _compression_code(result: CompressionResult) -> int:
-    nothing_left = result.status == "unchanged" and result.already_compressed
-    return EXIT_DONE if result.status == "written" or nothing_left else EXIT_FAILED
+    return EXIT_DONE if result.status == "written" or result.already_compressed else EXIT_FAILED
 
 
 @app.command()
@@ -232,7 +231,11 @@ def demo(
         target = prepare_directory(out) if out is not None else Path(temporary)
         rows = run_demo(files, target, pipeline.compress, seed=seed, progress=progress)
     _publish(demo_document(rows), json, None if quiet else demo_report(rows, kept=out is not None))
-    return max(_compression_code(row.result) for row in rows)
+    failed = [row for row in rows if _compression_code(row.result) != EXIT_DONE]
+    if quiet or _is_standard_output(json):
+        for row in failed:
+            say_error(f"{row.model}: {row.result.message}")
+    return EXIT_FAILED if failed else EXIT_DONE
 
 
 def _is_standard_output(json: Path | None) -> bool:

@@ -51,7 +51,7 @@ from lowrank_onnx.observe import observe_positions
 from lowrank_onnx.passes.integer_limits import integer_limits
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.results import CompressionResult, InspectResult
-from lowrank_onnx.settle import settle
+from lowrank_onnx.settle import check_feasible, settle
 from lowrank_onnx.types import Feed, Site, Skipped, Verdict
 from lowrank_onnx.weights import SharedWeight, group_by_weight, total_positions
 
@@ -136,6 +136,7 @@ def compress(
         with clock.stage("observe"):
             observed = _observe(prepared, config, feeds) if _needs_a_run(config) else None
         weights = _planned_weights(prepared, observed)
+        check_feasible(weights, config)
         spool = FactorSpool(directory)
         with clock.stage("factorize"):
             ranks = [_factor_rank(weight, config) for weight in weights]
@@ -144,8 +145,17 @@ def compress(
             error_of = partial(_error_of, prepared, observed, spool, directory, config.provider)
             by_name = {w.name: s for w, s in zip(weights, spectra, strict=True) if s is not None}
             choices, search = settle(weights, by_name, config, error_of, progress)
-        positions = observed.positions if observed else {}
-        book = Bookkeeping(prepared.model, prepared.groups, prepared.skipped, positions, choices, search, config, clock)
+        book = Bookkeeping(
+            model=prepared.model,
+            groups=prepared.groups,
+            skipped=prepared.skipped,
+            positions=observed.positions if observed else {},
+            feeds=observed.feeds if observed else None,
+            choices=choices,
+            search=search,
+            config=config,
+            clock=clock,
+        )
         if all(choice.candidate.rank is None for choice in choices):
             return book.unchanged()
         with clock.stage("rewrite"):

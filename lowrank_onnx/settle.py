@@ -31,11 +31,6 @@ def settle(
     config : its budget, objective and rank multiple are used.
     error_of : builds the model of some choices and measures its outputs' relative error; only called by a search.
     progress : receives the attempts.
-
-    Raises
-    ------
-    UsageError
-        If the budget is below what the weights can be brought to.
     """
     budget = config.budget
     if isinstance(budget, (FixedRank, Alpha, Energy)):
@@ -53,15 +48,22 @@ def _settle_share(
     rank_multiple: int | None,
 ) -> tuple[Choice, ...]:
     cost: CostName = "macs" if isinstance(budget, KeepMacs) else "parameters"
-    choices, plan = choose_together(weights, spectra, cost=cost, share=budget.share, rank_multiple=rank_multiple)
-    if not plan.feasible:
-        floor = smallest_share(weights, cost=cost, rank_multiple=rank_multiple)
+    return choose_together(weights, spectra, cost=cost, share=budget.share, rank_multiple=rank_multiple)[0]
+
+
+def check_feasible(weights: Sequence[PlannedWeight], config: Config) -> None:
+    """Refuse a share that no choice of ranks can reach, before anything is factorized (`UsageError`)."""
+    budget = config.budget
+    if not isinstance(budget, KeepParams | KeepMacs):
+        return
+    cost: CostName = "macs" if isinstance(budget, KeepMacs) else "parameters"
+    floor = smallest_share(weights, cost=cost, rank_multiple=config.rank_multiple)
+    if weights and budget.share < floor:
         flag = "--keep-macs" if cost == "macs" else "--keep-params"
         raise UsageError(
             f"{flag} {budget.share:g}: the smallest share that these weights can be brought to is {floor:.3f}; "
             f"ask for at least that, or for smaller ranks with --rank-multiple 1"
         )
-    return choices
 
 
 def _settle_error(

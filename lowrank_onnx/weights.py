@@ -67,6 +67,17 @@ def count_parameters(skeleton: onnx.ModelProto) -> int:
     return sum(prod(tensor.dims) for tensor in _tensors(skeleton) if tensor.data_type in _FLOATING)
 
 
+def written_before(skeleton: onnx.ModelProto) -> bool:
+    """Whether an earlier run of this tool wrote factors into the model, by the metadata that it leaves on nodes."""
+    graphs = [skeleton.graph]
+    while graphs:
+        for node in graphs.pop().node:
+            if any(entry.key == "lowrank.tool" for entry in node.metadata_props):
+                return True
+            graphs.extend(attribute.g for attribute in node.attribute if attribute.HasField("g"))
+    return False
+
+
 def _tensors(skeleton: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     nodes = [node for function in skeleton.functions for node in function.node]
     graphs = [skeleton.graph]

@@ -10,7 +10,7 @@ from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Budget, Config, Energy, FixedRank, KeepMacs, KeepParams, MaxError
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.progress import SILENT
-from lowrank_onnx.settle import Settled, settle
+from lowrank_onnx.settle import Settled, check_feasible, settle
 from lowrank_onnx.types import MatrixShape, Spectrum
 
 WEIGHTS = [PlannedWeight(name, MatrixShape(1, 64, 64), "pair", positions=10) for name in ("steep", "flat")]
@@ -46,9 +46,20 @@ def test_budgets_by_weight_need_no_search(budget: Budget) -> None:
 
 def test_an_impossible_share_names_the_smallest_possible() -> None:
     with pytest.raises(UsageError, match=r"--keep-params 0.1: the smallest share .* is 0.250"):
-        run(KeepParams(0.1))
-    with pytest.raises(UsageError, match=r"--keep-macs 0.1"):
-        run(KeepMacs(0.1))
+        check_feasible(WEIGHTS, Config(budget=KeepParams(0.1), rank_multiple=8))
+    with pytest.raises(UsageError, match=r"--keep-macs 0.249"):
+        check_feasible(WEIGHTS, Config(budget=KeepMacs(0.249), rank_multiple=8))
+
+
+@pytest.mark.parametrize("budget", [KeepParams(0.25), KeepMacs(0.25), Energy(0.1), MaxError(0.01)])
+def test_the_smallest_share_and_other_budgets_are_feasible(budget: Budget) -> None:
+    check_feasible(WEIGHTS, Config(budget=budget, rank_multiple=8))
+    if isinstance(budget, KeepParams | KeepMacs):
+        assert kept(run(budget)[0]) == pytest.approx(0.25)
+
+
+def test_no_weights_are_no_usage_error() -> None:
+    check_feasible([], Config(budget=KeepParams(0.001)))
 
 
 def test_error_is_met_by_search_on_the_measured_error() -> None:
