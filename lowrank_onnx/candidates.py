@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,7 +24,8 @@ class Candidate:
     rank : r, or None when dense.
     parameters : weights stored.
     macs : multiply-accumulates of one run over all sites that use the weight; None where no run was observed.
-    error : predicted damage: the tail energy ||W - W_r||_F^2 / ||W||_F^2 times the weight's importance; 0 when dense.
+    error : predicted damage, from the tail energy ||W - W_r||_F^2 / ||W||_F^2 (in the norm of the weight's inputs where
+        their second moment is known); 0 when dense.
     """
 
     form: str
@@ -38,14 +40,15 @@ class PlannedWeight:
     """A weight as the planner sees it: no ONNX in it.
 
     `positions` is the total number of positions at which the sites that share the weight apply it in one run, or None
-    where no run was observed. `importance` scales the tail energy into the planner's unit of damage.
+    where no run was observed. `damage` takes the relative squared tail energy of a rank to the planner's unit of
+    damage; it must not fall as the tail grows, and be 0 at 0.
     """
 
     name: str
     shape: MatrixShape
     form: str
     positions: int | None
-    importance: float = 1.0
+    damage: Callable[[float], float] = field(default=float, compare=False)
 
 
 def natural_rank_multiple(shape: MatrixShape) -> int:
@@ -93,7 +96,7 @@ def low_rank_candidate(weight: PlannedWeight, spectrum: Spectrum, rank: int) -> 
     """The candidate that writes `weight` at rank r in its form."""
     form = FORMS[weight.form]
     macs = None if weight.positions is None else form.macs(weight.shape, rank, weight.positions)
-    error = weight.importance * tail_energy(spectrum, rank)
+    error = weight.damage(tail_energy(spectrum, rank))
     return Candidate(weight.form, rank, form.parameters(weight.shape, rank), macs, error)
 
 

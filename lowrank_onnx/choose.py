@@ -54,9 +54,7 @@ def asked_rank(weight: PlannedWeight, budget: FixedRank | Alpha, rank_multiple: 
     return ceil(exact / multiple) * multiple
 
 
-def factor_rank(
-    weight: PlannedWeight, budget: Budget, rank_multiple: int | None, *, allow_larger: bool = False
-) -> int:
+def factor_rank(weight: PlannedWeight, budget: Budget, rank_multiple: int | None, *, allow_larger: bool = False) -> int:
     """The rank at which a weight must be factorized for this budget; 0 where every choice leaves it dense.
 
     With `allow_larger`, a budget that names a rank may take any that the weight has, smaller than dense or not.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lowrank_onnx import __version__
+from lowrank_onnx import cli_budgets as budgets
 from lowrank_onnx import cli_checks as checks
 from lowrank_onnx import cli_options as options
 from lowrank_onnx.config import Config, Gates
@@ -66,17 +67,19 @@ def _root(
 @reporting_errors
 def compress(
     model: options.ModelArgument,
-    rank: options.RankOption = None,
-    alpha: options.AlphaOption = None,
-    energy: options.EnergyOption = None,
-    keep_params: options.KeepParamsOption = None,
-    keep_macs: options.KeepMacsOption = None,
-    max_error: options.MaxErrorOption = None,
-    min_sqnr: options.MinSqnrOption = None,
-    min_top1: options.MinTop1Option = None,
-    objective: options.ObjectiveOption = options.DEFAULTS.objective,
+    rank: budgets.RankOption = None,
+    alpha: budgets.AlphaOption = None,
+    energy: budgets.EnergyOption = None,
+    keep_params: budgets.KeepParamsOption = None,
+    keep_macs: budgets.KeepMacsOption = None,
+    max_error: budgets.MaxErrorOption = None,
+    min_sqnr: budgets.MinSqnrOption = None,
+    min_top1: budgets.MinTop1Option = None,
+    objective: budgets.ObjectiveOption = options.DEFAULTS.objective,
     calib: options.CalibOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
+    whiten: options.WhitenOption = options.DEFAULTS.whiten,
+    sensitivity: options.SensitivityOption = options.DEFAULTS.sensitivity,
     no_validate: options.NoValidateOption = False,
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
@@ -95,8 +98,8 @@ def compress(
     verbose: options.VerboseOption = False,
 ) -> int:
     """Factorize the weights of a model, prove what that did, and write the result if it is worth it."""
-    given = checks.given_budgets(rank, alpha, energy, keep_params, keep_macs)
-    budget, gates = checks.budget_and_gates(given, max_error=max_error, min_sqnr=min_sqnr, min_top1=min_top1)
+    given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_macs)
+    budget, gates = budgets.budget_and_gates(given, max_error=max_error, min_sqnr=min_sqnr, min_top1=min_top1)
     config = Config(
         budget=budget,
         objective=objective,
@@ -107,6 +110,8 @@ def compress(
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         op_types=checks.split_op_types(op_types),
+        whiten=whiten,
+        sensitivity=sensitivity,
         rank_multiple=rank_multiple,
         allow_larger=allow_larger,
         device=device,
@@ -133,7 +138,8 @@ def compress(
 
 
 def _compression_code(result: CompressionResult) -> int:
-    return EXIT_DONE if result.status == "written" or result.already_compressed else EXIT_FAILED
+    nothing_left = result.status == "unchanged" and result.already_compressed
+    return EXIT_DONE if result.status == "written" or nothing_left else EXIT_FAILED
 
 
 @app.command()
@@ -179,9 +185,9 @@ def validate(
     original: options.OriginalArgument,
     candidate: options.CandidateArgument,
     data: options.DataOption = None,
-    min_sqnr: options.MinSqnrOption = None,
-    max_error: options.MaxErrorGateOption = None,
-    min_top1: options.MinTop1Option = None,
+    min_sqnr: budgets.MinSqnrOption = None,
+    max_error: budgets.MaxErrorGateOption = None,
+    min_top1: budgets.MinTop1Option = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
     seed: options.SeedOption = options.DEFAULTS.seed,
     json: options.JsonOption = None,

@@ -1,73 +1,14 @@
-"""From the command line's options to a budget, gates and files that may be written: checked before any work is done."""
+"""What the command line checks before any work is done: the files that it may write, the feeds that must be there."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeAlias
 
-from lowrank_onnx.config import (
-    OP_TYPES,
-    Alpha,
-    Budget,
-    Energy,
-    FixedRank,
-    Gates,
-    KeepMacs,
-    KeepParams,
-    MaxError,
-)
+from lowrank_onnx.config import OP_TYPES
 from lowrank_onnx.errors import OutputError, UsageError
 from lowrank_onnx.report.escape import printable
-
-DEFAULT_MAX_ERROR = 0.05
-"""The budget when none is given: ``--max-error 0.05``."""
-
-GivenBudgets: TypeAlias = Mapping[str, Budget]
-
-
-def given_budgets(
-    rank: int | None,
-    alpha: float | None,
-    energy: float | None,
-    keep_params: float | None,
-    keep_macs: float | None,
-) -> GivenBudgets:
-    """The budgets whose flags were given, by flag. A value out of range raises `UsageError`."""
-    found: dict[str, Budget] = {}
-    if rank is not None:
-        found["--rank"] = FixedRank(rank)
-    if alpha is not None:
-        found["--alpha"] = Alpha(alpha)
-    if energy is not None:
-        found["--energy"] = Energy(energy)
-    if keep_params is not None:
-        found["--keep-params"] = KeepParams(keep_params)
-    if keep_macs is not None:
-        found["--keep-macs"] = KeepMacs(keep_macs)
-    return found
-
-
-def budget_and_gates(
-    given: GivenBudgets, *, max_error: float | None, min_sqnr: float | None, min_top1: float | None
-) -> tuple[Budget, Gates]:
-    """Settle the budget: the one that was given, with ``--max-error`` as a gate; else ``--max-error`` itself.
-
-    Raises
-    ------
-    UsageError
-        If two budgets were given.
-    """
-    if len(given) > 1:
-        raise UsageError(
-            f"{' and '.join(given)}: expected one budget, drop {'all but one' if len(given) > 2 else 'one'}"
-        )
-    if not given:
-        budget: Budget = MaxError(DEFAULT_MAX_ERROR if max_error is None else max_error)
-        return budget, Gates(min_sqnr_db=min_sqnr, min_top1=min_top1)
-    gates = Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1)
-    return next(iter(given.values())), gates
 
 
 def split_op_types(values: list[str] | None) -> tuple[str, ...]:

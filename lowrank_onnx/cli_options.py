@@ -7,32 +7,14 @@ from typing import Annotated
 
 import typer
 
-from lowrank_onnx.cli_checks import DEFAULT_MAX_ERROR
-from lowrank_onnx.config import OP_TYPES, Config, Device, Method, Objective
+from lowrank_onnx.cli_budgets import whole_number
+from lowrank_onnx.config import OP_TYPES, Config, Device, Method, SensitivityLevel
 
 DEFAULTS = Config()
 
 
-def _whole_number(value: str) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise typer.BadParameter(f"{value!r} is not a whole number") from None
-
-
-def _number(value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        raise typer.BadParameter(f"{value!r} is not a number") from None
-    if number != number:  # NaN: every comparison with it is false, so a gate would let everything pass
-        raise typer.BadParameter(f"{value!r} is not a number")
-    return number
-
-
-_BUDGET = "Budget: how much to compress (give one)"
-_GATES = "Gates: what the result must hold, or it is not written"
 _FEEDS = "Feeds and validation"
+_CALIBRATION = "What real feeds are used for"
 _SELECT = "Which weights"
 _NUMERICS = "Factorization"
 _OUTPUT = "Output"
@@ -47,98 +29,6 @@ OriginalArgument = Annotated[
 ]
 CandidateArgument = Annotated[
     Path, typer.Argument(metavar="CANDIDATE", help="The ONNX file to be judged.", show_default=False)
-]
-
-# Budgets. A flag that isn't given is None.
-
-RankOption = Annotated[
-    int | None,
-    typer.Option(
-        "--rank", metavar="R", help="The same rank for every weight.", parser=_whole_number, rich_help_panel=_BUDGET
-    ),
-]
-AlphaOption = Annotated[
-    float | None,
-    typer.Option(
-        metavar="A",
-        help="r = ceil(A * min(in, out)) for every weight. Weights where that would store more stay dense.",
-        parser=_number,
-        rich_help_panel=_BUDGET,
-    ),
-]
-EnergyOption = Annotated[
-    float | None,
-    typer.Option(
-        metavar="E",
-        help="For each weight the smallest rank that keeps the share E of its squared Frobenius norm.",
-        parser=_number,
-        rich_help_panel=_BUDGET,
-    ),
-]
-KeepParamsOption = Annotated[
-    float | None,
-    typer.Option(
-        metavar="F",
-        help="Keep the share F of the eligible weights' parameters, where they do the least damage.",
-        parser=_number,
-        rich_help_panel=_BUDGET,
-    ),
-]
-KeepMacsOption = Annotated[
-    float | None,
-    typer.Option(
-        metavar="F",
-        help="Keep the share F of the eligible weights' multiply-accumulates in one run.",
-        parser=_number,
-        rich_help_panel=_BUDGET,
-    ),
-]
-MaxErrorOption = Annotated[
-    float | None,
-    typer.Option(
-        metavar="E",
-        help="Largest relative L2 error of the model's outputs on the feeds. Alone it is the budget: the smallest "
-        "model within it is searched for. Beside another budget it is a gate.",
-        show_default=f"{DEFAULT_MAX_ERROR} where no budget is given",
-        parser=_number,
-        rich_help_panel=_BUDGET,
-    ),
-]
-
-# Gates
-
-MinSqnrOption = Annotated[
-    float | None,
-    typer.Option(
-        metavar="DB", help="Least signal-to-noise ratio of any output, in dB.", parser=_number, rich_help_panel=_GATES
-    ),
-]
-MinTop1Option = Annotated[
-    float | None,
-    typer.Option(
-        "--min-top1",
-        metavar="F",
-        help="Least share of samples whose top class stays the same, from 0 to 1.",
-        parser=_number,
-        rich_help_panel=_GATES,
-    ),
-]
-MaxErrorGateOption = Annotated[
-    float | None,
-    typer.Option(
-        "--max-error",
-        metavar="E",
-        help="Largest relative L2 error of any output.",
-        parser=_number,
-        rich_help_panel=_GATES,
-    ),
-]
-ObjectiveOption = Annotated[
-    Objective,
-    typer.Option(
-        help="latency: a result that is not measurably faster is not written. size: it may be as slow as it is.",
-        rich_help_panel=_GATES,
-    ),
 ]
 
 # Feeds and validation
@@ -162,6 +52,22 @@ ProviderOption = Annotated[
         help="The onnxruntime execution provider that validates and times: cpu, cuda, tensorrt or its full name. "
         "One that is absent, or hands nodes to the CPU, is an error.",
         rich_help_panel=_FEEDS,
+    ),
+]
+WhitenOption = Annotated[
+    bool,
+    typer.Option(
+        "--whiten/--no-whiten",
+        help="Minimise the error of what each node computes on the feeds, not that of its weight.",
+        rich_help_panel=_CALIBRATION,
+    ),
+]
+SensitivityOption = Annotated[
+    SensitivityLevel,
+    typer.Option(
+        help="With a budget over the whole model: measure what each weight alone does to the outputs, at one rank "
+        "(fast), at up to three (full), or not at all (off).",
+        rich_help_panel=_CALIBRATION,
     ),
 ]
 NoValidateOption = Annotated[
@@ -200,7 +106,8 @@ OpTypesOption = Annotated[
 MethodOption = Annotated[
     Method,
     typer.Option(
-        help="rsi: randomized subspace iteration (arXiv 2604.02659). rsvd: the same with q = 1. svd: exact, slow.",
+        help="auto: the cheapest solver that is optimal to 2 %. rsi: randomized subspace iteration as published "
+        "(arXiv 2604.02659). rsvd: the same with q = 1. svd: exact, slow.",
         rich_help_panel=_NUMERICS,
     ),
 ]
@@ -210,7 +117,7 @@ PowerIterationsOption = Annotated[
         "--power-iterations",
         metavar="Q",
         help="The paper's q: more is closer to the exact SVD on slowly decaying spectra. 1 is RSVD.",
-        parser=_whole_number,
+        parser=whole_number,
         rich_help_panel=_NUMERICS,
     ),
 ]
@@ -220,7 +127,7 @@ OversamplingOption = Annotated[
         "--oversampling",
         metavar="P",
         help="Columns of the sketch beyond the rank, dropped at the end. 0 is the algorithm as published.",
-        parser=_whole_number,
+        parser=whole_number,
         rich_help_panel=_NUMERICS,
     ),
 ]
@@ -230,7 +137,7 @@ RankMultipleOption = Annotated[
         metavar="M",
         help="Ranks are multiples of M.",
         show_default="16 where the weights are large enough",
-        parser=_whole_number,
+        parser=whole_number,
         rich_help_panel=_NUMERICS,
     ),
 ]
@@ -247,7 +154,7 @@ SeedOption = Annotated[
     typer.Option(
         metavar="N",
         help="Of the sketches, the synthetic feeds and the bootstrap: the same seed gives the same file.",
-        parser=_whole_number,
+        parser=whole_number,
         rich_help_panel=_NUMERICS,
     ),
 ]

@@ -7,9 +7,10 @@ from typing import Literal, TypeAlias
 
 from lowrank_onnx.errors import UsageError
 
-Method: TypeAlias = Literal["rsi", "rsvd", "svd"]
+Method: TypeAlias = Literal["auto", "rsi", "rsvd", "svd"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 Objective: TypeAlias = Literal["latency", "size"]
+SensitivityLevel: TypeAlias = Literal["off", "fast", "full"]
 
 
 def _check_share(flag: str, value: float) -> None:
@@ -111,12 +112,17 @@ class Config:
     ----------
     budget : exactly one of `FixedRank`, `Alpha`, `Energy`, `KeepParams`, `KeepMacs`, `MaxError`.
     objective : "latency" refuses a result that isn't measurably faster than the original; "size" doesn't.
-    method : "rsi" (randomized subspace iteration, arXiv 2604.02659), "rsvd" (the same with q = 1) or "svd" (exact).
+    method : "auto" (the cheapest solver that comes within 2 % of the optimal spectral error, exact where that is as
+        cheap), "rsi" (randomized subspace iteration as published, arXiv 2604.02659), "rsvd" (the same with q = 1) or
+        "svd" (exact).
     power_iterations : the paper's q; q = 1 is RSVD and equals scikit-learn's ``n_iter`` + 1.
     oversampling : columns of the sketch beyond the rank; 0 is the algorithm exactly as published.
     seed : of the sketches, the synthetic feeds and the bootstrap.
     include, exclude : globs on node and weight names; empty `include` means all.
     op_types : the operators to compress.
+    whiten : with real feeds, minimise the error of what each site computes on them, not that of its weight.
+    sensitivity : with real feeds and a budget over the whole model, measure what compressing each weight alone does to
+        the outputs: "fast" at one rank, "full" at up to three, "off" not at all.
     rank_multiple : planned ranks are multiples of it; None takes 16 where the matrices are large enough for it.
     allow_larger : with `FixedRank` or `Alpha`, also write factors that are not smaller than the weight; ``Alpha(1.0)``
         then rewrites exactly, which shows what the rewriting alone does on a runtime.
@@ -128,13 +134,15 @@ class Config:
 
     budget: Budget = MaxError(0.05)
     objective: Objective = "latency"
-    method: Method = "rsi"
+    method: Method = "auto"
     power_iterations: int = 4
     oversampling: int = 10
     seed: int = 0
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     op_types: tuple[str, ...] = OP_TYPES
+    whiten: bool = True
+    sensitivity: SensitivityLevel = "fast"
     rank_multiple: int | None = None
     allow_larger: bool = False
     device: Device = "auto"

@@ -7,7 +7,7 @@ factors. They wait in a spool directory until the plan is made, so that the memo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,12 @@ def weight_seed(weight: WeightRef, seed: int, group: int) -> int:
 
 
 def factorize(
-    stored: Array, weight: WeightRef, to_matrices: Rearrangement, rank: int, options: FactorizeOptions
+    stored: Array,
+    weight: WeightRef,
+    to_matrices: Rearrangement,
+    rank: int,
+    options: FactorizeOptions,
+    second_moment: Array | None = None,
 ) -> tuple[Factors, Spectrum]:
     """Factorize one stored weight at rank r.
 
@@ -61,6 +66,8 @@ def factorize(
     to_matrices : from the stored layout to (groups, in, out).
     rank : r, at most min(in, out).
     options : method and its parameters.
+    second_moment : (groups, in, in) of the weight's inputs. With it the factors minimise the error of ``x @ W`` over
+        such inputs, and the spectrum and its tails are in that norm; without it, that of W itself.
 
     Raises
     ------
@@ -80,12 +87,14 @@ def factorize(
                     oversampling=options.oversampling,
                     seed=weight_seed(weight, options.seed, group),
                     device=options.device,
+                    second_moment=None if second_moment is None else second_moment[group],
                 )
             )
         except FactorizationError as error:
             raise FactorizationError(f"weight {weight.name!r}: {error}") from error
     energy = sum(result.energy for result in results)
     tail = sum(result.energy * result.relative_error**2 for result in results)
+    weighed = sum(result.energy if result.weighted_energy is None else result.weighted_energy for result in results)
     factors = Factors(
         left=np.stack([result.left for result in results]),
         right=np.stack([result.right for result in results]),
@@ -94,7 +103,7 @@ def factorize(
         spectral_error=max(result.spectral_error for result in results),
         solver=results[0].solver,
     )
-    return factors, Spectrum(values=factors.singular_values, energy=energy)
+    return factors, Spectrum(values=factors.singular_values, energy=weighed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +170,13 @@ def spool_factors(
     ranks: Sequence[int],
     spool: FactorSpool,
     options: FactorizeOptions,
+    second_moments: Mapping[WeightRef, Array],
     progress: Progress,
 ) -> tuple[Spectrum | None, ...]:
     """Factorize each weight at its rank, one in memory at a time; rank 0 leaves a weight alone.
 
-    Returns the spectra, None for a weight that was left alone.
+    `second_moments` holds those of the inputs of the weights for which they are known. Returns the spectra, None for a
+    weight that was left alone.
     """
     tensors = stored_tensors(model.skeleton, (group.weight for group in groups))
     spectra: list[Spectrum | None] = []
@@ -174,7 +185,14 @@ def spool_factors(
             spectrum = None
             if rank:
                 stored = model.store.array(tensors[group.weight])
-                factors, spectrum = factorize(stored, group.weight, group.sites[0].to_matrices, rank, options)
+                factors, spectrum = factorize(
+                    stored,
+                    group.weight,
+                    group.sites[0].to_matrices,
+                    rank,
+                    options,
+                    second_moments.get(group.weight),
+                )
                 del stored
                 spool.put(group.weight, factors)
             spectra.append(spectrum)

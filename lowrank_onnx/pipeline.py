@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -19,47 +19,38 @@ import onnx
 
 from lowrank_onnx import passes
 from lowrank_onnx.accounting import Bookkeeping, StageClock, totals
+from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_sensitivities
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import Choice, factor_rank
-from lowrank_onnx.config import Config, KeepMacs
+from lowrank_onnx.config import Config, KeepMacs, KeepParams, MaxError
+from lowrank_onnx.damage import Sensitivity, Unmeasured
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
-from lowrank_onnx.evaluate import (
-    Feeds,
-    Session,
-    compare_outputs,
-    judge,
-    load_feeds,
-    measure_latency,
-    open_session,
-    synthetic_feeds,
-)
+from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, judge, measure_latency, open_session
 from lowrank_onnx.factorize import FactorizeOptions, FactorSpool, spool_factors
 from lowrank_onnx.inspection import inspect_weights
 from lowrank_onnx.model_io import (
     Model,
     StagedModel,
-    base_dir,
+    check_target,
     complete_proto,
     load_model,
-    model_bytes,
+    scratch_directory,
     stage_model,
 )
-from lowrank_onnx.model_io.scratch import scratch_directory
-from lowrank_onnx.model_io.staging import check_target
-from lowrank_onnx.observe import observe_positions
-from lowrank_onnx.passes.integer_limits import integer_limits
+from lowrank_onnx.moments import Moment
+from lowrank_onnx.moments.shrinkage import shrunk_second_moment
+from lowrank_onnx.observed import FeedSource, Observed, find_feeds, observe, open_model
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.results import CompressionResult, InspectResult
 from lowrank_onnx.settle import check_feasible, settle
-from lowrank_onnx.types import Feed, Site, Skipped, Verdict
+from lowrank_onnx.types import Site, Skipped, Spectrum, Verdict, WeightRef
 from lowrank_onnx.weights import SharedWeight, group_by_weight, total_positions
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 ModelSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | gs.Graph"
-FeedSource: TypeAlias = "str | os.PathLike[str] | Iterable[Feed] | Feeds"
 
 DEFAULTS = Config()
 
@@ -78,15 +69,6 @@ class _Prepared:
     @property
     def sites(self) -> tuple[Site, ...]:
         return tuple(site for group in self.groups for site in group.sites)
-
-
-@dataclass(frozen=True, slots=True)
-class _Observed:
-    """The original in onnxruntime, the feeds, and the positions of each site in one run."""
-
-    original: Session
-    feeds: Feeds
-    positions: Mapping[str, int]
 
 
 def compress(
@@ -134,15 +116,21 @@ def compress(
             check_target(prepared.model, target, force=force)
         directory = stack.enter_context(scratch_directory(target))
         with clock.stage("observe"):
-            observed = _observe(prepared, config, feeds) if _needs_a_run(config) else None
-        weights = _planned_weights(prepared, observed)
-        check_feasible(weights, config)
+            observed = _observe(prepared, config, feeds)
+            moments = _moments(prepared, observed, config, directory, progress)
+        check_feasible(_planned_weights(prepared, observed, {}), config)
         spool = FactorSpool(directory)
         with clock.stage("factorize"):
-            ranks = [_factor_rank(weight, config) for weight in weights]
-            spectra = spool_factors(prepared.model, prepared.groups, ranks, spool, _options(config), progress)
+            ranks = [_factor_rank(weight, config) for weight in _planned_weights(prepared, observed, {})]
+            whitening = {weight: shrunk_second_moment(m) for weight, m in moments.items() if isinstance(m, Moment)}
+            spectra = spool_factors(
+                prepared.model, prepared.groups, ranks, spool, _options(config), whitening, progress
+            )
+        with clock.stage("measure sensitivity"):
+            sensitivities = _sensitivities(prepared, observed, spectra, spool, config, progress)
+        weights = _planned_weights(prepared, observed, sensitivities)
         with clock.stage("plan"):
-            error_of = partial(_error_of, prepared, observed, spool, directory, config.provider)
+            error_of = partial(_error_of, prepared, observed, spool, directory)
             by_name = {w.name: s for w, s in zip(weights, spectra, strict=True) if s is not None}
             choices, search = settle(weights, by_name, config, error_of, progress)
         book = Bookkeeping(
@@ -174,10 +162,6 @@ def compress(
         return book.written(candidate, staged.file_bytes, verdict, output=target)
 
 
-def _needs_a_run(config: Config) -> bool:
-    return config.validate or isinstance(config.budget, KeepMacs)
-
-
 def _factor_rank(weight: PlannedWeight, config: Config) -> int:
     return factor_rank(weight, config.budget, config.rank_multiple, allow_larger=config.allow_larger)
 
@@ -199,59 +183,66 @@ def _prepare(model: ModelSource, config: Config, base_directory: Path | None) ->
     return _Prepared(loaded, group_by_weight(sites), (*skipped, *filtered))
 
 
-def _open(model: Model, provider: str) -> Session:
-    if model.path is not None:
-        return open_session(model.path, provider=provider)
-    return open_session(model_bytes(model), base_dir=base_dir(model), provider=provider)
+def _observe(prepared: _Prepared, config: Config, feeds: FeedSource | None) -> Observed | None:
+    """Run the original, unless nothing that was asked for needs it."""
+    if not config.validate and not isinstance(config.budget, KeepMacs) and feeds is None:
+        return None
+    return observe(prepared.model, prepared.sites, feeds, provider=config.provider, seed=config.seed)
 
 
-def _feeds(model: Model, session: Session, feeds: FeedSource | None, config: Config) -> Feeds:
-    if feeds is not None:
-        return load_feeds(feeds, session.inputs)
-    limits = integer_limits(model.skeleton)
-    return synthetic_feeds(session.inputs, seed=config.seed, integer_limits=limits)
+def _moments(
+    prepared: _Prepared, observed: Observed | None, config: Config, directory: Path, progress: Progress
+) -> dict[WeightRef, Moment | str]:
+    """What the weights' inputs look like on real feeds; synthetic ones say nothing about that."""
+    if observed is None or observed.feeds.synthetic or not config.whiten or config.allow_larger:
+        return {}
+    return weight_moments(
+        prepared.model.skeleton,
+        prepared.groups,
+        observed.run,
+        observed.calibration,
+        seed=config.seed,
+        directory=directory,
+        progress=progress,
+    )
 
 
-def _observe(prepared: _Prepared, config: Config, feeds: FeedSource | None) -> _Observed:
-    model = prepared.model
-    original = _open(model, config.provider)
-    chosen = _feeds(model, original, feeds, config)
-
-    def run(instrumented: onnx.ModelProto) -> Session:
-        proto = model_bytes(model.with_rewrite(instrumented, {}))
-        return open_session(proto, base_dir=base_dir(model), provider=config.provider)
-
-    try:
-        seen = observe_positions(model.skeleton, prepared.sites, run, chosen)
-    except ModelError as error:
-        if not chosen.synthetic:
-            raise
-        raise UsageError(
-            f"the model doesn't run on {chosen.description}: give real ones with --calib ({error})"
-        ) from error
-    return _Observed(original, chosen, {name: observation.positions for name, observation in seen.items()})
+def _sensitivities(
+    prepared: _Prepared,
+    observed: Observed | None,
+    spectra: Sequence[Spectrum | None],
+    spool: FactorSpool,
+    config: Config,
+    progress: Progress,
+) -> dict[WeightRef, Sensitivity | Unmeasured]:
+    """What compressing each weight alone does, where a plan over all weights is to be made."""
+    if observed is None or observed.feeds.synthetic or not isinstance(config.budget, KeepParams | KeepMacs | MaxError):
+        return {}
+    feeds, level = observed.calibration, config.sensitivity
+    return weight_sensitivities(
+        prepared.model.skeleton, prepared.groups, spectra, spool, observed.run, feeds, level, progress
+    )
 
 
-def _planned_weights(prepared: _Prepared, observed: _Observed | None) -> tuple[PlannedWeight, ...]:
+def _planned_weights(
+    prepared: _Prepared, observed: Observed | None, sensitivities: Mapping[WeightRef, Sensitivity | Unmeasured]
+) -> tuple[PlannedWeight, ...]:
     positions = observed.positions if observed else {}
+    damages = predicted_damage(prepared.groups, sensitivities)
     return tuple(
         PlannedWeight(
             name=f"{group.weight.scope!r} {group.weight.name}",
             shape=group.shape,
             form=group.form,
             positions=total_positions(group.sites, positions),
+            damage=damage,
         )
-        for group in prepared.groups
+        for group, damage in zip(prepared.groups, damages, strict=True)
     )
 
 
 def _error_of(
-    prepared: _Prepared,
-    observed: _Observed | None,
-    spool: FactorSpool,
-    directory: Path,
-    provider: str,
-    choices: Sequence[Choice],
+    prepared: _Prepared, observed: Observed | None, spool: FactorSpool, directory: Path, choices: Sequence[Choice]
 ) -> float:
     """The relative output error of the model that these choices make; one attempt of a search."""
     if observed is None:
@@ -260,16 +251,14 @@ def _error_of(
         return 0.0
     candidate = build_candidate(prepared.model, prepared.groups, choices, spool, measure=False)
     with stage_model(candidate.model, directory / "attempt.onnx") as staged:
-        session = open_session(staged.path, provider=provider)
-        outputs = compare_outputs(observed.original, session, observed.feeds)
-    if any(output.problems for output in outputs):
-        return float("inf")
-    return max(output.relative_l2 for output in outputs)
+        session = open_session(staged.path, provider=observed.provider)
+        outputs = compare_outputs(observed.session, session, observed.held_out)
+    return max((output.relative_l2 for output in outputs), default=float("inf"))
 
 
-def _judged(observed: _Observed, staged: StagedModel, config: Config, progress: Progress) -> Verdict:
+def _judged(observed: Observed, staged: StagedModel, config: Config, progress: Progress) -> Verdict:
     candidate = open_session(staged.path, provider=config.provider)
-    return _compare(observed.original, candidate, observed.feeds, config, config.objective == "latency", progress)
+    return _compare(observed.session, candidate, observed.held_out, config, config.objective == "latency", progress)
 
 
 def _compare(
@@ -309,9 +298,11 @@ def validate(
         Passed only if something was compared, no output is unsound and every gate holds. Speed is reported, not judged.
     """
     first, second = load_model(original), load_model(candidate)
-    session = _open(first, config.provider)
-    chosen = _feeds(first, session, feeds, config)
-    return _compare(session, _open(second, config.provider), chosen, config, require_faster=False, progress=progress)
+    session = open_model(first, config.provider)
+    chosen = find_feeds(first, session, feeds, config.seed)
+    return _compare(
+        session, open_model(second, config.provider), chosen, config, require_faster=False, progress=progress
+    )
 
 
 def inspect(
@@ -338,7 +329,7 @@ def inspect(
     positions: Mapping[str, int] = {}
     notes: list[str] = []
     try:
-        observed = _observe(prepared, config, feeds)
+        observed = observe(prepared.model, prepared.sites, feeds, provider=config.provider, seed=config.seed)
     except (ModelError, UsageError, MissingDependencyError) as error:
         if feeds is not None:
             raise

@@ -12,9 +12,6 @@ from lowrank_onnx.types import Skipped, Verdict
 if TYPE_CHECKING:
     import onnx
 
-ALREADY_COMPRESSED = "already low-rank"
-"""How the reason of a dense site or a skipped node begins whose weight an earlier run has factorized."""
-
 
 @dataclass(frozen=True, slots=True)
 class SiteResult:
@@ -109,6 +106,7 @@ class CompressionResult:
     model : the new model where no output path was given, complete in memory; else None. Not part of any report.
     feeds : describes the feeds behind MACs, outputs and latency; "" when nothing was run.
     synthetic : whether those feeds were made up from the model's signature.
+    already_compressed : whether the input holds factors that an earlier run wrote; "unchanged" is then a success.
     """
 
     status: Literal["written", "rejected", "unchanged"]
@@ -127,12 +125,7 @@ class CompressionResult:
     model: onnx.ModelProto | None = field(default=None, repr=False, compare=False)
     feeds: str = ""
     synthetic: bool = False
-
-    @property
-    def already_compressed(self) -> bool:
-        """Nothing was rewritten, and an earlier run is why: a success, not a failure."""
-        reasons = [site.reason for site in self.sites] + [node.reason for node in self.skipped]
-        return self.status == "unchanged" and any(reason.startswith(ALREADY_COMPRESSED) for reason in reasons)
+    already_compressed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,10 @@ def test_macs_are_unknown_where_no_run_was_observed() -> None:
     assert all(c.macs is None for c in find_candidates(weight, spectrum, None))
 
 
-def test_importance_scales_the_error() -> None:
+def test_damage_turns_tails_into_errors() -> None:
     spectrum = spectrum_of(np.diag(np.arange(64.0)))
     plain = PlannedWeight("w", MatrixShape(1, 64, 64), "pair", None)
-    heavy = PlannedWeight("w", MatrixShape(1, 64, 64), "pair", None, importance=3.0)
+    heavy = PlannedWeight("w", MatrixShape(1, 64, 64), "pair", None, damage=lambda tail: 3.0 * tail)
     for a, b in zip(find_candidates(plain, spectrum, 8), find_candidates(heavy, spectrum, 8), strict=True):
         assert b.error == pytest.approx(3.0 * a.error)
 

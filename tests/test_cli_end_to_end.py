@@ -180,6 +180,16 @@ def test_nothing_selected_is_nothing_to_compress(files: tuple[Path, Path], capsy
     assert sorted(os.listdir()) == ["feeds.npz", "model.onnx"]
 
 
+def test_a_second_run_finds_nothing_left(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--rank", "32", "--no-validate", "--quiet"]
+    assert main(["compress", "model.onnx", "-o", "once.onnx", *flags]) == 0
+    assert main(["compress", "once.onnx", "-o", "twice.onnx", "--json", "r.json", *flags]) == 0
+    assert capsys.readouterr() == ("", "")
+    document = _report(Path("r.json"))
+    assert (document["status"], document["already_compressed"]) == ("unchanged", True)
+    assert not Path("twice.onnx").exists()
+
+
 def test_as_a_program(files: tuple[Path, Path]) -> None:
     command = [sys.executable, "-m", "lowrank_onnx", "compress", "model.onnx", "--rank", "32", "--no-validate"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+import lowrank_onnx
 from lowrank_onnx.cli import main
 from lowrank_onnx.demo import CALIBRATION_BATCH, DEMO_BUDGETS, count_accuracy, find_demo_files, run_demo
 from lowrank_onnx.errors import OutputError, UsageError
@@ -106,6 +109,19 @@ def test_what_the_pipeline_is_given_and_what_becomes_of_it(shipped: Path, tmp_pa
     assert rows[0].accuracy_after == rows[0].accuracy_before  # the fake pipeline copied the model
     assert rows[1].accuracy_after is None
     assert rows[0].images == LABELS
+
+
+@pytest.mark.parametrize("flags", [["--quiet"], ["--json", "-"]])
+def test_a_rejected_model_is_named_where_no_table_is_shown(
+    shipped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: list[str]
+) -> None:
+    fake = ModuleType("lowrank_onnx.pipeline")
+    rejected = compression(status="rejected", output=None, message="not written: slow")
+    monkeypatch.setattr(fake, "compress", lambda *args, **rest: rejected, raising=False)
+    monkeypatch.setitem(sys.modules, "lowrank_onnx.pipeline", fake)
+    monkeypatch.setattr(lowrank_onnx, "pipeline", fake, raising=False)
+    assert main(["demo", "--models", str(shipped), *flags]) == 1
+    assert capsys.readouterr().err == ("error: fashion_vgg: not written: slow\nerror: fashion_vit: not written: slow\n")
 
 
 def test_the_whole_demo(

@@ -65,6 +65,38 @@ class Feeds:
             yield from group.load()
 
 
+HELD_OUT_EVERY = 4
+"""One feed in so many is held out from calibration."""
+
+
+def split_feeds(feeds: Feeds) -> tuple[Feeds, Feeds]:
+    """Feeds to learn from, and every fourth held out to judge by; both are all of them where there are fewer than 4.
+
+    Taking every fourth rather than the last ones keeps both parts alike where the samples are in some order.
+    """
+    count = len(feeds)
+    held = count // HELD_OUT_EVERY
+    if held == 0:
+        return feeds, feeds
+    return (
+        _part(feeds, count - held, f"{count - held} of {feeds.description}", lambda index: not _is_held_out(index)),
+        _part(feeds, held, f"{held} held-out of {feeds.description}", _is_held_out),
+    )
+
+
+def _is_held_out(index: int) -> bool:
+    return index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+
+
+def _part(feeds: Feeds, count: int, description: str, wanted: Callable[[int], bool]) -> Feeds:
+    def load() -> Iterator[Feed]:
+        return (feed for index, feed in enumerate(feeds) if wanted(index))
+
+    # The last feed of a file may be smaller than the others: counted as a share, the samples are right to that feed.
+    samples = round(feeds.samples * count / len(feeds))
+    return Feeds(description, feeds.synthetic, samples, (FeedGroup(count, load),))
+
+
 def load_feeds(
     source: str | os.PathLike[str] | Iterable[Mapping[str, Any]] | Feeds,
     inputs: Sequence[InputSpec],

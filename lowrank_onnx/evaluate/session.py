@@ -108,17 +108,28 @@ class Session:
     Attributes
     ----------
     inputs : the inputs that a feed has to give (initializers that can be overridden are not among them).
+    overridable : initializers that are graph inputs too (from IR version 4 on): a feed may give other values for them.
     outputs : the names of the outputs, in the model's order.
     provider : onnxruntime's name of the provider that was asked for.
     providers_used : the execution providers that really run nodes.
     """
 
-    __slots__ = ("_extension_outputs", "_inner", "_onnxruntime", "inputs", "outputs", "provider", "providers_used")
+    __slots__ = (
+        "_extension_outputs",
+        "_inner",
+        "_onnxruntime",
+        "inputs",
+        "outputs",
+        "overridable",
+        "provider",
+        "providers_used",
+    )
 
     def __init__(self, onnxruntime: Any, inner: Any, provider: str) -> None:
         self._onnxruntime = onnxruntime
         self._inner = inner
-        self.inputs = tuple(InputSpec(i.name, _numpy_name(i.type), tuple(i.shape)) for i in inner.get_inputs())
+        self.inputs = _describe(inner.get_inputs())
+        self.overridable = _describe(inner.get_overridable_initializers())
         output_types = {o.name: _numpy_name(o.type) for o in inner.get_outputs()}
         self.outputs = tuple(output_types)
         self._extension_outputs = {name for name, dtype in output_types.items() if dtype in _EXTENSION_TYPES}
@@ -268,6 +279,10 @@ def _resolve_provider(provider: str, available: Sequence[str]) -> str:
         f"provider {provider!r}: this onnxruntime has {', '.join(available)}; "
         "choose one of them, or install the build of onnxruntime that has it"
     )
+
+
+def _describe(arguments: Sequence[Any]) -> tuple[InputSpec, ...]:
+    return tuple(InputSpec(each.name, _numpy_name(each.type), tuple(each.shape)) for each in arguments)
 
 
 def _numpy_name(onnxruntime_type: str) -> str:

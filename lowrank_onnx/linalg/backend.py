@@ -1,54 +1,32 @@
 """Where the arithmetic runs: NumPy, CuPy or any other array API namespace. The only module that imports cupy.
 
-A `Backend` is an array namespace with a device, plus the handful of operations that the array API standard lacks and
-that matter for speed: a symmetric product, a triangular solve and the leading part of an eigendecomposition.
+A `Backend` is an array namespace with a device, plus the few operations that the array API standard lacks and that
+matter for speed: symmetric products, Cholesky factors that may fail, leading eigenvectors, transfers ahead of time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import array_api_compat.numpy
 import numpy as np
-import scipy.linalg
-import threadpoolctl
 from numpy.typing import NDArray
 
 from lowrank_onnx.errors import MissingDependencyError
+from lowrank_onnx.linalg import lapack
 
 DeviceArray: TypeAlias = Any
 """An array of the backend's namespace."""
 
 DeviceName: TypeAlias = Literal["auto", "cpu", "cuda"]
 
-SINGLE_THREAD_SIZE = 2048
-"""Up to this order LAPACK's eigensolvers run on one thread: their thousands of tiny steps each end in a barrier, which
-costs more than it gains, and stalls by orders of magnitude where another process holds one of the cores."""
 
-SINGLE_THREAD_WORK = 3e8
-"""Up to this m n r a whole factorization runs on one thread, for the same reason: it takes some 50 ms of small steps."""
-
-DIVIDE_AND_CONQUER_SIZE = 1536
-"""Up to this order the full divide and conquer eigensolver is faster than the partial one (MRRR) at any count."""
-
-
-@functools.cache
-def _blas_threads() -> threadpoolctl.ThreadpoolController:
-    return threadpoolctl.ThreadpoolController()
-
-
-@contextlib.contextmanager
-def _few_threads(size: int) -> Iterator[None]:
-    if size > SINGLE_THREAD_SIZE:
-        yield
-        return
-    with _blas_threads().limit(limits=1, user_api="blas"):
-        yield
+class DeviceMemoryError(Exception):
+    """The device can't hold what was asked for; the same work fits on the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +41,20 @@ class Backend:
         """Copy a NumPy array to the device (no copy where it already is there)."""
         return self.xp.asarray(host, device=self.device)
 
+    def start_transfer(self, host: NDArray[Any]) -> Callable[[], DeviceArray]:
+        """Begin to copy a NumPy array to the device; the result waits for it and gives the array."""
+        return lambda: self.to_device(host)
+
     def to_host(self, array: DeviceArray) -> NDArray[Any]:
         """The array as a NumPy array."""
-        on_cpu = array if self.device is None else self.xp.asarray(array, device=self.xp.Device("CPU_DEVICE"))
-        return np.asarray(on_cpu)
+        return np.asarray(array)
+
+    def memory_errors(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, an exhausted device raises `DeviceMemoryError`."""
+        return contextlib.nullcontext()
+
+    def release_memory(self) -> None:
+        """Hand memory that the backend keeps for reuse back to the device."""
 
     def numpy_dtype(self, array: DeviceArray) -> np.dtype[Any]:
         """The NumPy dtype of a float32 or float64 array of this backend."""
@@ -85,12 +73,20 @@ class Backend:
         """``A' A``."""
         return A.T @ A
 
-    def inverse_cholesky(self, G: DeviceArray) -> DeviceArray | None:
-        """``R^-1`` for the upper triangular R with ``R' R = G``; None where G isn't numerically positive definite."""
+    def cholesky_upper(self, G: DeviceArray) -> DeviceArray | None:
+        """The upper triangular R with ``R' R = G``; None where G isn't numerically positive definite."""
         try:
-            inverse = self.xp.linalg.inv(self.xp.linalg.cholesky(G).T)
+            R = self.xp.linalg.cholesky(G).T
         except np.linalg.LinAlgError:
             return None
+        return R if math.isfinite(float(self.xp.sum(R))) else None
+
+    def inverse_cholesky(self, G: DeviceArray) -> DeviceArray | None:
+        """``R^-1`` for the upper triangular R with ``R' R = G``; None where G isn't numerically positive definite."""
+        R = self.cholesky_upper(G)
+        if R is None:
+            return None
+        inverse = self.xp.linalg.inv(R)
         return inverse if math.isfinite(float(self.xp.sum(inverse))) else None
 
     def eigh_leading(self, G: DeviceArray, count: int) -> tuple[DeviceArray, DeviceArray]:
@@ -103,57 +99,88 @@ class Backend:
 class NumpyBackend(Backend):
     """NumPy, with BLAS and LAPACK routines from SciPy where they do less work."""
 
-    def to_device(self, host: NDArray[Any]) -> DeviceArray:
+    def to_device(self, host: NDArray[Any]) -> DeviceArray:  # noqa: D102
         return np.asarray(host)
 
-    def to_host(self, array: DeviceArray) -> NDArray[Any]:
-        return np.asarray(array)
-
-    def threads_for(self, shape: tuple[int, ...], rank: int) -> contextlib.AbstractContextManager[object]:
-        small = math.prod(shape) * rank <= SINGLE_THREAD_WORK
-        return _blas_threads().limit(limits=1, user_api="blas") if small else contextlib.nullcontext()
-
-    def contiguous(self, array: DeviceArray) -> DeviceArray:
+    def contiguous(self, array: DeviceArray) -> DeviceArray:  # noqa: D102
         return np.ascontiguousarray(array)
 
-    def gram(self, A: DeviceArray) -> DeviceArray:
-        if not A.flags.c_contiguous and not A.flags.f_contiguous:
-            return A.T @ A
-        syrk = scipy.linalg.blas.dsyrk if A.dtype == np.float64 else scipy.linalg.blas.ssyrk
-        upper = syrk(1.0, A.T) if A.flags.c_contiguous else syrk(1.0, A, trans=1)
-        return mirror_upper(upper)
+    def threads_for(self, shape: tuple[int, ...], rank: int) -> contextlib.AbstractContextManager[object]:  # noqa: D102
+        return lapack.threads_for_work(math.prod(shape) * rank)
 
-    def inverse_cholesky(self, G: DeviceArray) -> DeviceArray | None:
-        R, failed = scipy.linalg.lapack.dpotrf(G, lower=0, clean=1)
-        if failed:
-            return None
-        inverse, failed = scipy.linalg.lapack.dtrtri(R, lower=0)
-        return None if failed else inverse
+    def gram(self, A: DeviceArray) -> DeviceArray:  # noqa: D102
+        return lapack.gram(A)
 
-    def eigh_leading(self, G: DeviceArray, count: int) -> tuple[DeviceArray, DeviceArray]:
-        size = G.shape[0]
-        with _few_threads(size):
-            if size <= DIVIDE_AND_CONQUER_SIZE or 3 * count > 2 * size:
-                values, vectors = scipy.linalg.eigh(G, driver="evd", check_finite=False)
-            else:
-                values, vectors = scipy.linalg.eigh(
-                    G, driver="evr", subset_by_index=(size - count, size - 1), check_finite=False
-                )
-        return values[::-1][:count], vectors[:, ::-1][:, :count]
+    def cholesky_upper(self, G: DeviceArray) -> DeviceArray | None:  # noqa: D102
+        return lapack.cholesky_upper(G)
 
+    def inverse_cholesky(self, G: DeviceArray) -> DeviceArray | None:  # noqa: D102
+        return lapack.inverse_cholesky(G)
 
-def mirror_upper(upper: NDArray[Any], tile: int = 256) -> NDArray[Any]:
-    """Fill the lower triangle of a square matrix from the upper one, in place, tile by tile to stay in cache."""
-    size = upper.shape[0]
-    for start in range(0, size, tile):
-        stop = min(start + tile, size)
-        upper[stop:, start:stop] = upper[start:stop, stop:].T
-        corner = upper[start:stop, start:stop]
-        corner[...] = np.triu(corner) + np.triu(corner, 1).T
-    return upper
+    def eigh_leading(self, G: DeviceArray, count: int) -> tuple[DeviceArray, DeviceArray]:  # noqa: D102
+        return lapack.eigh_leading(G, count)
 
 
 NUMPY = NumpyBackend("numpy", array_api_compat.numpy)
+
+
+@dataclass(frozen=True, slots=True)
+class CupyBackend(Backend):
+    """CuPy on the current CUDA device.
+
+    float32 products stay float32: CuPy uses TF32 only where the environment asks for it (``CUPY_TF32=1``).
+    """
+
+    def to_device(self, host: NDArray[Any]) -> DeviceArray:  # noqa: D102
+        return self.start_transfer(host)()
+
+    def start_transfer(self, host: NDArray[Any]) -> Callable[[], DeviceArray]:
+        """Copy through page-locked memory on a stream of its own, so that it overlaps what the device computes."""
+        import cupy
+        import cupyx
+
+        pinned = cupyx.empty_pinned(host.shape, host.dtype)
+        np.copyto(pinned, host)
+        array = cupy.empty(host.shape, host.dtype)
+        stream = cupy.cuda.Stream(non_blocking=True)
+        # The block may have been used by work queued on the current stream: the copy must come after that.
+        stream.wait_event(cupy.cuda.get_current_stream().record())
+        array.set(pinned, stream=stream)
+
+        def arrive() -> DeviceArray:
+            stream.synchronize()
+            # `pinned` lives until here: the copy reads it.
+            return array if pinned.size == array.size else None
+
+        return arrive
+
+    def to_host(self, array: DeviceArray) -> NDArray[Any]:  # noqa: D102
+        import cupy
+
+        host: NDArray[Any] = cupy.asnumpy(array)
+        return host
+
+    @contextlib.contextmanager
+    def memory_errors(self) -> Iterator[None]:  # noqa: D102
+        import cupy
+
+        try:
+            yield
+        except cupy.cuda.memory.OutOfMemoryError as error:
+            raise DeviceMemoryError(str(error)) from error
+
+    def release_memory(self) -> None:  # noqa: D102
+        import cupy
+
+        cupy.get_default_memory_pool().free_all_blocks()
+        cupy.get_default_pinned_memory_pool().free_all_blocks()
+
+    def cholesky_upper(self, G: DeviceArray) -> DeviceArray | None:  # noqa: D102
+        import cupyx
+
+        # Unless asked to raise, CuPy hands back what cuSOLVER left of a matrix that isn't positive definite.
+        with cupyx.errstate(linalg="raise"):
+            return Backend.cholesky_upper(self, G)
 
 
 def select_backend(device: DeviceName) -> Backend:
@@ -166,15 +193,18 @@ def select_backend(device: DeviceName) -> Backend:
     """
     if device == "cpu":
         return NUMPY
-    problem = _cuda_problem()
+    problem = cuda_problem()
     if problem is None:
-        return _cupy_backend()
+        import array_api_compat.cupy
+
+        return CupyBackend("cupy", array_api_compat.cupy)
     if device == "cuda":
         raise MissingDependencyError(f"device 'cuda': {problem}; or use device 'cpu'")
     return NUMPY
 
 
-def _cuda_problem() -> str | None:
+def cuda_problem() -> str | None:
+    """Why CUDA can't be used, and what to do about it; None where it can."""
     try:
         import cupy
     except ImportError:
@@ -182,23 +212,3 @@ def _cuda_problem() -> str | None:
     if not cupy.cuda.is_available():
         return "CuPy is installed but sees no CUDA device: check the driver with nvidia-smi"
     return None
-
-
-def _cupy_backend() -> Backend:
-    import array_api_compat.cupy
-
-    return CupyBackend("cupy", array_api_compat.cupy)
-
-
-@dataclass(frozen=True, slots=True)
-class CupyBackend(Backend):
-    """CuPy on the current CUDA device."""
-
-    def to_device(self, host: NDArray[Any]) -> DeviceArray:
-        return self.xp.asarray(host)
-
-    def to_host(self, array: DeviceArray) -> NDArray[Any]:
-        import cupy
-
-        host: NDArray[Any] = cupy.asnumpy(array)
-        return host

@@ -1,4 +1,4 @@
-"""Which exact or near-exact solver is cheapest for a shape and rank: a cost model in equivalent product flops.
+"""Which of the accurate solvers is cheapest for a shape and rank: a cost model in equivalent product flops.
 
 Each term counts floating-point operations, weighted by how much slower than a large matrix product they run. The
 weights were measured with OpenBLAS on x86-64; ratios between them, not absolute rates, decide.
@@ -13,11 +13,14 @@ from lowrank_onnx.linalg.krylov import block_width, planned_dimension
 
 Plan: TypeAlias = Literal["eigen", "krylov-direct", "krylov-gram"]
 
-EIGEN_WEIGHT = 12.0
-"""Of k**3 for the eigendecomposition of a k x k matrix: half of a tridiagonalization is bound by memory."""
+EIGEN_CUBIC, EIGEN_SQUARE = 13.0, 5000.0
+"""Of k**3 and k**2 for the eigendecomposition of a k x k matrix: memory and tiny steps bound it, not arithmetic."""
 
-NARROW_WEIGHT = 1.5
-"""Of products with blocks of a few dozen columns."""
+NARROW_COLUMNS = 22.0
+"""A product with a block of b columns runs at b / (b + NARROW_COLUMNS) of the rate of a large one."""
+
+CHECKS = 2.0
+"""Eigendecompositions of the projected matrix that a Krylov space typically needs before it is found large enough."""
 
 SYMMETRIC_WEIGHT = 1.2
 """Of m n**2 for a Gram matrix of an m x n matrix, mirroring its triangle included."""
@@ -28,7 +31,7 @@ LARGEST_SHARE = 0.85
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A solver and its predicted cost in equivalent flops; `limit` is the dimension up to which a space may grow."""
+    """A solver and its predicted cost in equivalent flops; `limit` is the dimension up to which its space may grow."""
 
     plan: Plan
     cost: float
@@ -36,23 +39,36 @@ class Choice:
 
 
 def rank_plans(rows: int, columns: int, rank: int) -> list[Choice]:
-    """The solvers that can serve a tall (rows, columns) matrix at `rank`, cheapest first; "eigen" always can."""
+    """The solvers that can serve a tall (rows, columns) matrix at `rank`, cheapest first; "eigen" always can.
+
+    A Krylov space may grow until it has cost as much as "eigen" would have: a bad guess costs twice the best, at most.
+    """
     m, n, r = float(rows), float(columns), float(rank)
-    eigen = SYMMETRIC_WEIGHT * m * n * n + EIGEN_WEIGHT * n**3 + 2 * m * n * r
+    eigen = SYMMETRIC_WEIGHT * m * n * n + eigen_cost(n) + 2 * m * n * r
     choices = [Choice("eigen", eigen, columns)]
-    depth = planned_dimension(rank)
-    if depth + block_width(rank) <= LARGEST_SHARE * columns:
-        limit = int(LARGEST_SHARE * columns)
-        direct = krylov_cost(rows, columns, rank, depth, through_gram=False)
-        gram = krylov_cost(rows, columns, rank, depth, through_gram=True)
-        choices += [Choice("krylov-direct", direct, limit), Choice("krylov-gram", gram, limit)]
+    depth, step = planned_dimension(rank), block_width(rank)
+    largest = int(LARGEST_SHARE * columns)
+    plans: tuple[Plan, ...] = ("krylov-direct", "krylov-gram")
+    for plan in plans if depth + step <= largest else ():
+        limit = depth + step
+        while limit + step <= largest and _krylov_cost(rows, columns, rank, limit + step, plan) <= eigen:
+            limit += step
+        choices.append(Choice(plan, _krylov_cost(rows, columns, rank, depth + step, plan), limit))
     return sorted(choices, key=lambda choice: choice.cost)
 
 
-def krylov_cost(rows: int, columns: int, rank: int, depth: int, *, through_gram: bool) -> float:
+def _krylov_cost(rows: int, columns: int, rank: int, depth: int, plan: Plan) -> float:
     """Equivalent flops of a Krylov space of `depth` dimensions and the triplets from it."""
-    m, n, r, d = float(rows), float(columns), float(rank), float(depth + block_width(rank))
-    small = 3 * n * d * d + EIGEN_WEIGHT * d**3 + 2 * n * d * r
-    if through_gram:
-        return small + SYMMETRIC_WEIGHT * m * n * n + NARROW_WEIGHT * 2 * n * n * d + 2 * m * n * r
-    return small + NARROW_WEIGHT * 4 * m * n * d + 2 * m * d * r
+    m, n, r, d = float(rows), float(columns), float(rank), float(depth)
+    width = float(block_width(rank))
+    narrow = 1.0 + NARROW_COLUMNS / width
+    # Each block is orthogonalized once against the whole space, and its Gram matrix is taken twice in float64.
+    small = narrow * 3 * n * d * d + 8 * n * d * width + CHECKS * eigen_cost(d) + 2 * n * d * r
+    if plan == "krylov-gram":
+        return small + SYMMETRIC_WEIGHT * m * n * n + narrow * 2 * n * n * d + 2 * m * n * r
+    return small + narrow * 4 * m * n * d + 2 * m * d * r
+
+
+def eigen_cost(size: float) -> float:
+    """Equivalent flops of a symmetric eigendecomposition."""
+    return EIGEN_CUBIC * size**3 + EIGEN_SQUARE * size**2

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
 from lowrank_onnx.linalg.backend import Backend, DeviceArray
 from lowrank_onnx.linalg.solution import Triplets
+
+RankFinder: TypeAlias = Callable[[NDArray[np.float64]], int]
+"""From all singular values of a matrix, descending, to the rank that is wanted."""
 
 SQUARING_LIMIT = 1000.0
 """Eigenvalues of W'W are trusted down to this many roundings of the largest (float32: singular values down to 0.011 of
@@ -20,10 +29,14 @@ def solve_svd(backend: Backend, W: DeviceArray, rank: int) -> Triplets:
     return Triplets(U[:, :rank] * values[:rank], values[:rank], Vt[:rank, :].T, "svd", following, rank)
 
 
-def solve_eigen(backend: Backend, W: DeviceArray, rank: int) -> Triplets | None:
-    """The leading `rank` triplets of a tall W (m, n), m >= n, from the eigenvectors of ``W'W``.
+def solve_eigen(backend: Backend, W: DeviceArray, rank: int | RankFinder) -> Triplets | None:
+    """The leading triplets of a tall W (m, n), m >= n, from the eigenvectors of ``W'W``.
 
     The Gram matrix is taken in W's dtype, and again in float64 where float32 has lost the small singular values.
+
+    Parameters
+    ----------
+    rank : how many, or a function that tells from all singular values (float64, descending).
 
     Returns
     -------
@@ -32,20 +45,21 @@ def solve_eigen(backend: Backend, W: DeviceArray, rank: int) -> Triplets | None:
     """
     xp = backend.xp
     size = W.shape[1]
-    count = min(rank + 1, size)
-    squares, V = backend.eigh_leading(backend.gram(W), count)
-    note = ""
-    if not trustworthy(backend, squares, W.dtype):
-        if W.dtype == xp.float64:
-            return None
-        squares, V = backend.eigh_leading(_wide_gram(backend, W), count)
-        if not trustworthy(backend, squares, squares.dtype):
-            return None
-        note = ", float64"
-        V = xp.astype(V, W.dtype)
-    V = backend.contiguous(V[:, :rank])
-    following = float(xp.max(squares[rank:])) if rank < count else 0.0
-    return sorted_triplets(backend, W @ V, V, f"eigen(n={size}{note})", max(following, 0.0) ** 0.5)
+    for dtype in (W.dtype,) if W.dtype == xp.float64 else (W.dtype, xp.float64):
+        G = backend.gram(W) if dtype == W.dtype else _wide_gram(backend, W)
+        squares, V = backend.eigh_leading(G, min(rank + 1, size) if isinstance(rank, int) else size)
+        settled = rank if isinstance(rank, int) else rank(_roots(backend, squares))
+        if not trustworthy(backend, squares[: settled + 1], dtype):
+            continue
+        V = backend.contiguous(xp.astype(V[:, :settled], W.dtype, copy=False))
+        following = max(float(squares[settled]), 0.0) ** 0.5 if settled < squares.shape[0] else 0.0
+        note = "" if dtype == W.dtype else ", float64"
+        return sorted_triplets(backend, W @ V, V, f"eigen(n={size}{note})", following)
+    return None
+
+
+def _roots(backend: Backend, squares: DeviceArray) -> NDArray[np.float64]:
+    return np.sqrt(np.clip(backend.to_host(squares).astype(np.float64), 0.0, None))
 
 
 def trustworthy(backend: Backend, squares: DeviceArray, dtype: object) -> bool:

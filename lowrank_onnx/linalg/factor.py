@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lowrank_onnx.errors import FactorizationError
-from lowrank_onnx.linalg.backend import Backend, DeviceArray, DeviceName, select_backend
-from lowrank_onnx.linalg.bidiagonal import solve_bidiagonal
-from lowrank_onnx.linalg.cost import Choice, krylov_cost, rank_plans
-from lowrank_onnx.linalg.exact import solve_eigen, solve_svd
+from lowrank_onnx.linalg.backend import NUMPY, Backend, DeviceArray, DeviceMemoryError, DeviceName, select_backend
+from lowrank_onnx.linalg.exact import column_norms
 from lowrank_onnx.linalg.factorization import Factorization
-from lowrank_onnx.linalg.krylov import block_width, planned_dimension, solve_krylov
-from lowrank_onnx.linalg.precision import Prepared, prepare
+from lowrank_onnx.linalg.precision import Prepared, prepare, squared_norm
+from lowrank_onnx.linalg.rank import RankTarget
+from lowrank_onnx.linalg.request import FactorRequest, checked_options
 from lowrank_onnx.linalg.residual import residual_energy, residual_norm_estimate
-from lowrank_onnx.linalg.rsi import solve_rsi
-from lowrank_onnx.linalg.sketch import draw_gaussian
 from lowrank_onnx.linalg.solution import Triplets
-
-Method: TypeAlias = Literal["auto", "rsi", "rsvd", "svd", "eigen", "krylov"]
+from lowrank_onnx.linalg.solve import Method, solve, solve_for_target
+from lowrank_onnx.linalg.weighted import checked_second_moment, transposed_root
 
 CANCELLING_SHARE = 1e-3
 """Below this share of uncaptured energy, energy minus captured loses digits and the residual itself is measured."""
@@ -37,6 +34,10 @@ def factor(
     tolerance: float = 1.02,
     seed: int = 0,
     device: DeviceName = "auto",
+    error: float | None = None,
+    energy: float | None = None,
+    spectral: float | None = None,
+    second_moment: NDArray[Any] | None = None,
 ) -> Factorization:
     """Low-rank factors ``W ~ left @ right`` of an (in, out) matrix, with their measured errors.
 
@@ -44,7 +45,7 @@ def factor(
     ----------
     W : (in, out), float16, bfloat16, float32 or float64
         Any strides; a read-only memory map will do. Accumulated in float32, or float64 for float64.
-    rank : from 1 to min(in, out).
+    rank : from 1 to min(in, out); or else one of `error`, `energy` and `spectral`.
     method :
         - ``"auto"``: the cheapest of the exact and near-exact solvers below, by a cost model, such that the normalised
           spectral error ``||W - left @ right||_2 / sigma_(rank+1)`` is at most `tolerance`. Small singular values that
@@ -59,7 +60,15 @@ def factor(
     oversampling : p of ``"rsi"`` and ``"rsvd"``, default 0, as published; ignored by the others.
     tolerance : above 1, for ``"auto"`` and ``"krylov"``.
     seed : of the Gaussian sketch, drawn on the host: the same seed gives the same bytes on one machine.
-    device : "cpu", "cuda" (CuPy), or "auto", which takes CUDA where it is usable.
+    device : "cpu", "cuda" (CuPy), or "auto", which takes CUDA where it is usable. A matrix that is too large for the
+        device's memory is factorized on the CPU, and `solver` says so.
+    error, energy, spectral :
+        instead of `rank`, the smallest rank with ``||W - left @ right||_F / ||W||_F <= error``, with a share of at
+        least `energy` of ``||W||_F**2``, or with ``||W - left @ right||_2 / ||W||_2 <= spectral``; in the weighted norm
+        where a second moment is given.
+    second_moment : (in, in), symmetric positive semidefinite
+        C = X'X of the inputs, any scale: minimises ``||S'(W - left @ right)||_F`` with C = S S' instead. It may be
+        singular. The singular values are then those of ``S' left @ right``.
 
     Raises
     ------
@@ -69,142 +78,157 @@ def factor(
     MissingDependencyError
         for "cuda" without CuPy or without a CUDA device.
     """
-    _check_options(W, rank, method, power_iterations, oversampling, tolerance)
-    assert rank is not None
-    backend = select_backend(device)
-    prepared = prepare(backend, W)
+    options = checked_options(method, power_iterations, oversampling, tolerance, seed)
+    target = None
+    if rank is None or (error, energy, spectral) != (None, None, None):
+        target = RankTarget(error=error, energy=energy, spectral=spectral)
+    request = FactorRequest(rank, target, options, second_moment)
+    return factor_on(select_backend(device), W, request)
+
+
+def factor_on(
+    backend: Backend, W: NDArray[Any], request: FactorRequest, transfer: Callable[[], DeviceArray] | None = None
+) -> Factorization:
+    """`factor` on a given backend; on the CPU, and saying so, where the device's memory is too small.
+
+    `transfer` gives W on the device in its accumulation dtype, where it is already on its way.
+    """
+    request.check_shape(W.shape)
+    try:
+        with backend.memory_errors():
+            return _factor(backend, W, request, transfer)
+    except DeviceMemoryError:
+        backend.release_memory()
+        return _factor(NUMPY, W, request, None).noted("on the CPU: out of device memory")
+    finally:
+        backend.release_memory()
+
+
+def _factor(
+    backend: Backend, W: NDArray[Any], request: FactorRequest, transfer: Callable[[], DeviceArray] | None
+) -> Factorization:
+    weight = None
+    if request.second_moment is not None:
+        weight = checked_second_moment(request.second_moment, W.shape[0])
+    prepared = prepare(backend, W, transfer)
     if prepared.energy == 0.0:
-        return _zero(prepared, W.shape, rank, backend)
-    with backend.threads_for(W.shape, rank):
-        columns = min(rank + (oversampling or 0), min(W.shape))
-        triplets = _solve(backend, prepared.matrix, rank, method, power_iterations, columns, tolerance, seed)
-        return _finish(backend, prepared, triplets, rank, seed)
+        return _zero(backend, prepared, request.rank or 1, weighted=weight is not None)
+    seed = request.options.seed
+    with backend.threads_for(W.shape, request.rank or min(W.shape)):
+        if weight is None:
+            triplets, rank = _solve(backend, prepared.matrix, prepared.energy, request)
+            return _measure(backend, prepared, triplets, rank, seed)
+        C, scale = weight
+        root = backend.xp.astype(transposed_root(backend, C), prepared.matrix.dtype)
+        weighted = root @ prepared.matrix
+        weighted_energy = squared_norm(backend, weighted)
+        triplets, rank = _solve(backend, weighted, weighted_energy, request)
+        return _measure_weighted(backend, prepared, weighted, weighted_energy, scale, triplets, rank, seed)
 
 
-def _check_options(
-    W: NDArray[Any],
-    rank: int | None,
-    method: str,
-    power_iterations: int,
-    oversampling: int | None,
-    tolerance: float,
-) -> None:
-    if W.ndim != 2 or W.size == 0:
-        raise FactorizationError(f"array of shape {W.shape}: expected a matrix (in, out) with no empty side")
-    if rank is None or not 1 <= rank <= min(W.shape):
-        raise FactorizationError(
-            f"rank {rank} for a matrix of shape {W.shape}: expected 1 to {min(W.shape)}, its smaller side"
-        )
-    if method not in get_args(Method):
-        raise FactorizationError(f"method {method!r}: expected one of {', '.join(get_args(Method))}")
-    if power_iterations < 1:
-        raise FactorizationError(f"power_iterations {power_iterations}: expected at least 1 (1 is RSVD)")
-    if oversampling is not None and oversampling < 0:
-        raise FactorizationError(f"oversampling {oversampling}: expected 0 or more")
-    if not 1.0 < tolerance < math.inf:
-        raise FactorizationError(f"tolerance {tolerance:g}: expected a normalised error above 1, e.g. 1.02")
+def _solve(backend: Backend, W: DeviceArray, energy: float, request: FactorRequest) -> tuple[Triplets, int]:
+    if request.rank is not None:
+        return solve(backend, W, request.rank, request.options), request.rank
+    assert request.target is not None
+    return solve_for_target(backend, W, energy, request.target, request.options)
 
 
-def _solve(
-    backend: Backend,
-    W: DeviceArray,
-    rank: int,
-    method: Method,
-    power_iterations: int,
-    columns: int,
-    tolerance: float,
-    seed: int,
-) -> Triplets:
-    if method in ("rsi", "rsvd"):
-        q = 1 if method == "rsvd" else power_iterations
-        sketch = backend.to_device(draw_gaussian(W.shape[1], columns, seed, backend.numpy_dtype(W)))
-        return solve_rsi(backend, W, sketch, q).named(f"{method}(q={q}, p={columns - rank})")
-    if method == "svd":
-        return solve_svd(backend, W, rank)
-    if W.shape[0] >= W.shape[1]:
-        return solve_tall(backend, W, rank, method, tolerance, seed)
-    turned = solve_tall(backend, W.T, rank, method, tolerance, seed)
-    values = turned.values
-    safe = backend.xp.where(values > 0, values, backend.xp.ones_like(values))
-    return Triplets(
-        turned.right * values, values, turned.scaled_left / safe, turned.solver, turned.residual, turned.residual_rank
-    )
-
-
-def solve_tall(
-    backend: Backend, W: DeviceArray, rank: int, method: Literal["auto", "eigen", "krylov"], tolerance: float, seed: int
-) -> Triplets:
-    """The leading `rank` triplets of a tall W (m, n), m >= n, by the cheapest solver that `method` allows."""
-    choices = rank_plans(*W.shape, rank)
-    allowed = {"auto": "", "eigen": "eigen", "krylov": "krylov"}[method]
-    choice = next((c for c in choices if c.plan.startswith(allowed)), choices[0])
-    triplets: Triplets | None = None
-    if choice.plan != "eigen":
-        triplets = solve_krylov(
-            backend,
-            W,
-            rank,
-            tolerance=tolerance,
-            seed=seed,
-            through_gram=choice.plan == "krylov-gram",
-            limit=_affordable(choice, choices, W.shape, rank),
-        )
-    if triplets is None:
-        triplets = solve_eigen(backend, W, rank)
-    if triplets is None:
-        triplets = solve_bidiagonal(backend, W, rank, tolerance=tolerance, seed=seed, limit=choice.limit)
-    return triplets if triplets is not None else solve_svd(backend, W, rank)
-
-
-def _affordable(choice: Choice, choices: list[Choice], shape: tuple[int, ...], rank: int) -> int:
-    """The dimension at which a growing Krylov space has cost as much as the exact solver would have."""
-    exact = next(c.cost for c in choices if c.plan == "eigen")
-    through_gram = choice.plan == "krylov-gram"
-    depth, step = planned_dimension(rank), block_width(rank)
-    while depth + 2 * step <= choice.limit:
-        if krylov_cost(shape[0], shape[1], rank, depth + step, through_gram=through_gram) > exact:
-            break
-        depth += step
-    return depth + step
-
-
-def _finish(backend: Backend, prepared: Prepared, triplets: Triplets, rank: int, seed: int) -> Factorization:
+def _measure(backend: Backend, prepared: Prepared, triplets: Triplets, rank: int, seed: int) -> Factorization:
     """Truncate, measure and balance; undo the scaling of `prepare`."""
-    xp = backend.xp
-    W = prepared.matrix
     values = triplets.values[:rank]
     scaled_left, directions = triplets.scaled_left[:, :rank], triplets.right[:, :rank]
-    captured = float(xp.sum(xp.astype(values, xp.float64) ** 2))
-    missed = 1.0 - captured / prepared.energy
-    if missed < CANCELLING_SHARE:
-        missed = residual_energy(backend, W, scaled_left, directions.T) / prepared.energy
     spectral = triplets.residual if triplets.residual_rank == rank else None
     if spectral is None:
-        spectral = residual_norm_estimate(backend, W, scaled_left, directions, seed)
-    root = xp.sqrt(values)
-    left = scaled_left / xp.where(root > 0, root, xp.ones_like(root))
-    right = (directions * root).T
+        spectral = residual_norm_estimate(backend, prepared.matrix, scaled_left, directions, seed)
     largest = float(values[0])
-    scale = 2.0 ** (prepared.exponent / 2)
+    left, right = _balanced(backend, prepared, scaled_left, directions, values)
     return Factorization(
-        left=backend.to_host(left) * scale,
-        right=backend.to_host(right) * scale,
+        left=left,
+        right=right,
         singular_values=np.ldexp(backend.to_host(values), prepared.exponent),
-        energy=prepared.energy * 2.0 ** (2 * prepared.exponent),
-        relative_error=math.sqrt(max(missed, 0.0)),
+        energy=_rescaled(prepared.energy, 2 * prepared.exponent),
+        relative_error=_relative_error(backend, prepared.matrix, prepared.energy, scaled_left, directions, values),
         spectral_error=spectral / largest if largest > 0.0 else 0.0,
         solver=triplets.solver,
+        spectral_norm=_rescaled(largest, prepared.exponent),
     )
 
 
-def _zero(prepared: Prepared, shape: tuple[int, ...], rank: int, backend: Backend) -> Factorization:
-    dtype = backend.numpy_dtype(prepared.matrix)
+def _measure_weighted(
+    backend: Backend,
+    prepared: Prepared,
+    weighted: DeviceArray,
+    weighted_energy: float,
+    scale: float,
+    triplets: Triplets,
+    rank: int,
+    seed: int,
+) -> Factorization:
+    """The factors ``(W V) V'`` from the triplets of ``S' W``, measured in both norms."""
+    values, V = triplets.values[:rank], triplets.right[:, :rank]
+    W = prepared.matrix
+    projected = W @ V
+    norms = column_norms(backend, projected)
+    left, right = _balanced(backend, prepared, projected, V, norms)
+    norm = residual_norm_estimate(backend, W, projected[:, :0], V[:, :0], seed)
+    spectral = residual_norm_estimate(backend, W, projected, V, seed)
+    weighted_left = triplets.scaled_left[:, :rank]
     return Factorization(
-        left=np.zeros((shape[0], rank), dtype),
-        right=np.zeros((rank, shape[1]), dtype),
+        left=left,
+        right=right,
+        singular_values=np.ldexp(backend.to_host(values), prepared.exponent) * scale**0.5,
+        energy=_rescaled(prepared.energy, 2 * prepared.exponent),
+        relative_error=_relative_error(backend, W, prepared.energy, projected, V, norms),
+        spectral_error=min(spectral / norm, 1.0),
+        solver=f"{triplets.solver}, weighted",
+        spectral_norm=_rescaled(norm, prepared.exponent),
+        weighted_energy=_rescaled(weighted_energy, 2 * prepared.exponent) * scale,
+        weighted_error=_relative_error(backend, weighted, weighted_energy, weighted_left, V, values),
+    )
+
+
+def _balanced(
+    backend: Backend, prepared: Prepared, scaled_left: DeviceArray, directions: DeviceArray, norms: DeviceArray
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    xp = backend.xp
+    root = xp.sqrt(norms)
+    left = scaled_left / xp.where(root > 0, root, xp.ones_like(root))
+    right = (directions * root).T
+    dtype = backend.numpy_dtype(left)
+    scale = dtype.type(2.0 ** (prepared.exponent / 2))
+    return np.ascontiguousarray(backend.to_host(left) * scale), np.ascontiguousarray(backend.to_host(right) * scale)
+
+
+def _relative_error(
+    backend: Backend, W: DeviceArray, energy: float, left: DeviceArray, directions: DeviceArray, norms: DeviceArray
+) -> float:
+    """``||W - left @ directions'||_F / ||W||_F`` for orthonormal directions, where that product is a projection."""
+    xp = backend.xp
+    missed = 1.0 - float(xp.sum(xp.astype(norms, xp.float64) ** 2)) / energy
+    if missed < CANCELLING_SHARE:
+        missed = residual_energy(backend, W, left, directions.T) / energy
+    return math.sqrt(max(missed, 0.0))
+
+
+def _rescaled(value: float, exponent: int) -> float:
+    try:
+        return math.ldexp(value, exponent)
+    except OverflowError:
+        return math.inf
+
+
+def _zero(backend: Backend, prepared: Prepared, rank: int, *, weighted: bool) -> Factorization:
+    dtype = backend.numpy_dtype(prepared.matrix)
+    rows, columns = prepared.matrix.shape
+    return Factorization(
+        left=np.zeros((rows, rank), dtype),
+        right=np.zeros((rank, columns), dtype),
         singular_values=np.zeros(rank, dtype),
         energy=0.0,
         relative_error=0.0,
         spectral_error=0.0,
         solver="zero matrix",
+        spectral_norm=0.0,
+        weighted_energy=0.0 if weighted else None,
+        weighted_error=0.0 if weighted else None,
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,7 +42,8 @@ def accumulation_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """
     if dtype.name not in _ACCUMULATION:
         raise FactorizationError(
-            f"matrix of dtype {dtype.name}: expected {', '.join(_ACCUMULATION)}; convert it first, e.g. W.astype('float32')"
+            f"matrix of dtype {dtype.name}: expected {', '.join(_ACCUMULATION)}; "
+            "convert it first, e.g. W.astype('float32')"
         )
     return np.dtype(_ACCUMULATION[dtype.name])
 
@@ -53,8 +56,10 @@ def squared_norm(backend: Backend, A: DeviceArray) -> float:
         return float(xp.sum(xp.astype(rows, xp.float64)))
 
 
-def prepare(backend: Backend, W: NDArray[Any]) -> Prepared:
+def prepare(backend: Backend, W: NDArray[Any], transfer: Callable[[], DeviceArray] | None = None) -> Prepared:
     """Bring `W` to the device in its accumulation dtype, with a squared norm that is safe to work with.
+
+    `transfer` gives that array where it is already on its way.
 
     Raises
     ------
@@ -64,7 +69,8 @@ def prepare(backend: Backend, W: NDArray[Any]) -> Prepared:
     if W.ndim != 2 or W.size == 0:
         raise FactorizationError(f"array of shape {W.shape}: expected a matrix (in, out) with no empty side")
     xp = backend.xp
-    matrix = backend.to_device(W.astype(accumulation_dtype(W.dtype), copy=False))
+    dtype = accumulation_dtype(W.dtype)
+    matrix = transfer() if transfer else backend.to_device(W.astype(dtype, copy=False))
     energy = squared_norm(backend, matrix)
     if SAFE_ENERGY[0] <= energy <= SAFE_ENERGY[1]:
         return Prepared(matrix, energy, 0)
@@ -81,3 +87,32 @@ def prepare(backend: Backend, W: NDArray[Any]) -> Prepared:
     half = exponent // 2
     scaled = matrix * math.ldexp(1.0, -half) * math.ldexp(1.0, half - exponent)
     return Prepared(scaled, squared_norm(backend, scaled), exponent)
+
+
+def narrow_factors(left: NDArray[Any], right: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The factors (in, r) and (r, out) in a narrower dtype, without overflow.
+
+    Where a column of `left` or a row of `right` would overflow, a power of two moves from one to the other, which
+    leaves the product as it is.
+
+    Raises
+    ------
+    FactorizationError
+        where even the best split of some direction overflows `dtype`.
+    """
+    largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+    columns = np.max(np.abs(left.astype(np.float64)), axis=0)
+    rows = np.max(np.abs(right.astype(np.float64)), axis=1)
+    if max(float(np.max(columns)), float(np.max(rows))) <= largest:
+        return left.astype(dtype), right.astype(dtype)
+    positive = (columns > 0) & (rows > 0)
+    ratio = np.where(positive, rows / np.where(columns > 0, columns, 1.0), 1.0)
+    shift = np.where(np.maximum(columns, rows) > largest, np.rint(np.log2(ratio) / 2.0), 0.0).astype(np.int64)
+    moved_left, moved_right = np.ldexp(columns, shift), np.ldexp(rows, -shift)
+    worst = float(np.max(np.maximum(moved_left, moved_right)))
+    if not worst <= largest:
+        raise FactorizationError(
+            f"factors with entries up to {worst:.3g}: expected at most {largest:.3g}, the largest {dtype.name}; "
+            "exclude this weight, or convert the model to float32"
+        )
+    return np.ldexp(left, shift).astype(dtype), np.ldexp(right, -shift[:, None]).astype(dtype)

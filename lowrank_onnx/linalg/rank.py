@@ -34,7 +34,9 @@ class RankTarget:
         given = {"error": self.error, "energy": self.energy, "spectral": self.spectral}
         named = {name: value for name, value in given.items() if value is not None}
         if len(named) != 1:
-            raise FactorizationError(f"{' and '.join(named) or 'nothing'} given: expected one of error, energy, spectral")
+            raise FactorizationError(
+                f"{' and '.join(named) or 'nothing'} given: expected one of error, energy, spectral"
+            )
         for name, value in named.items():
             lowest_allowed = name == "error" and value == 0.0
             if not (0.0 < value <= 1.0 or lowest_allowed):
@@ -76,6 +78,6 @@ def smallest_rank_for_tail(values: NDArray[Any], energy: float, share: float) ->
 
 
 def smallest_rank_for_spectral(values: NDArray[Any], share: float) -> int | None:
-    """The smallest rank whose first dropped value is at most `share` of the largest; None where `values` are too few."""
+    """The smallest rank whose first dropped value is at most `share` of the largest; None where that isn't known."""
     above = int(np.count_nonzero(values > share * values[0])) if values.size else 0
     return max(1, above) if above < values.size else None

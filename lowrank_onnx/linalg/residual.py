@@ -39,7 +39,8 @@ def residual_norm_estimate(
     n = W.shape[1]
     width = min(PROBES, n, W.shape[0])
     X = backend.to_device(draw_gaussian(n, width, seed, backend.numpy_dtype(W), stream=2))
-    blocks, images = [], []
+    blocks: list[DeviceArray] = []
+    images: list[DeviceArray] = []
     for _ in range(min(STEPS, max(1, n // width))):
         for _repeat in range(2):
             for known in blocks:

@@ -49,6 +49,7 @@ def options_line(config: Config) -> str:
     """The options that decide the result, as flags."""
     flag, value = budget_flag(config.budget)
     method = {
+        "auto": "--method auto",
         "rsi": f"--method rsi (q={config.power_iterations}, p={config.oversampling})",
         "rsvd": f"--method rsvd (p={config.oversampling})",
         "svd": "--method svd",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Group
 
-from lowrank_onnx.report.numbers import UNKNOWN, count, significant, size
+from lowrank_onnx.report.numbers import UNKNOWN, count, short_count, significant, size
 from lowrank_onnx.report.tables import blocks, budget_flag, heading, table, text
 from lowrank_onnx.results import DemoRow
 from lowrank_onnx.types import LatencyComparison
@@ -24,7 +24,8 @@ def demo_report(rows: Sequence[DemoRow], *, kept: bool) -> Group:
     for row in rows:
         cells += _model_rows(row)
     images = ", ".join(sorted({f"{row.images:,}" for row in rows}))
-    outcome = Group(*(text(f"{row.model}: {row.result.message}") for row in rows))
+    told = [row for row in rows if kept or row.result.status != "written"]
+    outcome = Group(*(text(f"{row.model}: {row.result.message}") for row in told)) if told else None
     return blocks(
         (
             heading(f"Fashion-MNIST, accuracy on {images} test images that the compression has not seen"),
@@ -42,7 +43,7 @@ def _model_rows(row: DemoRow) -> list[tuple[str, ...]]:
         ("top-1 accuracy", *_accuracy(row)),
         ("file", *_ratio(result.before.file_bytes, after.file_bytes if after else None, size)),
         ("parameters", *_ratio(result.before.parameters, after.parameters if after else None, count)),
-        ("MACs, one run", *_ratio(result.before.macs, after.macs if after else None, count)),
+        (f"MACs, {row.batch} images", *_ratio(result.before.macs, after.macs if after else None, short_count)),
         (f"latency, {row.batch} images", *_latency(row)),
     ]
     names = (row.model, f"{flag} {value:g}", *([""] * len(figures)))

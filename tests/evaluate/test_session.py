@@ -103,6 +103,23 @@ def test_scalars_strings_sequences_and_optionals_are_described() -> None:
     assert not result["d"]
 
 
+def test_initializers_that_are_inputs_can_be_overridden_from_ir_version_4_on() -> None:
+    model = make_model(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        [value("x", [2]), value("w", [2])],
+        [value("y", None)],
+        [numpy_helper.from_array(np.ones(2, np.float32), "w")],
+    )
+    session = open_session(model.SerializeToString())
+    assert session.inputs == (InputSpec("x", "float32", (2,)),)
+    assert session.overridable == (InputSpec("w", "float32", (2,)),)
+    x = np.zeros(2, np.float32)
+    assert session.run({"x": x})["y"].tolist() == [1, 1]
+    assert session.run({"x": x, "w": x + 3})["y"].tolist() == [3, 3]
+    model.ir_version = 3
+    assert open_session(model.SerializeToString()).overridable == ()
+
+
 @pytest.mark.parametrize(
     ("onnx_type", "numpy_type"),
     [

@@ -11,8 +11,7 @@ from tests.report.rendering import rendered, widest
 from tests.report.samples import DENSE, FAILED, REWRITTEN, SKIPPED, SYNTHETIC, compression, unchanged
 
 WRITTEN = """\
-model.onnx: --keep-params 0.4, --method rsi (q=4, p=10), --objective latency,
---seed 0
+model.onnx: --keep-params 0.4, --method auto, --objective latency, --seed 0
 
 factorized: 2 sites (error: relative, of the weight)
 site                     op           in x out  rank  weights   kept   error
@@ -138,7 +137,12 @@ def test_hostile_and_long_names_stay_within_80_columns_and_are_shown_whole(verbo
 
 @pytest.mark.parametrize(
     ("method", "shown"),
-    [("rsi", "--method rsi (q=4, p=10)"), ("rsvd", "--method rsvd (p=10)"), ("svd", "--method svd")],
+    [
+        ("auto", "--method auto"),
+        ("rsi", "--method rsi (q=4, p=10)"),
+        ("rsvd", "--method rsvd (p=10)"),
+        ("svd", "--method svd"),
+    ],
 )
 def test_the_options_that_matter(method: Method, shown: str) -> None:
     line = options_line(Config(budget=MaxError(0.05), method=method, objective="size", seed=7))

@@ -10,10 +10,10 @@ REPORT = """\
 model.onnx: 1 eligible site, 3 skipped
 
 eligible sites
-site          op        in x out  weights   MACs  even  stable  90 %  95 %  99 %
+site                   op        in x out   MACs  even  stable  90 %  95 %  99 %
 ────────────────────────────────────────────────────────────────────────────────
-blocks.0/mlp  MatMul  768 x 3072   2.36 M  465 M   614    21.3   301   402     >
-/fc1/MatMul
+blocks.0/mlp/fc1/MatM  MatMul  768 x 3072  465 M   614    21.3   301   402     >
+ul
 even: the largest rank that stores fewer weights. stable: ||W||_F^2 / ||W||_2^2,
 low means compressible. NN %: the rank that keeps that share of ||W||_F^2 (> :
 beyond what was computed).

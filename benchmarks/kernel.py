@@ -1,0 +1,283 @@
+"""How fast and how accurate the factorization kernel is, beside its peers: ``python -m benchmarks.kernel``.
+
+For each shape, rank and spectrum: time and errors of ``factor(W, rank)`` and of the peers, each at the fewest power
+iterations that bring it to a normalised spectral error of 1.05, interleaved. Exact SVD and SciPy's ``svds`` run once.
+Beside them the floor: what the products that no method can avoid would take at the machine's own rate.
+
+``--threads 1`` (the default) times processor seconds of one thread, which other processes on the machine disturb
+least; with more threads the clock is the wall.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+SHAPES = ((768, 768), (768, 3072), (1280, 1000), (512, 4608), (4096, 4096), (4096, 11008), (4096, 25088))
+SPECTRA = ("slow", "exponential", "step", "trained")
+PAPER_SHAPE = (4096, 25088)
+PAPER_RANKS = (200, 1000)
+ITERATIONS = (2, 4, 7, 12, 20)
+PEER_ERROR = 1.05
+EXACT_SIZE = 4096
+
+
+@dataclass(slots=True)
+class Run:
+    """One solver on one case: the median time of its repetitions, and its errors."""
+
+    solver: str
+    detail: str
+    seconds: float
+    spectral: float
+    frobenius: float
+    repetitions: int = 1
+
+
+@dataclass(slots=True)
+class Case:
+    """One matrix at one rank. Errors are relative to the best possible at that rank."""
+
+    rows: int
+    columns: int
+    rank: int
+    spectrum: str
+    gemm_rate: float
+    floor_seconds: float
+    runs: list[Run] = field(default_factory=list)
+
+    def run(self, solver: str) -> Run | None:
+        return next((run for run in self.runs if run.solver == solver), None)
+
+
+def main() -> None:
+    arguments = _parse()
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(arguments.threads)
+    clock = time.process_time if arguments.threads == 1 else time.perf_counter
+    cases: list[Case] = []
+    out = Path(arguments.out)
+    for case in measure(arguments, clock):
+        cases.append(case)
+        print(_line(case), flush=True)
+        save(out, arguments, cases)
+    print(summary(cases))
+
+
+def measure(arguments: argparse.Namespace, clock: Callable[[], float]) -> Iterator[Case]:
+    import numpy as np
+
+    from benchmarks.spectra import matrix
+
+    exact_seconds: dict[tuple[int, int], float] = {}
+    for shape in arguments.shapes:
+        for spectrum in arguments.spectra:
+            values = _values(spectrum, min(shape))
+            W = matrix(shape, values, seed=1)
+            assert W.dtype == np.float32
+            for rank in ranks_for(shape, quick=arguments.quick):
+                yield _measure_case(W, values, rank, spectrum, arguments, clock, exact_seconds)
+
+
+def _measure_case(
+    W: Any,
+    values: Any,
+    rank: int,
+    spectrum: str,
+    arguments: argparse.Namespace,
+    clock: Callable[[], float],
+    exact_seconds: dict[tuple[int, int], float],
+) -> Case:
+    from benchmarks.kernel_solvers import peers, solve_auto, solve_exact, solve_svds, textbook_rsi
+
+    m, n = W.shape
+    rate = gemm_rate(clock)
+    k = min(m, n)
+    case = Case(m, n, rank, spectrum, rate, (min(m * n * k, 2 * m * n * rank) + 2 * m * n * rank) / rate)
+    solvers: dict[str, Any] = {"auto": solve_auto, "rsi": textbook_rsi(4)}
+    chosen: dict[str, int] = {}
+    for peer in peers():
+        for iterations in ITERATIONS:
+            started = clock()
+            factors = peer.solve(W, rank, iterations)
+            first = clock() - started
+            error = spectral_error(W, factors) / values[rank]
+            chosen[peer.name] = iterations
+            if error <= PEER_ERROR or first > arguments.peer_seconds:
+                break
+        solvers[peer.name] = _peer_solver(peer, chosen[peer.name])
+    times: dict[str, list[float]] = {name: [] for name in solvers}
+    kept: dict[str, Any] = {}
+    for repetition in range(arguments.repetitions):
+        for name, solve in solvers.items():
+            if repetition and sum(times[name]) > arguments.enough_seconds:
+                continue
+            started = clock()
+            kept[name] = solve(W, rank)
+            times[name].append(clock() - started)
+    for name, (factors, detail) in kept.items():
+        case.runs.append(_judge(name, detail, times[name], W, values, rank, factors))
+    if k <= EXACT_SIZE and not arguments.no_exact:
+        shape = (m, n)
+        if shape not in exact_seconds:
+            started = clock()
+            solve_exact(W, rank)
+            exact_seconds[shape] = clock() - started
+        case.runs.append(Run("exact", "gesdd", exact_seconds[shape], 1.0, 1.0))
+    if m * n <= 1280 * 1000 and rank <= 200:
+        started = clock()
+        factors, detail = solve_svds(W, rank)
+        case.runs.append(_judge("svds", detail, [clock() - started], W, values, rank, factors))
+    if (m, n) == PAPER_SHAPE and rank in PAPER_RANKS:
+        for q in (1, 2, 3, 4):
+            started = clock()
+            factors, detail = textbook_rsi(q)(W, rank)
+            case.runs.append(_judge(f"rsi q={q}", detail, [clock() - started], W, values, rank, factors))
+    return case
+
+
+def _peer_solver(peer: Any, iterations: int) -> Any:
+    return lambda W, rank: (peer.solve(W, rank, iterations), f"n_iter={iterations}")
+
+
+def _judge(name: str, detail: str, times: list[float], W: Any, values: Any, rank: int, factors: Any) -> Run:
+    import numpy as np
+
+    spectral = spectral_error(W, factors) / float(values[rank])
+    left, right = factors
+    total = 0.0
+    for start in range(0, W.shape[0], 1024):
+        piece = slice(start, start + 1024)
+        total += float(np.sum((W[piece] - left[piece] @ right).astype(np.float64) ** 2))
+    frobenius = math.sqrt(total / float(np.sum(values[rank:] ** 2)))
+    return Run(name, detail, float(np.median(times)), spectral, frobenius, len(times))
+
+
+def spectral_error(W: Any, factors: Any) -> float:
+    """``||W - L R||_2`` by block Lanczos to about a thousandth: 12 blocks of 8, reorthogonalized."""
+    import numpy as np
+
+    left, right = factors
+    generator = np.random.default_rng(7)
+    basis = np.empty((W.shape[1], 0), W.dtype)
+    images = []
+    X = generator.standard_normal((W.shape[1], 8)).astype(W.dtype)
+    for _ in range(12):
+        for _repeat in range(2):
+            X = np.linalg.qr(X - basis @ (basis.T @ X))[0]
+        image = W @ X - left @ (right @ X)
+        basis = np.concatenate((basis, X), axis=1)
+        images.append(image)
+        X = W.T @ image - right.T @ (left.T @ image)
+    return float(np.linalg.norm(np.concatenate(images, axis=1).astype(np.float64), 2))
+
+
+def gemm_rate(clock: Callable[[], float], size: int = 1536) -> float:
+    """Flops a second of a square float32 product, the best of three."""
+    import numpy as np
+
+    A = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
+    A @ A
+    best = math.inf
+    for _ in range(3):
+        started = clock()
+        A @ A
+        best = min(best, clock() - started)
+    return 2.0 * size**3 / best
+
+
+def ranks_for(shape: tuple[int, int], *, quick: bool) -> list[int]:
+    k = min(shape)
+    shares = [k // 8, k // 4] if quick else [k // 8, k // 4, k // 2]
+    return sorted({*shares, *((200,) if quick else PAPER_RANKS)}) if k >= 2048 else shares
+
+
+def _values(spectrum: str, size: int) -> Any:
+    """A named spectrum, or "trained": the singular values of a trained weight, stretched to the size."""
+    import numpy as np
+
+    from benchmarks.spectra import SPECTRA as NAMED
+
+    if spectrum != "trained":
+        return NAMED[spectrum](size)
+    stored = np.load(RESULTS / "trained_spectrum.npy", allow_pickle=False)
+    return np.interp(np.linspace(0.0, 1.0, size), np.linspace(0.0, 1.0, stored.size), stored)
+
+
+def _line(case: Case) -> str:
+    auto = case.run("auto")
+    assert auto is not None
+    head = f"{case.rows} x {case.columns}, r={case.rank}, {case.spectrum}: auto {auto.seconds:.3f} s, "
+    head += f"{auto.spectral:.3f}, {auto.seconds / case.floor_seconds:.1f}x floor, {auto.detail}"
+    others = [
+        f"{run.solver} {run.detail} {run.seconds / auto.seconds:.1f}x {run.spectral:.3f}"
+        for run in case.runs
+        if run is not auto
+    ]
+    return head + " | " + ", ".join(others)
+
+
+def summary(cases: list[Case]) -> str:
+    from benchmarks.kernel_report import verdicts
+
+    return "\n".join(verdicts([asdict(case) for case in cases]))
+
+
+def save(out: Path, arguments: argparse.Namespace, cases: list[Case]) -> None:
+    """The results as JSON, and the table made from them as Markdown beside it."""
+    from benchmarks.kernel_report import markdown
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    data = {
+        "schema": 1,
+        "machine": {"processor": _processor(), "threads": arguments.threads, "python": platform.python_version()},
+        "clock": "processor seconds of one thread" if arguments.threads == 1 else "wall",
+        "cases": [asdict(case) for case in cases],
+    }
+    out.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    out.with_suffix(".md").write_text(markdown(data), encoding="utf-8")
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if sys.platform == "linux" else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the smaller shapes, at two ranks, in a minute or two")
+    parser.add_argument("--out", default=str(RESULTS / "kernel.json"), help="where the results go; .md beside it")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--shapes", type=_shape, nargs="*", metavar="MxN")
+    parser.add_argument("--spectra", nargs="*", choices=SPECTRA, default=SPECTRA)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--enough-seconds", type=float, default=2.0, help="stop repeating a solver after this long")
+    parser.add_argument(
+        "--peer-seconds", type=float, default=120.0, help="stop adding power iterations after this long"
+    )
+    parser.add_argument("--no-exact", action="store_true", help="leave out the exact SVD")
+    arguments = parser.parse_args()
+    arguments.shapes = arguments.shapes or [s for s in SHAPES if not arguments.quick or math.prod(s) <= 768 * 3072]
+    return arguments
+
+
+def _shape(text: str) -> tuple[int, int]:
+    rows, _, columns = text.partition("x")
+    return int(rows), int(columns)
+
+
+if __name__ == "__main__":
+    main()

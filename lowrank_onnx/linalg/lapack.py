@@ -1,0 +1,88 @@
+"""NumPy's side of what the array API lacks: BLAS and LAPACK through SciPy, on as many threads as help."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+import threadpoolctl
+from numpy.typing import NDArray
+
+SINGLE_THREAD_SIZE = 2048
+"""Up to this order LAPACK's eigensolvers run on one thread: their thousands of tiny steps each end in a barrier, which
+costs more than it gains, and stalls by orders of magnitude where another process holds one of the cores."""
+
+SINGLE_THREAD_WORK = 3e8
+"""Up to this m n r a whole factorization runs on one thread, for the same reason: it is some 50 ms of small steps."""
+
+DIVIDE_AND_CONQUER_SIZE = 1536
+"""Up to this order the full divide and conquer eigensolver is faster than the partial one (MRRR) at any count."""
+
+DIVIDE_AND_CONQUER_SHARE = 2 / 3
+"""Of the eigenvectors: for more than this the full eigensolver is the faster one at any order."""
+
+
+@functools.cache
+def _blas_threads() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController()
+
+
+def single_thread(wanted: bool) -> contextlib.AbstractContextManager[object]:
+    """A context in which BLAS and LAPACK run on one thread, or where not `wanted` on as many as before."""
+    return _blas_threads().limit(limits=1, user_api="blas") if wanted else contextlib.nullcontext()
+
+
+def threads_for_work(work: int) -> contextlib.AbstractContextManager[object]:
+    """The threads that suit a factorization of `work` = m n r."""
+    return single_thread(work <= SINGLE_THREAD_WORK)
+
+
+def gram(A: NDArray[Any]) -> NDArray[Any]:
+    """``A' A`` of a float32 or float64 matrix, at half the work of a product where its layout allows."""
+    if not (A.flags.c_contiguous or A.flags.f_contiguous):
+        return np.asarray(A.T @ A)
+    syrk = scipy.linalg.blas.dsyrk if A.dtype == np.float64 else scipy.linalg.blas.ssyrk
+    upper = syrk(1.0, A.T) if A.flags.c_contiguous else syrk(1.0, A, trans=1)
+    return mirror_upper(np.asarray(upper))
+
+
+def mirror_upper(upper: NDArray[Any], tile: int = 256) -> NDArray[Any]:
+    """Fill the lower triangle of a square matrix from the upper one, in place, tile by tile to stay in cache."""
+    size = upper.shape[0]
+    for start in range(0, size, tile):
+        stop = min(start + tile, size)
+        upper[stop:, start:stop] = upper[start:stop, stop:].T
+        corner = upper[start:stop, start:stop]
+        corner[...] = np.triu(corner) + np.triu(corner, 1).T
+    return upper
+
+
+def cholesky_upper(G: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """The upper triangular R with ``R' R = G``; None where G isn't numerically positive definite."""
+    R, failed = scipy.linalg.lapack.dpotrf(G, lower=0, clean=1)
+    return None if failed else np.asarray(R)
+
+
+def inverse_cholesky(G: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """``R^-1`` for the upper triangular R with ``R' R = G``; None where G isn't numerically positive definite."""
+    R = cholesky_upper(G)
+    if R is None:
+        return None
+    inverse, failed = scipy.linalg.lapack.dtrtri(R, lower=0)
+    return None if failed else np.asarray(inverse)
+
+
+def eigh_leading(G: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The `count` largest eigenvalues of a symmetric G, descending, and their eigenvectors as columns."""
+    size = G.shape[0]
+    with single_thread(size <= SINGLE_THREAD_SIZE):
+        if size <= DIVIDE_AND_CONQUER_SIZE or count > DIVIDE_AND_CONQUER_SHARE * size:
+            values, vectors = scipy.linalg.eigh(G, driver="evd", check_finite=False)
+        else:
+            values, vectors = scipy.linalg.eigh(
+                G, driver="evr", subset_by_index=(size - count, size - 1), check_finite=False
+            )
+    return values[::-1][:count], vectors[:, ::-1][:, :count]

@@ -1,0 +1,68 @@
+"""What a measured time depends on beside what was measured: the machine, the runtime and their versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from lowrank_onnx import __version__
+
+
+def machine_key(provider: str, threads: int | None) -> str:
+    """What a time depends on beside the node: the machine, the provider, the versions and the number of threads.
+
+    Readable, on one line. The processor is told by name, family, model and stepping and the number of cores that this
+    process may use; NVIDIA GPUs by what their driver says of them, where the provider isn't the CPU's.
+    """
+    name = provider.casefold().removesuffix("executionprovider")
+    parts = [
+        f"{_processor()} ({platform.system()} {platform.machine()})",
+        f"cores {_usable_cores()} of {os.cpu_count()}",
+        f"provider {name}",
+        *(() if name == "cpu" else (f"gpus {_gpus()}",)),
+        _runtime_versions(),
+        f"threads {'default' if threads is None else threads}",
+        f"lowrank-onnx {__version__}",
+    ]
+    return "; ".join(parts)
+
+
+def _usable_cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+@cache
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:  # not Linux
+        return platform.processor() or "unknown processor"
+    facts: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        facts.setdefault(name.strip().casefold(), value.strip())
+    wanted = ("model name", "cpu family", "model", "stepping", "cpu implementer", "cpu part", "cpu variant")
+    return " ".join(facts[name] for name in wanted if facts.get(name)) or platform.processor() or "unknown processor"
+
+
+@cache
+def _gpus() -> str:
+    found = [os.environ.get("CUDA_VISIBLE_DEVICES", "all")]
+    try:
+        for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+            lines = path.read_text(errors="replace").splitlines()
+            found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model")]
+        found += Path("/proc/driver/nvidia/version").read_text(errors="replace").splitlines()[:1]
+    except OSError:
+        found.append("unknown")
+    return ", ".join(" ".join(fact.split()) for fact in found)
+
+
+@cache
+def _runtime_versions() -> str:
+    names = {d.name: d.version for d in metadata.distributions() if (d.name or "").startswith("onnxruntime")}
+    return ", ".join(f"{name} {version}" for name, version in sorted(names.items())) or "no onnxruntime"

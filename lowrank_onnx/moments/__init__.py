@@ -1,0 +1,20 @@
+"""Second moments of what the sites read, streamed from runs on feeds: the statistics of whitened factorization."""
+
+from lowrank_onnx.moments.moment import (
+    Moment,
+    advise_rows,
+    effective_rank,
+    estimate_condition,
+    merge_moments,
+)
+from lowrank_onnx.moments.streaming import observe_moments, stream_moments
+
+__all__ = [
+    "Moment",
+    "advise_rows",
+    "effective_rank",
+    "estimate_condition",
+    "merge_moments",
+    "observe_moments",
+    "stream_moments",
+]

@@ -1,0 +1,117 @@
+"""Count and pick the rows of an activation, without laying out all of them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowrank_onnx.moments.row_layout import Columns, LastAxis, Patches, RowLayout
+from lowrank_onnx.types import Array
+
+MOST_POSITIONS = 2**48
+"""Output positions of one feed beyond which a convolution's padding can't be meant."""
+
+
+class RowsError(ValueError):
+    """An activation can't be read as the rows of a layout; the message goes on from its name."""
+
+
+def count_rows(layout: RowLayout, shape: tuple[int, ...]) -> int:
+    """How many rows an activation of this shape has.
+
+    Raises
+    ------
+    RowsError : the shape doesn't fit the layout.
+    """
+    if isinstance(layout, Patches):
+        positions = shape[0] * math.prod(_output_sizes(layout, shape))
+        if positions > MOST_POSITIONS:
+            raise RowsError(f"has {positions} positions once it is padded, expected at most {MOST_POSITIONS}")
+        return positions
+    axis = -1 if isinstance(layout, LastAxis) or len(shape) == 1 else -2
+    if not shape or shape[axis] != layout.in_features:
+        raise RowsError(f"has shape {list(shape)}, expected {layout.in_features} on axis {axis}")
+    return math.prod(shape) // layout.in_features
+
+
+def gather_rows(
+    layout: RowLayout, activation: Array, indices: NDArray[np.int64], dtype: type[np.float32] | type[np.float64]
+) -> Array:
+    """Pick rows by number, in the order of the samples and, within one, of the output positions.
+
+    Parameters
+    ----------
+    activation : of a shape that fits the layout; float16 to float64.
+    indices : (n) numbers from 0 to `count_rows` - 1.
+    dtype : of the result.
+
+    Returns
+    -------
+    (groups, n, in), in the layout of `Site.to_matrices`.
+    """
+    if isinstance(layout, LastAxis):
+        return activation.reshape(-1, layout.in_features)[indices].astype(dtype, copy=False)[np.newaxis]
+    if isinstance(layout, Columns):
+        columns = activation.shape[-1] if activation.ndim > 1 else 1
+        stacked = activation.reshape(-1, layout.in_features, columns)
+        batch, column = np.divmod(indices, columns)
+        return stacked[batch, :, column].astype(dtype, copy=False)[np.newaxis]
+    return _gather_patches(layout, activation, indices, dtype)
+
+
+def _gather_patches(
+    layout: Patches, activation: Array, indices: NDArray[np.int64], dtype: type[np.float32] | type[np.float64]
+) -> Array:
+    """Kernel position by kernel position: where it lands for every row, and the channels that lie there."""
+    samples, channels, *spatial = activation.shape
+    flat = activation.reshape(samples, channels, math.prod(spatial))
+    sample, *position = np.unravel_index(indices, (samples, *_output_sizes(layout, activation.shape)))
+    begins = _leading_pads(layout, activation.shape)
+    patches: Array = np.zeros((len(indices), channels, math.prod(layout.kernel)), dtype)
+    for number, offsets in enumerate(itertools.product(*(range(size) for size in layout.kernel))):
+        where = np.zeros(len(indices), np.int64)
+        inside = np.ones(len(indices), np.bool_)
+        for axis, size in enumerate(spatial):
+            at = position[axis] * layout.strides[axis] + offsets[axis] * layout.dilations[axis] - begins[axis]
+            inside &= (at >= 0) & (at < size)
+            where = where * size + at
+        if inside.all():
+            patches[:, :, number] = flat[sample, :, where]
+        else:
+            patches[inside, :, number] = flat[sample[inside], :, where[inside]]
+    by_group: Array = patches.reshape(len(indices), layout.groups, layout.in_features).transpose(1, 0, 2)
+    return by_group
+
+
+def _extents(layout: Patches) -> tuple[int, ...]:
+    """How many input positions a kernel spans along each axis."""
+    return tuple((size - 1) * dilation + 1 for size, dilation in zip(layout.kernel, layout.dilations, strict=True))
+
+
+def _output_sizes(layout: Patches, shape: tuple[int, ...]) -> tuple[int, ...]:
+    spatial, channels = len(layout.kernel), layout.groups * layout.channels
+    if len(shape) != spatial + 2 or shape[1] != channels:
+        raise RowsError(f"has shape {list(shape)}, expected {spatial + 2} dimensions with {channels} channels")
+    if layout.auto_pad != "NOTSET":
+        return tuple(-(-size // stride) for size, stride in zip(shape[2:], layout.strides, strict=True))
+    sizes = []
+    for axis, (size, extent) in enumerate(zip(shape[2:], _extents(layout), strict=True)):
+        padded = size + layout.pads[axis] + layout.pads[spatial + axis]
+        if padded < extent:
+            raise RowsError(f"has shape {list(shape)}, smaller than the kernel's {extent} on axis {axis + 2}")
+        sizes.append((padded - extent) // layout.strides[axis] + 1)
+    return tuple(sizes)
+
+
+def _leading_pads(layout: Patches, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if layout.auto_pad == "NOTSET":
+        return layout.pads[: len(layout.kernel)]
+    pads = []
+    for size, stride, extent in zip(shape[2:], layout.strides, _extents(layout), strict=True):
+        total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+        # Where the total is odd, SAME_UPPER has the extra zero at the end, SAME_LOWER at the beginning.
+        pads.append(total // 2 if layout.auto_pad == "SAME_UPPER" else total - total // 2)
+    return tuple(pads)

@@ -1,0 +1,95 @@
+"""The original in onnxruntime: its feeds, what is held out of them, and where its sites apply their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import TypeAlias
+
+import onnx
+
+from lowrank_onnx.errors import ModelError, UsageError
+from lowrank_onnx.evaluate import Feeds, Session, load_feeds, open_session, split_feeds, synthetic_feeds
+from lowrank_onnx.model_io import Model, base_dir, model_bytes
+from lowrank_onnx.observe import Observation, observe_positions
+from lowrank_onnx.passes.integer_limits import integer_limits
+from lowrank_onnx.types import Feed, Site
+
+FeedSource: TypeAlias = "str | PathLike[str] | Iterable[Feed] | Feeds"
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A model that runs, and what was seen of it.
+
+    Attributes
+    ----------
+    model, provider : what runs, and where.
+    session : the model as it is.
+    feeds : all feeds.
+    calibration : the feeds to learn from.
+    held_out : the feeds to judge by; the same as `calibration` where there are too few to split.
+    sites : what each site of the main graph saw, by name.
+    """
+
+    model: Model
+    provider: str
+    session: Session
+    feeds: Feeds
+    calibration: Feeds
+    held_out: Feeds
+    sites: Mapping[str, Observation]
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """How often each site applies its weight in one run."""
+        return {name: seen.positions for name, seen in self.sites.items()}
+
+    def run(self, instrumented: onnx.ModelProto) -> Session:
+        """Open a session for an instrumented copy of the model's skeleton."""
+        return open_instrumented(self.model, instrumented, self.provider)
+
+
+def open_model(model: Model, provider: str) -> Session:
+    """A session for a loaded model: from its file where it has one, else from memory."""
+    if model.path is not None:
+        return open_session(model.path, provider=provider)
+    return open_session(model_bytes(model), base_dir=base_dir(model), provider=provider)
+
+
+def open_instrumented(model: Model, instrumented: onnx.ModelProto, provider: str) -> Session:
+    """A session for a changed copy of the model's skeleton, with the model's weights."""
+    proto = model_bytes(model.with_rewrite(instrumented, {}))
+    return open_session(proto, base_dir=base_dir(model), provider=provider)
+
+
+def find_feeds(model: Model, session: Session, source: FeedSource | None, seed: int) -> Feeds:
+    """The feeds given, or synthetic ones that respect the sizes of the tables that integer inputs index."""
+    if source is not None:
+        return load_feeds(source, session.inputs)
+    return synthetic_feeds(session.inputs, seed=seed, integer_limits=integer_limits(model.skeleton))
+
+
+def observe(model: Model, sites: Sequence[Site], source: FeedSource | None, *, provider: str, seed: int) -> Observed:
+    """Run the model on its first feed, and count the positions of its sites.
+
+    Raises
+    ------
+    UsageError
+        The feeds don't fit, or the model doesn't run on synthetic ones.
+    ModelError
+        The model doesn't run.
+    """
+    session = open_model(model, provider)
+    feeds = find_feeds(model, session, source, seed)
+    try:
+        seen = observe_positions(model.skeleton, sites, lambda proto: open_instrumented(model, proto, provider), feeds)
+    except ModelError as error:
+        if not feeds.synthetic:
+            raise
+        raise UsageError(
+            f"the model doesn't run on {feeds.description}: give real ones with --calib ({error})"
+        ) from error
+    calibration, held_out = (feeds, feeds) if feeds.synthetic else split_feeds(feeds)
+    return Observed(model, provider, session, feeds, calibration, held_out, seen)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lowrank_onnx.moments.moment import Moment
+from lowrank_onnx.moments.shrinkage import shrinkage, shrunk_second_moment
+
+
+def moment_of(rows: np.ndarray) -> Moment:
+    return Moment((rows.T @ rows / len(rows))[None], rows.mean(axis=0)[None], len(rows), len(rows))
+
+
+def drawn(count: int, size: int, decay: float = 0.9) -> np.ndarray:
+    """Rows whose true second moment is diagonal, with eigenvalues that fall by `decay`."""
+    return np.random.default_rng(0).standard_normal((count, size)) * decay ** (np.arange(size) / 2)
+
+
+def test_few_rows_for_many_directions_are_pulled_all_the_way() -> None:
+    moment = moment_of(np.random.default_rng(0).standard_normal((8, 1536)))
+    assert shrinkage(moment.second_moment[0], moment.rows) > 0.9
+
+
+def test_many_rows_are_left_as_they_are() -> None:
+    moment = moment_of(drawn(20_000, 64))
+    assert shrinkage(moment.second_moment[0], moment.rows) < 0.01
+
+
+@pytest.mark.parametrize("count", [16, 64, 256])
+def test_the_shrunk_moment_is_nearer_to_the_truth(count: int) -> None:
+    size = 64
+    truth = np.diag(0.9 ** np.arange(size))
+    moment = moment_of(drawn(count, size))
+    plain = np.linalg.norm(moment.second_moment[0] - truth)
+    assert np.linalg.norm(shrunk_second_moment(moment)[0] - truth) < plain
+
+
+def test_the_trace_is_kept_and_singular_moments_become_definite() -> None:
+    moment = moment_of(drawn(8, 64))
+    shrunk = shrunk_second_moment(moment)[0]
+    assert np.trace(shrunk) == pytest.approx(np.trace(moment.second_moment[0]))
+    assert np.linalg.eigvalsh(shrunk)[0] > 0.0
+
+
+def test_dead_inputs_stay_finite() -> None:
+    moment = Moment(np.zeros((2, 8, 8)), np.zeros((2, 8)), 100, 100)
+    assert shrunk_second_moment(moment).shape == (2, 8, 8)
+    assert not shrunk_second_moment(moment).any()
