@@ -58,6 +58,7 @@ class Case:
     runs: list[Run] = field(default_factory=list)
 
     def run(self, solver: str) -> Run | None:
+        """The run of a solver, if there was one."""
         return next((run for run in self.runs if run.solver == solver), None)
 
 
@@ -86,7 +87,7 @@ def measure(arguments: argparse.Namespace, clock: Callable[[], float]) -> Iterat
             values = _values(spectrum, min(shape))
             W = matrix(shape, values, seed=1)
             assert W.dtype == np.float32
-            for rank in ranks_for(shape, quick=arguments.quick):
+            for rank in arguments.ranks or ranks_for(shape, quick=arguments.quick):
                 yield _measure_case(W, values, rank, spectrum, arguments, clock, exact_seconds)
 
 
@@ -102,49 +103,61 @@ def _measure_case(
     from benchmarks.kernel_solvers import peers, solve_auto, solve_exact, solve_svds, textbook_rsi
 
     m, n = W.shape
-    rate = gemm_rate(clock)
     k = min(m, n)
+    rate = gemm_rate(clock)
     case = Case(m, n, rank, spectrum, rate, (min(m * n * k, 2 * m * n * rank) + 2 * m * n * rank) / rate)
     solvers: dict[str, Any] = {"auto": solve_auto, "rsi": textbook_rsi(4)}
-    chosen: dict[str, int] = {}
-    for peer in peers():
-        for iterations in ITERATIONS:
-            started = clock()
-            factors = peer.solve(W, rank, iterations)
-            first = clock() - started
-            error = spectral_error(W, factors) / values[rank]
-            chosen[peer.name] = iterations
-            if error <= PEER_ERROR or first > arguments.peer_seconds:
-                break
-        solvers[peer.name] = _peer_solver(peer, chosen[peer.name])
+    for peer in () if arguments.no_peers else peers():
+        solvers[peer.name] = _peer_solver(peer, _iterations(peer, W, values, rank, arguments.peer_seconds, clock))
+    case.runs += _interleaved(solvers, W, values, rank, arguments, clock)
+    if k <= EXACT_SIZE and not arguments.no_exact:
+        if W.shape not in exact_seconds:
+            exact_seconds[W.shape] = _timed(solve_exact, W, rank, clock)[1]
+        case.runs.append(Run("exact", "gesdd", exact_seconds[W.shape], 1.0, 1.0))
+    once: dict[str, Any] = {}
+    if m * n <= 1280 * 1000 and rank <= 200:
+        once["svds"] = solve_svds
+    if W.shape == PAPER_SHAPE and rank in PAPER_RANKS:
+        once |= {f"rsi q={q}": textbook_rsi(q) for q in (1, 2, 3, 4)}
+    for name, solve in once.items():
+        (factors, detail), seconds = _timed(solve, W, rank, clock)
+        case.runs.append(_judge(name, detail, [seconds], W, values, rank, factors))
+    return case
+
+
+def _iterations(peer: Any, W: Any, values: Any, rank: int, most_seconds: float, clock: Callable[[], float]) -> int:
+    """The fewest power iterations at which a peer reaches PEER_ERROR, or the most that there is time for."""
+    for iterations in ITERATIONS:
+        started = clock()
+        factors = peer.solve(W, rank, iterations)
+        seconds = clock() - started
+        if spectral_error(W, factors) / values[rank] <= PEER_ERROR or seconds > most_seconds:
+            return iterations
+    return ITERATIONS[-1]
+
+
+def _interleaved(
+    solvers: dict[str, Any],
+    W: Any,
+    values: Any,
+    rank: int,
+    arguments: argparse.Namespace,
+    clock: Callable[[], float],
+) -> list[Run]:
     times: dict[str, list[float]] = {name: [] for name in solvers}
     kept: dict[str, Any] = {}
-    for repetition in range(arguments.repetitions):
+    for _ in range(arguments.repetitions):
         for name, solve in solvers.items():
-            if repetition and sum(times[name]) > arguments.enough_seconds:
-                continue
-            started = clock()
-            kept[name] = solve(W, rank)
-            times[name].append(clock() - started)
-    for name, (factors, detail) in kept.items():
-        case.runs.append(_judge(name, detail, times[name], W, values, rank, factors))
-    if k <= EXACT_SIZE and not arguments.no_exact:
-        shape = (m, n)
-        if shape not in exact_seconds:
-            started = clock()
-            solve_exact(W, rank)
-            exact_seconds[shape] = clock() - started
-        case.runs.append(Run("exact", "gesdd", exact_seconds[shape], 1.0, 1.0))
-    if m * n <= 1280 * 1000 and rank <= 200:
-        started = clock()
-        factors, detail = solve_svds(W, rank)
-        case.runs.append(_judge("svds", detail, [clock() - started], W, values, rank, factors))
-    if (m, n) == PAPER_SHAPE and rank in PAPER_RANKS:
-        for q in (1, 2, 3, 4):
-            started = clock()
-            factors, detail = textbook_rsi(q)(W, rank)
-            case.runs.append(_judge(f"rsi q={q}", detail, [clock() - started], W, values, rank, factors))
-    return case
+            if sum(times[name]) <= arguments.enough_seconds:
+                kept[name], seconds = _timed(solve, W, rank, clock)
+                times[name].append(seconds)
+    return [_judge(name, detail, times[name], W, values, rank, factors) for name, (factors, detail) in kept.items()]
+
+
+def _timed(solve: Any, W: Any, rank: int, clock: Callable[[], float]) -> tuple[Any, float]:
+    started = clock()
+    result = solve(W, rank)
+    return result, clock() - started
 
 
 def _peer_solver(peer: Any, iterations: int) -> Any:
@@ -165,7 +178,7 @@ def _judge(name: str, detail: str, times: list[float], W: Any, values: Any, rank
 
 
 def spectral_error(W: Any, factors: Any) -> float:
-    """``||W - L R||_2`` by block Lanczos to about a thousandth: 12 blocks of 8, reorthogonalized."""
+    """``||W - L R||_2`` by block Lanczos to about a thousandth: at most 12 blocks of 8, reorthogonalized."""
     import numpy as np
 
     left, right = factors
@@ -173,7 +186,7 @@ def spectral_error(W: Any, factors: Any) -> float:
     basis = np.empty((W.shape[1], 0), W.dtype)
     images = []
     X = generator.standard_normal((W.shape[1], 8)).astype(W.dtype)
-    for _ in range(12):
+    for _ in range(min(12, W.shape[1] // 8)):
         for _repeat in range(2):
             X = np.linalg.qr(X - basis @ (basis.T @ X))[0]
         image = W @ X - left @ (right @ X)
@@ -236,14 +249,16 @@ def summary(cases: list[Case]) -> str:
 
 def save(out: Path, arguments: argparse.Namespace, cases: list[Case]) -> None:
     """The results as JSON, and the table made from them as Markdown beside it."""
-    from benchmarks.kernel_report import markdown
+    from benchmarks.kernel_report import markdown, merged
 
     out.parent.mkdir(parents=True, exist_ok=True)
+    measured = [asdict(case) for case in cases]
+    before = json.loads(out.read_text(encoding="utf-8"))["cases"] if arguments.append and out.exists() else []
     data = {
         "schema": 1,
         "machine": {"processor": _processor(), "threads": arguments.threads, "python": platform.python_version()},
         "clock": "processor seconds of one thread" if arguments.threads == 1 else "wall",
-        "cases": [asdict(case) for case in cases],
+        "cases": merged(before, measured),
     }
     out.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     out.with_suffix(".md").write_text(markdown(data), encoding="utf-8")
@@ -260,6 +275,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the smaller shapes, at two ranks, in a minute or two")
     parser.add_argument("--out", default=str(RESULTS / "kernel.json"), help="where the results go; .md beside it")
+    parser.add_argument("--append", action="store_true", help="keep the cases in --out that this run doesn't repeat")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--shapes", type=_shape, nargs="*", metavar="MxN")
     parser.add_argument("--spectra", nargs="*", choices=SPECTRA, default=SPECTRA)
@@ -269,6 +285,8 @@ def _parse() -> argparse.Namespace:
         "--peer-seconds", type=float, default=120.0, help="stop adding power iterations after this long"
     )
     parser.add_argument("--no-exact", action="store_true", help="leave out the exact SVD")
+    parser.add_argument("--no-peers", action="store_true", help="leave out scikit-learn and torch")
+    parser.add_argument("--ranks", type=int, nargs="*", help="these ranks only")
     arguments = parser.parse_args()
     arguments.shapes = arguments.shapes or [s for s in SHAPES if not arguments.quick or math.prod(s) <= 768 * 3072]
     return arguments

@@ -17,7 +17,7 @@ Spectrum = Callable[[int], NDArray[np.float64]]
 
 def slow(size: int) -> NDArray[np.float64]:
     """i**-0.4: what many trained weights look like."""
-    return np.arange(1, size + 1) ** -0.4
+    return np.asarray(np.arange(1, size + 1) ** -0.4, dtype=np.float64)
 
 
 def polynomial(size: int) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         KeepMacs,
         KeepParams,
         MaxError,
+        Speedup,
     )
     from lowrank_onnx.errors import (
         FactorizationError,
@@ -46,6 +47,7 @@ _HOMES = {
         "KeepMacs",
         "KeepParams",
         "MaxError",
+        "Speedup",
     ),
     "lowrank_onnx.errors": (
         "FactorizationError",
@@ -77,6 +79,7 @@ __all__ = [
     "MissingDependencyError",
     "ModelError",
     "OutputError",
+    "Speedup",
     "UsageError",
     "Verdict",
     "__version__",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -15,13 +16,16 @@ from typing import Literal
 import onnx
 
 from lowrank_onnx import __version__
+from lowrank_onnx.calibration import NO_LESSON, Lesson
 from lowrank_onnx.candidate_model import CandidateModel
-from lowrank_onnx.choose import Choice
-from lowrank_onnx.config import Config
+from lowrank_onnx.candidates import tail_energy
+from lowrank_onnx.choose import NOT_FASTER, Choice
+from lowrank_onnx.config import Config, Speedup
 from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.results import CompressionResult, SearchStep, SiteResult, Totals
-from lowrank_onnx.types import Site, SiteChoice, Skipped, Verdict
+from lowrank_onnx.rollback import PUT_BACK
+from lowrank_onnx.types import Site, SiteChoice, Skipped, Verdict, WeightRef
 from lowrank_onnx.weights import SharedWeight, count_parameters, written_before
 
 
@@ -48,12 +52,14 @@ class Bookkeeping:
     model: Model
     groups: tuple[SharedWeight, ...]
     skipped: tuple[Skipped, ...]
+    lessons: Mapping[WeightRef, Lesson]
     positions: Mapping[str, int]
     feeds: Feeds | None
     choices: tuple[Choice, ...]
     search: tuple[SearchStep, ...]
     config: Config
     clock: StageClock
+    notes: tuple[str, ...] = ()
 
     def unchanged(self) -> CompressionResult:
         """No weight was replaced: the model is left as it is."""
@@ -61,7 +67,7 @@ class Bookkeeping:
 
     def rejected(self, candidate: CandidateModel, file_bytes: int, verdict: Verdict) -> CompressionResult:
         """The candidate did not hold; nothing is written."""
-        message = "not written: " + "; ".join(verdict.failures)
+        message = "not written: " + "; ".join(verdict.failures) + self._put_back("had been put back")
         return self._result("rejected", message, candidate.written, candidate.model, file_bytes, verdict)
 
     def written(
@@ -77,8 +83,14 @@ class Bookkeeping:
         message = f"written to {output}" if output else "compressed in memory"
         if verdict is None:
             message += ", not validated"
+        message += self._put_back("put back, since the model was not faster with all of them low-rank")
         result = self._result("written", message, candidate.written, candidate.model, file_bytes, verdict)
         return replace(result, output=None if output is None else str(output), model=model)
+
+    def _put_back(self, outcome: str) -> str:
+        """What to add to a message where weights were put back."""
+        count = sum(choice.reason.startswith(PUT_BACK) for choice in self.choices)
+        return f"; {count} weight{'s' if count > 1 else ''} that gained least {outcome}" if count else ""
 
     def _result(
         self,
@@ -89,7 +101,7 @@ class Bookkeeping:
         file_bytes: int = 0,
         verdict: Verdict | None = None,
     ) -> CompressionResult:
-        rows = site_results(self.groups, self.choices, written, self.positions)
+        rows = site_results(self.groups, self.choices, written, self.positions, self.lessons)
         return CompressionResult(
             status=status,
             output=None,
@@ -107,6 +119,7 @@ class Bookkeeping:
             feeds="" if self.feeds is None else self.feeds.description,
             synthetic=self.feeds is not None and self.feeds.synthetic,
             already_compressed=written_before(self.model.skeleton),
+            notes=self.notes,
         )
 
 
@@ -114,11 +127,19 @@ def unchanged_message(book: Bookkeeping) -> str:
     """Why nothing was rewritten, in one sentence."""
     if not book.groups:
         return "nothing to compress: the model has no weight that can be factorized"
+    if isinstance(book.config.budget, Speedup) and book.search:
+        fastest = max(book.search, key=lambda step: step.speedup or 0.0)
+        return (
+            f"out of reach: the fastest model tried is {fastest.speedup:.3g} times as fast (relative error of its "
+            f"outputs: {fastest.error:.3g}), below --speedup {book.config.budget.speedup:g}"
+        )
     if written_before(book.model.skeleton):
         return "nothing left to compress: an earlier run has factorized what this budget would"
     if book.search:
         best = min(step.error for step in book.search)
         return f"nothing to gain: the smallest relative error of any model tried is {best:.3g}, above the limit"
+    if any(choice.reason.startswith(NOT_FASTER) for choice in book.choices):
+        return "nothing to gain: no weight is measurably faster at any rank"
     return "nothing to gain: at this budget no weight gets smaller"
 
 
@@ -127,17 +148,22 @@ def site_results(
     choices: Sequence[Choice],
     written: Sequence[SiteChoice],
     positions: Mapping[str, int],
+    lessons: Mapping[WeightRef, Lesson],
 ) -> dict[str, SiteResult]:
     """The report's rows by site name, in the order of the groups."""
     done = {choice.site.name: choice for choice in written}
     return {
-        site.name: _site_result(site, choice, done.get(site.name), positions.get(site.name))
+        site.name: _site_result(
+            site, choice, done.get(site.name), positions.get(site.name), lessons.get(site.weight, NO_LESSON)
+        )
         for group, choice in zip(groups, choices, strict=True)
         for site in group.sites
     }
 
 
-def _site_result(site: Site, choice: Choice, written: SiteChoice | None, positions: int | None) -> SiteResult:
+def _site_result(
+    site: Site, choice: Choice, written: SiteChoice | None, positions: int | None, lesson: Lesson
+) -> SiteResult:
     """One row of the report; `written` is None where the site stays dense."""
     candidate = choice.candidate
     before = site.shape.parameters
@@ -160,7 +186,17 @@ def _site_result(site: Site, choice: Choice, written: SiteChoice | None, positio
         relative_error=written.relative_error if written else None,
         spectral_error=written.spectral_error if written else None,
         solver=written.solver if written else "",
+        input_error=_input_error(lesson, written),
+        importance=lesson.importance,
+        predicted_error=math.sqrt(candidate.error) if written and lesson.importance is not None else None,
+        note=lesson.note,
     )
+
+
+def _input_error(lesson: Lesson, written: SiteChoice | None) -> float | None:
+    if written is None or lesson.spectrum is None or not lesson.whitened:
+        return None
+    return math.sqrt(tail_energy(lesson.spectrum, written.rank))
 
 
 def totals(

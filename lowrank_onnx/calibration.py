@@ -4,22 +4,76 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import onnx
 
+from lowrank_onnx.cache import NO_CACHE, Cache, Slot
+from lowrank_onnx.cache_codecs import recall_moments, sensitivity_codec, store_moments
+from lowrank_onnx.cache_facts import feed_facts
 from lowrank_onnx.candidates import tail_energy
 from lowrank_onnx.config import SensitivityLevel
 from lowrank_onnx.damage import Sensitivity, Unmeasured, interpolate_error
 from lowrank_onnx.evaluate import Feeds, Session
 from lowrank_onnx.factorize import FactorSpool
-from lowrank_onnx.moments import Moment, merge_moments, observe_moments
+from lowrank_onnx.moments import Moment, advise_rows, keep_moment, merge_moments, observe_moments
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.sensitivity import count_runs, measure_sensitivity
 from lowrank_onnx.types import Array, Site, Spectrum, WeightRef
 from lowrank_onnx.weights import SharedWeight
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What the feeds taught about one weight.
+
+    Attributes
+    ----------
+    whitened : whether its factors minimise the error of what its sites compute.
+    spectrum : its leading singular values, in the norm of its inputs where `whitened`; None where it stayed dense.
+    importance : measured output error per tail energy, or None.
+    note : what could not be learnt and what would help, or "".
+    """
+
+    whitened: bool
+    spectrum: Spectrum | None
+    importance: float | None
+    note: str
+
+
+NO_LESSON = Lesson(whitened=False, spectrum=None, importance=None, note="")
+"""Where there were no real feeds."""
+
+
+def lessons(
+    groups: Sequence[SharedWeight],
+    spectra: Sequence[Spectrum | None],
+    moments: Mapping[WeightRef, Moment | str],
+    sensitivities: Mapping[WeightRef, Sensitivity | Unmeasured],
+) -> dict[WeightRef, Lesson]:
+    """What there is to report of each weight."""
+    return {
+        group.weight: _lesson(spectrum, moments.get(group.weight), sensitivities.get(group.weight))
+        for group, spectrum in zip(groups, spectra, strict=True)
+    }
+
+
+def _lesson(
+    spectrum: Spectrum | None, moment: Moment | str | None, sensitivity: Sensitivity | Unmeasured | None
+) -> Lesson:
+    notes: list[str | None] = []
+    if moment is not None:
+        notes.append(advise_rows(moment) if isinstance(moment, Moment) else f"not whitened: {moment}")
+    if sensitivity is not None:
+        measured = isinstance(sensitivity, Sensitivity)
+        notes.append(sensitivity.problem if measured else f"effect not measured: {sensitivity.reason}")
+    importance = sensitivity.importance if isinstance(sensitivity, Sensitivity) else None
+    return Lesson(isinstance(moment, Moment), spectrum, importance, "; ".join(note for note in notes if note))
+
 
 RunModel = Callable[[onnx.ModelProto], Session]
 """Opens a session for an instrumented copy of the model's skeleton."""
@@ -27,8 +81,11 @@ RunModel = Callable[[onnx.ModelProto], Session]
 PROBE_SHARES = (0.5, 0.2, 0.85)
 """Ranks at which a weight's effect is measured, as shares of the largest useful rank, the most telling first."""
 
-FEEDS_TO_PROBE = {"fast": 2, "full": 8}
-"""Feeds on which each probe is run."""
+FEEDS_TO_PROBE = {"fast": (2, 16), "full": (8, 32)}
+"""Feeds on which each probe is run: the fewest, and the most (their outputs are kept in memory)."""
+
+PASSES_TO_PROBE = {"fast": 4, "full": 24}
+"""Passes over all feeds that the probes may take together, where that allows more than the fewest feeds."""
 
 
 def weight_moments(
@@ -40,10 +97,23 @@ def weight_moments(
     seed: int,
     directory: Path,
     progress: Progress,
+    cache: Cache = NO_CACHE,
 ) -> dict[WeightRef, Moment | str]:
-    """The second moment of each weight's inputs over all its sites, or the reason why there is none."""
+    """The second moment of each weight's inputs over all its sites, or the reason why there is none.
+
+    `cache` is for results that depend on this model and how it is run.
+    """
     sites = [site for group in groups for site in group.sites]
+    observed = cache.scoped(lambda: chain((seed, sites), feed_facts(feeds)))
+
+    def slot_of(part: str) -> Slot:
+        return observed.slot("moments", lambda: (part,))
+
+    known = recall_moments(slot_of, sites, lambda moment, number: keep_moment(moment, directory, number))
+    if known is not None:
+        return {group.weight: _merged(group, known) for group in groups}
     by_site = observe_moments(skeleton, sites, run, feeds, seed=seed, directory=directory, progress=progress)
+    store_moments(slot_of, sites, by_site)
     return {group.weight: _merged(group, by_site) for group in groups}
 
 
@@ -66,17 +136,30 @@ def weight_sensitivities(
     feeds: Feeds,
     level: SensitivityLevel,
     progress: Progress,
+    cache: Cache = NO_CACHE,
 ) -> dict[WeightRef, Sensitivity | Unmeasured]:
     """The measured effect on the outputs of compressing each factorized weight alone; empty where `level` is "off".
 
-    "fast" tries one rank of each weight on two feeds, "full" up to three on eight.
+    "fast" tries one rank of each weight, "full" three; `feeds_to_probe` says on how many feeds. `cache` is as in
+    `weight_moments`; each weight is kept when it is measured.
     """
     by_weight = {g.weight: s for g, s in zip(groups, spectra, strict=True) if s is not None}
     measured = [group for group in groups if group.weight in by_weight]
     if level == "off" or not measured:
         return {}
     ranks_of = partial(_probe_ranks, by_weight, 1 if level == "fast" else len(PROBE_SHARES))
-    max_feeds = FEEDS_TO_PROBE[level]
+    max_feeds = feeds_to_probe(level, count_runs(measured, ranks_of, 1, 1), len(feeds))
+    tails = partial(_probe_tail, by_weight)
+    # All weights are open to be overridden in one session, so which they are decides how each run rounds.
+    together = cache.scoped(lambda: chain([group.weight for group in measured], feed_facts(feeds, max_feeds)))
+    slots = {
+        group.weight: together.slot("sensitivity", partial(_probe_facts, spool, group, ranks_of(group), tails))
+        for group in measured
+    }
+    kept = {weight: slot.get(sensitivity_codec(weight)) for weight, slot in slots.items()}
+    known = {weight: result for weight, result in kept.items() if result is not None}
+    if len(known) == len(measured):
+        return known
     with progress.stage("measuring sensitivity", count_runs(measured, ranks_of, len(feeds), max_feeds)) as stage:
         found = measure_sensitivity(
             skeleton,
@@ -84,17 +167,38 @@ def weight_sensitivities(
             run,
             feeds,
             partial(_approximation, spool),
-            lambda group, rank: tail_energy(by_weight[group.weight], rank),
+            tails,
             ranks_of,
             max_feeds=max_feeds,
+            known=known,
+            finished=lambda result: slots[result.weight].put(sensitivity_codec(result.weight), result),
             progress=stage,
         )
     return {result.weight: result for result in found}
 
 
+def feeds_to_probe(level: SensitivityLevel, probes: int, feeds: int) -> int:
+    """How many of the feeds to run each probe on: a model of few weights can afford more of them, for less noise."""
+    fewest, most = FEEDS_TO_PROBE[level]
+    return min(feeds, max(fewest, min(most, PASSES_TO_PROBE[level] * feeds // probes)))
+
+
 def _probe_ranks(spectra: Mapping[WeightRef, Spectrum], count: int, group: SharedWeight) -> tuple[int, ...]:
     largest = spectra[group.weight].values.shape[-1]
     return tuple(max(1, round(share * largest)) for share in PROBE_SHARES[:count])
+
+
+def _probe_tail(spectra: Mapping[WeightRef, Spectrum], group: SharedWeight, rank: int) -> float:
+    return tail_energy(spectra[group.weight], rank)
+
+
+def _probe_facts(
+    spool: FactorSpool, group: SharedWeight, ranks: Sequence[int], tails: Callable[[SharedWeight, int], float]
+) -> Iterator[object]:
+    """What decides the effect of one weight, besides the model and the feeds: the factors that take its place."""
+    stored = spool.get(group.weight)
+    yield from (group.weight, group.sites[0].to_matrices, tuple(ranks), tuple(tails(group, rank) for rank in ranks))
+    yield from (stored.accumulation, stored.read("left", max(ranks)), stored.read("right", max(ranks)))
 
 
 def _approximation(spool: FactorSpool, group: SharedWeight, rank: int) -> Array:
@@ -113,16 +217,30 @@ def stored_layout(matrices: Array, site: Site) -> Array:
 
 
 def predicted_damage(
-    groups: Sequence[SharedWeight], sensitivities: Mapping[WeightRef, Sensitivity | Unmeasured]
+    groups: Sequence[SharedWeight],
+    sensitivities: Mapping[WeightRef, Sensitivity | Unmeasured],
+    *,
+    trust: float = 1.0,
 ) -> tuple[Callable[[float], float], ...]:
     """For each weight, from relative squared tail energy to the damage that the planner adds up.
 
     Where the effect was measured, damage is the predicted relative squared error of the outputs. A weight whose effect
     couldn't be measured gets the median importance of the others; with none measured, damage is the tail itself.
+
+    What was measured is of one weight alone. Where many are compressed far, their effects don't add up, and a plan in
+    between may be better: with `trust` from 0 to 1 damage is the geometric mean of the tail and of what was measured,
+    weighted by 1 - trust and trust. At 0 it is the tail energy alone.
     """
+    if not 0.0 <= trust <= 1.0:
+        raise ValueError(f"trust {trust:g}: expected 0 to 1")
     known = [s.importance for s in sensitivities.values() if isinstance(s, Sensitivity) and math.isfinite(s.importance)]
     typical = statistics.median(known) if known else 1.0
-    return tuple(_damage(sensitivities.get(group.weight), typical) for group in groups)
+    measured = (_damage(sensitivities.get(group.weight), typical) for group in groups)
+    return tuple(measured) if trust == 1.0 else tuple(partial(_trusted, damage, trust) for damage in measured)
+
+
+def _trusted(damage: Callable[[float], float], trust: float, tail: float) -> float:
+    return tail ** (1.0 - trust) * damage(tail) ** trust if tail > 0.0 and trust > 0.0 else tail
 
 
 def _damage(sensitivity: Sensitivity | Unmeasured | None, typical: float) -> Callable[[float], float]:

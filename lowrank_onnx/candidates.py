@@ -26,6 +26,7 @@ class Candidate:
     macs : multiply-accumulates of one run over all sites that use the weight; None where no run was observed.
     error : predicted damage, from the tail energy ||W - W_r||_F^2 / ||W||_F^2 (in the norm of the weight's inputs where
         their second moment is known); 0 when dense.
+    latency_ms : milliseconds of one run, added up over all sites that use the weight; None where it wasn't measured.
     """
 
     form: str
@@ -33,6 +34,7 @@ class Candidate:
     parameters: int
     macs: int | None
     error: float
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,9 @@ class PlannedWeight:
 
     `positions` is the total number of positions at which the sites that share the weight apply it in one run, or None
     where no run was observed. `damage` takes the relative squared tail energy of a rank to the planner's unit of
-    damage; it must not fall as the tail grows, and be 0 at 0.
+    damage; it must not fall as the tail grows, and be 0 at 0. `latency` takes a rank (None: dense) to the milliseconds
+    of one run over all sites of the weight; it is None where they weren't measured, and `unmeasured` then says why, if
+    measuring was tried. Times that differ by no more than the share `noise` can't be told apart.
     """
 
     name: str
@@ -49,6 +53,9 @@ class PlannedWeight:
     form: str
     positions: int | None
     damage: Callable[[float], float] = field(default=float, compare=False)
+    latency: Callable[[int | None], float] | None = field(default=None, compare=False)
+    noise: float = 0.0
+    unmeasured: str = ""
 
 
 def natural_rank_multiple(shape: MatrixShape) -> int:
@@ -89,7 +96,7 @@ def dense_candidate(weight: PlannedWeight) -> Candidate:
     """The candidate that leaves `weight` as it is."""
     parameters = weight.shape.parameters
     macs = None if weight.positions is None else weight.positions * parameters
-    return Candidate(form=DENSE, rank=None, parameters=parameters, macs=macs, error=0.0)
+    return Candidate(DENSE, None, parameters, macs, error=0.0, latency_ms=_latency(weight, None))
 
 
 def low_rank_candidate(weight: PlannedWeight, spectrum: Spectrum, rank: int) -> Candidate:
@@ -97,10 +104,24 @@ def low_rank_candidate(weight: PlannedWeight, spectrum: Spectrum, rank: int) -> 
     form = FORMS[weight.form]
     macs = None if weight.positions is None else form.macs(weight.shape, rank, weight.positions)
     error = weight.damage(tail_energy(spectrum, rank))
-    return Candidate(weight.form, rank, form.parameters(weight.shape, rank), macs, error)
+    return Candidate(weight.form, rank, form.parameters(weight.shape, rank), macs, error, _latency(weight, rank))
 
 
-def find_candidates(weight: PlannedWeight, spectrum: Spectrum, rank_multiple: int | None) -> tuple[Candidate, ...]:
-    """Every candidate of one weight, cheapest first, "leave dense" last."""
-    ranks = useful_ranks(weight, rank_multiple)
+def _latency(weight: PlannedWeight, rank: int | None) -> float | None:
+    return None if weight.latency is None else weight.latency(rank)
+
+
+def maybe_faster(weight: PlannedWeight, rank: int) -> bool:
+    """False where the weight was measured, and at this rank isn't faster than dense by more than the noise."""
+    return weight.latency is None or weight.latency(rank) < weight.latency(None) * (1.0 - weight.noise)
+
+
+def find_candidates(
+    weight: PlannedWeight, spectrum: Spectrum, rank_multiple: int | None, *, only_faster: bool = False
+) -> tuple[Candidate, ...]:
+    """Every candidate of one weight by rising rank, "leave dense" last.
+
+    With `only_faster`, ranks that were measured and aren't faster than dense by more than the noise are left out.
+    """
+    ranks = [rank for rank in useful_ranks(weight, rank_multiple) if not only_faster or maybe_faster(weight, rank)]
     return (*(low_rank_candidate(weight, spectrum, rank) for rank in ranks), dense_candidate(weight))

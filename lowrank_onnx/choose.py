@@ -17,6 +17,7 @@ from lowrank_onnx.candidates import (
     dense_candidate,
     find_candidates,
     low_rank_candidate,
+    maybe_faster,
     tail_energy,
     useful_ranks,
 )
@@ -25,10 +26,16 @@ from lowrank_onnx.forms import FORMS
 from lowrank_onnx.planner import Plan, plan_budget
 from lowrank_onnx.types import Spectrum
 
-CostName = Literal["parameters", "macs"]
+CostName = Literal["parameters", "macs", "latency"]
 
 NOT_NEEDED = "the budget is met with less damage elsewhere"
 """Why a weight that could have shrunk stays dense in a plan."""
+
+NOT_FASTER = "no rank is measurably faster here than dense"
+"""Why a weight stays dense in a plan for latency; its time follows."""
+
+ROUNDING = 1e-12
+"""Relative; so that the smallest share that there is, a quotient in floating point, can be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,57 +119,99 @@ def choose_together(
     cost: CostName,
     share: float,
     rank_multiple: int | None,
+    only_faster: bool = False,
 ) -> tuple[tuple[Choice, ...], Plan]:
-    """Settle all weights at once: the least total damage at `share` of their dense parameters or MACs.
+    """Settle all weights at once: the least total damage at `share` of their dense parameters, MACs or latency.
 
-    `spectra` is by weight name; a weight without one stays dense. With `cost` "macs", weights whose MACs are not known
-    stay dense and are left out of the budget.
+    `spectra` is by weight name; a weight without one stays dense. With `cost` "macs" or "latency", weights for which
+    that is not known stay dense and are left out of the budget.
+
+    With `only_faster`, ranks that were measured and aren't faster than dense by more than the noise are not taken,
+    unless the share is out of reach without them: what was asked for counts for more than what one weight gains.
     """
-    planned: list[int] = []
-    options: list[tuple[Candidate, ...]] = []
-    choices: list[Choice | None] = [None] * len(weights)
-    limit = 0.0
-    for index, weight in enumerate(weights):
-        if cost == "macs" and weight.positions is None:
-            reason = "its MACs are not known: no run of the model reaches it where its shape can be seen"
-            choices[index] = Choice(dense_candidate(weight), reason)
-            continue
-        limit += share * figure(dense_candidate(weight), cost)
-        planned.append(index)
+    planned = [weight for weight in weights if _figure_at(weight, None, cost) is not None]
+    options = []
+    for weight in planned:
         spectrum = spectra.get(weight.name)
         dense = (dense_candidate(weight),)
-        options.append(dense if spectrum is None else find_candidates(weight, spectrum, rank_multiple))
-    plan = plan_budget(options, lambda candidate: figure(candidate, cost), limit)
-    for index, candidate in zip(planned, plan.choices, strict=True):
-        choices[index] = Choice(candidate, _dense_reason(weights[index], candidate, rank_multiple))
-    return tuple(choice for choice in choices if choice is not None), plan
+        options.append(
+            dense if spectrum is None else find_candidates(weight, spectrum, rank_multiple, only_faster=only_faster)
+        )
+    total = sum(figure(dense_candidate(weight), cost) for weight in planned)
+    plan = plan_budget(options, lambda candidate: figure(candidate, cost), total * (share + ROUNDING))
+    if only_faster and not plan.feasible:
+        return choose_together(weights, spectra, cost=cost, share=share, rank_multiple=rank_multiple)
+    chosen = {weight.name: candidate for weight, candidate in zip(planned, plan.choices, strict=True)}
+    choices = (
+        Choice(chosen[weight.name], _dense_reason(weight, chosen[weight.name], rank_multiple, only_faster))
+        if weight.name in chosen
+        else Choice(dense_candidate(weight), _unknown(weight, cost))
+        for weight in weights
+    )
+    return tuple(choices), plan
 
 
-def smallest_share(weights: Sequence[PlannedWeight], *, cost: CostName, rank_multiple: int | None) -> float:
-    """The smallest share of dense parameters or MACs that the weights can be brought to; 1.0 where none can shrink."""
+def smallest_share(
+    weights: Sequence[PlannedWeight], *, cost: CostName, rank_multiple: int | None, only_faster: bool = False
+) -> float:
+    """The smallest share of dense parameters, MACs or latency that the weights can be brought to; 1.0 where none can
+    shrink. `only_faster` is that of `choose_together`.
+    """
     least = dense = 0
     for weight in weights:
-        if cost == "macs" and weight.positions is None:
+        whole = _figure_at(weight, None, cost)
+        if whole is None:
             continue
         ranks = useful_ranks(weight, rank_multiple)
-        each = 1 if cost == "parameters" else weight.positions or 0
-        dense += each * weight.shape.parameters
-        least += each * (FORMS[weight.form].parameters(weight.shape, ranks[0]) if ranks else weight.shape.parameters)
+        figures = [_figure_at(weight, r, cost) for r in ranks if not only_faster or maybe_faster(weight, r)]
+        dense += whole
+        least += min((found for found in figures if found is not None), default=whole)
     return least / dense if dense else 1.0
 
 
-def _dense_reason(weight: PlannedWeight, candidate: Candidate, rank_multiple: int | None) -> str:
+def _unknown(weight: PlannedWeight, cost: CostName) -> str:
+    if cost == "macs":
+        return "its MACs are not known: no run of the model reaches it where its shape can be seen"
+    return f"its latency is not known: {weight.unmeasured or 'it was not measured'}"
+
+
+def _dense_reason(weight: PlannedWeight, candidate: Candidate, rank_multiple: int | None, only_faster: bool) -> str:
     if candidate.rank is not None:
         return ""
-    if not useful_ranks(weight, rank_multiple):
+    ranks = useful_ranks(weight, rank_multiple)
+    if not ranks:
         return nothing_useful(weight, rank_multiple)
+    if only_faster and not any(maybe_faster(weight, rank) for rank in ranks):
+        return f"{NOT_FASTER} ({candidate.latency_ms:.3g} ms)"
     return NOT_NEEDED
 
 
 def figure(candidate: Candidate, cost: CostName) -> int:
-    """The parameters or the MACs of a candidate."""
+    """The parameters, the MACs or the nanoseconds of a candidate: whole numbers, so that sums are exact."""
     if cost == "parameters":
         return candidate.parameters
+    if cost == "latency":
+        if candidate.latency_ms is None:
+            raise ValueError("the latency of this candidate is not known")
+        return _nanoseconds(candidate.latency_ms)
     if candidate.macs is None:
         raise ValueError("the MACs of this candidate are not known")
     return candidate.macs
+
+
+def _nanoseconds(milliseconds: float) -> int:
+    return round(milliseconds * 1e6)
+
+
+def _figure_at(weight: PlannedWeight, rank: int | None, cost: CostName) -> int | None:
+    """What `figure` is at a rank (None: dense); None where it is not known."""
+    if cost == "latency":
+        return None if weight.latency is None else _nanoseconds(weight.latency(rank))
+    parameters = weight.shape.parameters if rank is None else FORMS[weight.form].parameters(weight.shape, rank)
+    if cost == "parameters":
+        return parameters
+    if weight.positions is None:
+        return None
+    return (
+        weight.positions * parameters if rank is None else FORMS[weight.form].macs(weight.shape, rank, weight.positions)
+    )

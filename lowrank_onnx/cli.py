@@ -20,7 +20,7 @@ from lowrank_onnx import __version__
 from lowrank_onnx import cli_budgets as budgets
 from lowrank_onnx import cli_checks as checks
 from lowrank_onnx import cli_options as options
-from lowrank_onnx.config import Config, Gates
+from lowrank_onnx.config import Config, Gates, Speedup
 from lowrank_onnx.terminal import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -72,6 +72,7 @@ def compress(
     energy: budgets.EnergyOption = None,
     keep_params: budgets.KeepParamsOption = None,
     keep_macs: budgets.KeepMacsOption = None,
+    speedup: budgets.SpeedupOption = None,
     max_error: budgets.MaxErrorOption = None,
     min_sqnr: budgets.MinSqnrOption = None,
     min_top1: budgets.MinTop1Option = None,
@@ -93,12 +94,13 @@ def compress(
     device: options.DeviceOption = options.DEFAULTS.device,
     output: options.OutputOption = None,
     force: options.ForceOption = False,
+    cache: options.CacheOption = None,
     json: options.JsonOption = None,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
 ) -> int:
     """Factorize the weights of a model, prove what that did, and write the result if it is worth it."""
-    given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_macs)
+    given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_macs, speedup)
     budget, gates = budgets.budget_and_gates(given, max_error=max_error, min_sqnr=min_sqnr, min_top1=min_top1)
     config = Config(
         budget=budget,
@@ -129,7 +131,9 @@ def compress(
     from lowrank_onnx.report.json_report import compress_document
 
     with showing_progress(quiet=quiet) as progress:
-        result = pipeline.compress(model, config, feeds=calib, output=target, force=force, progress=progress)
+        result = pipeline.compress(
+            model, config, feeds=calib, output=target, force=force, cache=cache, progress=progress
+        )
     code = _compression_code(result)
     _publish(compress_document(result), json, None if quiet else compress_report(result, verbose=verbose))
     if code != EXIT_DONE and (quiet or _is_standard_output(json)):
@@ -138,7 +142,8 @@ def compress(
 
 
 def _compression_code(result: CompressionResult) -> int:
-    nothing_left = result.status == "unchanged" and result.already_compressed
+    asked_for_speed = isinstance(result.config.budget, Speedup)  # which "nothing is left" doesn't give
+    nothing_left = result.status == "unchanged" and result.already_compressed and not asked_for_speed
     return EXIT_DONE if result.status == "written" or nothing_left else EXIT_FAILED
 
 

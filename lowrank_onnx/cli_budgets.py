@@ -17,6 +17,7 @@ from lowrank_onnx.config import (
     KeepParams,
     MaxError,
     Objective,
+    Speedup,
 )
 from lowrank_onnx.errors import UsageError
 
@@ -90,6 +91,15 @@ KeepMacsOption = Annotated[
         rich_help_panel=_BUDGET,
     ),
 ]
+SpeedupOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="S",
+        help="Make the model S times as fast as it is, as measured here, where that does the least damage.",
+        parser=number,
+        rich_help_panel=_BUDGET,
+    ),
+]
 MaxErrorOption = Annotated[
     float | None,
     typer.Option(
@@ -148,6 +158,7 @@ def given_budgets(
     energy: float | None,
     keep_params: float | None,
     keep_macs: float | None,
+    speedup: float | None,
 ) -> GivenBudgets:
     """The budgets whose flags were given, by flag. A value out of range raises `UsageError`."""
     found: dict[str, Budget] = {}
@@ -161,6 +172,8 @@ def given_budgets(
         found["--keep-params"] = KeepParams(keep_params)
     if keep_macs is not None:
         found["--keep-macs"] = KeepMacs(keep_macs)
+    if speedup is not None:
+        found["--speedup"] = Speedup(speedup)
     return found
 
 

@@ -176,6 +176,16 @@ OutputOption = Annotated[
         rich_help_panel=_OUTPUT,
     ),
 ]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Keep what was learned of weights and feeds there, so that a run that was killed goes on, and the next "
+        "one with other budgets starts from it. It can be deleted at any time.",
+        show_default="nothing is kept",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 ForceOption = Annotated[
     bool, typer.Option("--force", "-f", help="Replace the output if it exists.", rich_help_panel=_OUTPUT)
 ]

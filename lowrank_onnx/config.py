@@ -80,7 +80,21 @@ class MaxError:
             raise UsageError(f"--max-error {self.error:g}: expected a relative error between 0 and 1, e.g. 0.05")
 
 
-Budget: TypeAlias = FixedRank | Alpha | Energy | KeepParams | KeepMacs | MaxError
+@dataclass(frozen=True, slots=True)
+class Speedup:
+    """How many times as fast as the original the whole model is to be, as measured here (``--speedup``)."""
+
+    speedup: float
+
+    def __post_init__(self) -> None:
+        if not 1.0 < self.speedup < float("inf"):
+            raise UsageError(f"--speedup {self.speedup:g}: expected a factor above 1, e.g. --speedup 1.5")
+
+
+Budget: TypeAlias = FixedRank | Alpha | Energy | KeepParams | KeepMacs | MaxError | Speedup
+
+PlannedBudget: TypeAlias = KeepParams | KeepMacs | MaxError | Speedup
+"""The budgets over the whole model, for which the weights compete."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +124,9 @@ class Config:
 
     Parameters
     ----------
-    budget : exactly one of `FixedRank`, `Alpha`, `Energy`, `KeepParams`, `KeepMacs`, `MaxError`.
-    objective : "latency" refuses a result that isn't measurably faster than the original; "size" doesn't.
+    budget : exactly one of `FixedRank`, `Alpha`, `Energy`, `KeepParams`, `KeepMacs`, `MaxError`, `Speedup`.
+    objective : "latency" plans by the time that each weight takes here, and refuses a result that isn't measurably
+        faster than the original; "size" does neither.
     method : "auto" (the cheapest solver that comes within 2 % of the optimal spectral error, exact where that is as
         cheap), "rsi" (randomized subspace iteration as published, arXiv 2604.02659), "rsvd" (the same with q = 1) or
         "svd" (exact).
@@ -166,7 +181,17 @@ class Config:
             raise UsageError(f"--op-types: expected at least one of {', '.join(OP_TYPES)}")
         if self.allow_larger and not isinstance(self.budget, FixedRank | Alpha):
             raise UsageError("--allow-larger goes with --rank or --alpha: other budgets never make a weight larger")
-        if isinstance(self.budget, MaxError) and not self.validate:
+        self._check_validation()
+
+    def _check_validation(self) -> None:
+        """Refuse what can't be judged without running the model."""
+        if isinstance(self.budget, Speedup) and self.objective == "size":
+            raise UsageError("--speedup goes with --objective latency: drop --objective size")
+        if self.validate:
+            return
+        if isinstance(self.budget, MaxError):
             raise UsageError("--max-error needs validation: drop --no-validate, or give a budget such as --keep-params")
-        if not self.validate and self.gates != Gates():
+        if isinstance(self.budget, Speedup):
+            raise UsageError("--speedup needs validation: drop --no-validate, or give a budget such as --keep-params")
+        if self.gates != Gates():
             raise UsageError("a gate needs validation: drop --no-validate, or --min-sqnr, --max-error and --min-top1")

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from lowrank_onnx import linalg
+from lowrank_onnx.cache import NO_CACHE, Cache, remember
+from lowrank_onnx.cache_codecs import factors_codec
 from lowrank_onnx.config import Device, Method
 from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.linalg.measure import measure_factors
@@ -22,6 +24,7 @@ from lowrank_onnx.progress import Progress
 from lowrank_onnx.types import (
     Array,
     Factors,
+    MatrixShape,
     NewTensor,
     Rearrangement,
     Spectrum,
@@ -164,6 +167,21 @@ def measure_errors(stored: Array, to_matrices: Rearrangement, left: Array, right
     return ((missed / energy) ** 0.5 if energy else 0.0), max(residual.spectral_error for residual in measured)
 
 
+def _remembered(
+    cache: Cache,
+    stored: Array,
+    weight: WeightRef,
+    to_matrices: Rearrangement,
+    rank: int,
+    options: FactorizeOptions,
+    second_moment: Array | None,
+) -> tuple[Factors, Spectrum]:
+    """`factorize`, unless the cache knows the result."""
+    arguments = (stored, weight, to_matrices, rank, options, second_moment)
+    slot = cache.slot("factors", lambda: arguments)
+    return remember(slot, factors_codec(MatrixShape(*to_matrices.merged), rank), lambda: factorize(*arguments))
+
+
 def spool_factors(
     model: Model,
     groups: Sequence[SharedWeight],
@@ -172,10 +190,12 @@ def spool_factors(
     options: FactorizeOptions,
     second_moments: Mapping[WeightRef, Array],
     progress: Progress,
+    cache: Cache = NO_CACHE,
 ) -> tuple[Spectrum | None, ...]:
     """Factorize each weight at its rank, one in memory at a time; rank 0 leaves a weight alone.
 
-    `second_moments` holds those of the inputs of the weights for which they are known. Returns the spectra, None for a
+    `second_moments` holds those of the inputs of the weights for which they are known; `cache` gives factors that an
+    earlier run made of the same weight with the same options. Returns the spectra, None for a
     weight that was left alone.
     """
     tensors = stored_tensors(model.skeleton, (group.weight for group in groups))
@@ -185,14 +205,8 @@ def spool_factors(
             spectrum = None
             if rank:
                 stored = model.store.array(tensors[group.weight])
-                factors, spectrum = factorize(
-                    stored,
-                    group.weight,
-                    group.sites[0].to_matrices,
-                    rank,
-                    options,
-                    second_moments.get(group.weight),
-                )
+                arrangement, moment = group.sites[0].to_matrices, second_moments.get(group.weight)
+                factors, spectrum = _remembered(cache, stored, group.weight, arrangement, rank, options, moment)
                 del stored
                 spool.put(group.weight, factors)
             spectra.append(spectrum)

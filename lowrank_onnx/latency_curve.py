@@ -105,6 +105,7 @@ def write_curve(path: Path, key: str, curve: LatencyCurve, *, note: str) -> None
     }
     temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         with open(descriptor, "w", encoding="utf-8") as stream:
             json.dump(entry, stream, indent=1)

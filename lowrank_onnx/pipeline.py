@@ -7,10 +7,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -19,16 +20,20 @@ import onnx
 
 from lowrank_onnx import passes
 from lowrank_onnx.accounting import Bookkeeping, StageClock, totals
-from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_sensitivities
+from lowrank_onnx.attempt import Workshop, error_of, race
+from lowrank_onnx.cache import Cache, open_cache
+from lowrank_onnx.cache_facts import environment_facts, model_facts
+from lowrank_onnx.calibration import lessons, predicted_damage, weight_moments, weight_sensitivities
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight
-from lowrank_onnx.choose import Choice, factor_rank
-from lowrank_onnx.config import Config, KeepMacs, KeepParams, MaxError
+from lowrank_onnx.choose import factor_rank
+from lowrank_onnx.config import Config, KeepMacs, PlannedBudget, Speedup
 from lowrank_onnx.damage import Sensitivity, Unmeasured
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, judge, measure_latency, open_session
 from lowrank_onnx.factorize import FactorizeOptions, FactorSpool, spool_factors
 from lowrank_onnx.inspection import inspect_weights
+from lowrank_onnx.latency_plan import measure_weights, time_runs, with_latency
 from lowrank_onnx.model_io import (
     Model,
     StagedModel,
@@ -39,12 +44,14 @@ from lowrank_onnx.model_io import (
     stage_model,
 )
 from lowrank_onnx.moments import Moment
-from lowrank_onnx.moments.shrinkage import shrunk_second_moment
+from lowrank_onnx.moments.shrinkage import ShrunkMoments
 from lowrank_onnx.observed import FeedSource, Observed, find_feeds, observe, open_model
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.results import CompressionResult, InspectResult
-from lowrank_onnx.settle import check_feasible, settle
-from lowrank_onnx.types import Site, Skipped, Spectrum, Verdict, WeightRef
+from lowrank_onnx.revision import MAX_ROUNDS, Reviser, required_speedup
+from lowrank_onnx.settle import Settled, check_feasible, settle
+from lowrank_onnx.site_latency import LatencyTable
+from lowrank_onnx.types import LatencyComparison, Site, Skipped, Spectrum, Verdict, WeightRef
 from lowrank_onnx.weights import SharedWeight, group_by_weight, total_positions
 
 if TYPE_CHECKING:
@@ -56,6 +63,9 @@ DEFAULTS = Config()
 
 TIMING_SECONDS = 20.0
 """Time for the paired measurement; it ends sooner where the difference is plain."""
+
+ATTEMPT_SECONDS = 5.0
+"""The same for one attempt of a search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +88,7 @@ def compress(
     feeds: FeedSource | None = None,
     output: str | os.PathLike[str] | None = None,
     force: bool = False,
+    cache: str | os.PathLike[str] | None = None,
     base_directory: Path | None = None,
     progress: Progress = SILENT,
 ) -> CompressionResult:
@@ -91,6 +102,9 @@ def compress(
         ``test_data_set_*``, or an iterable of dicts. None makes synthetic ones.
     output : where to write. None writes nothing; the new model is in ``result.model``.
     force : overwrite an existing output.
+    cache : a directory for moments, factors and sensitivities, by content: a run that was killed goes on, and later
+        ones with other budgets start from them. What doesn't depend on timing is the same with and without. None keeps
+        nothing.
     base_directory : where the external data of a `ModelProto` or `gs.Graph` lies.
     progress : receives the stages.
 
@@ -108,58 +122,91 @@ def compress(
         The model can't be read, run or factorized.
     """
     clock = StageClock()
+    kept = open_cache(None if cache is None else Path(cache), partial(environment_facts, config.device))
     with ExitStack() as stack:
         with clock.stage("load"):
             prepared = _prepare(model, config, base_directory)
+        on_model = kept.scoped(partial(model_facts, prepared.model, config.provider))
         target = None if output is None else Path(output)
         if target is not None:
             check_target(prepared.model, target, force=force)
         directory = stack.enter_context(scratch_directory(target))
         with clock.stage("observe"):
             observed = _observe(prepared, config, feeds)
-            moments = _moments(prepared, observed, config, directory, progress)
+            moments = _moments(prepared, observed, config, directory, progress, on_model)
         check_feasible(_planned_weights(prepared, observed, {}), config)
         spool = FactorSpool(directory)
         with clock.stage("factorize"):
             ranks = [_factor_rank(weight, config) for weight in _planned_weights(prepared, observed, {})]
-            whitening = {weight: shrunk_second_moment(m) for weight, m in moments.items() if isinstance(m, Moment)}
+            whitening = ShrunkMoments({w: m for w, m in moments.items() if isinstance(m, Moment)})
             spectra = spool_factors(
-                prepared.model, prepared.groups, ranks, spool, _options(config), whitening, progress
+                prepared.model, prepared.groups, ranks, spool, _options(config), whitening, progress, kept
             )
         with clock.stage("measure sensitivity"):
-            sensitivities = _sensitivities(prepared, observed, spectra, spool, config, progress)
+            sensitivities = _sensitivities(prepared, observed, spectra, spool, config, progress, on_model)
         weights = _planned_weights(prepared, observed, sensitivities)
-        with clock.stage("plan"):
-            error_of = partial(_error_of, prepared, observed, spool, directory)
-            by_name = {w.name: s for w, s in zip(weights, spectra, strict=True) if s is not None}
-            choices, search = settle(weights, by_name, config, error_of, progress)
+        by_name = {w.name: s for w, s in zip(weights, spectra, strict=True) if s is not None}
+        workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed)
+
+        @functools.cache
+        def timed_weights() -> tuple[PlannedWeight, ...]:
+            with clock.stage("time weights"):
+                return _timed_weights(workshop, weights, config, kept, progress)
+
+        def settled(config: Config, start: float | None = None) -> Settled:
+            planned = isinstance(config.budget, PlannedBudget) and config.objective == "latency" and config.validate
+            chosen_from = timed_weights() if planned else weights
+            with clock.stage("plan"):
+                return _settled(workshop, chosen_from, by_name, config, start, progress)
+
+        choices, search = settled(config)
         book = Bookkeeping(
             model=prepared.model,
             groups=prepared.groups,
             skipped=prepared.skipped,
+            lessons=lessons(prepared.groups, spectra, moments, sensitivities),
             positions=observed.positions if observed else {},
             feeds=observed.feeds if observed else None,
             choices=choices,
             search=search,
             config=config,
             clock=clock,
+            notes=kept.notes,
         )
         if all(choice.candidate.rank is None for choice in choices):
             return book.unchanged()
+        reviser = Reviser(config, timed_weights, lambda speedup, start: settled(replace(config, budget=speedup), start))
+        return _finish(book, workshop, reviser, target, force=force, progress=progress)
+
+
+def _finish(
+    book: Bookkeeping, workshop: Workshop, reviser: Reviser, target: Path | None, *, force: bool, progress: Progress
+) -> CompressionResult:
+    """Rewrite, judge, and write what holds; where only the latency doesn't, choose again and start over."""
+    config, clock = book.config, book.clock
+    observed = workshop.observed if config.validate else None
+    rounds = 0
+    while True:
         with clock.stage("rewrite"):
             candidate = build_candidate(
-                prepared.model, prepared.groups, choices, spool, measure=True, progress=progress
+                book.model, book.groups, book.choices, workshop.spool, measure=True, progress=progress
             )
-        with clock.stage("save"):
-            staged = stack.enter_context(stage_model(candidate.model, target or directory / "model.onnx", force=force))
-        with clock.stage("validate"):
-            verdict = _judged(observed, staged, config, progress) if observed and config.validate else None
-        if verdict is not None and not verdict.passed:
-            return book.rejected(candidate, staged.file_bytes, verdict)
-        if target is None:
-            return book.written(candidate, staged.file_bytes, verdict, model=complete_proto(candidate.model))
-        staged.commit()
-        return book.written(candidate, staged.file_bytes, verdict, output=target)
+        with ExitStack() as stack:
+            with clock.stage("save"):
+                path = target or workshop.directory / "model.onnx"
+                staged = stack.enter_context(stage_model(candidate.model, path, force=force))
+            with clock.stage("validate"):
+                verdict = None if observed is None else _judged(observed, staged, config, progress)
+            if verdict is None or verdict.passed:
+                if target is None:
+                    return book.written(candidate, staged.file_bytes, verdict, model=complete_proto(candidate.model))
+                staged.commit()
+                return book.written(candidate, staged.file_bytes, verdict, output=target)
+            revised = reviser.revise(book.choices, book.search, verdict) if rounds < MAX_ROUNDS else None
+            if revised is None:
+                return book.rejected(candidate, staged.file_bytes, verdict)
+        rounds += 1
+        book = replace(book, choices=revised[0], search=(*book.search, *revised[1]))
 
 
 def _factor_rank(weight: PlannedWeight, config: Config) -> int:
@@ -191,7 +238,7 @@ def _observe(prepared: _Prepared, config: Config, feeds: FeedSource | None) -> O
 
 
 def _moments(
-    prepared: _Prepared, observed: Observed | None, config: Config, directory: Path, progress: Progress
+    prepared: _Prepared, observed: Observed | None, config: Config, directory: Path, progress: Progress, cache: Cache
 ) -> dict[WeightRef, Moment | str]:
     """What the weights' inputs look like on real feeds; synthetic ones say nothing about that."""
     if observed is None or observed.feeds.synthetic or not config.whiten or config.allow_larger:
@@ -204,6 +251,7 @@ def _moments(
         seed=config.seed,
         directory=directory,
         progress=progress,
+        cache=cache,
     )
 
 
@@ -214,13 +262,14 @@ def _sensitivities(
     spool: FactorSpool,
     config: Config,
     progress: Progress,
+    cache: Cache,
 ) -> dict[WeightRef, Sensitivity | Unmeasured]:
     """What compressing each weight alone does, where a plan over all weights is to be made."""
-    if observed is None or observed.feeds.synthetic or not isinstance(config.budget, KeepParams | KeepMacs | MaxError):
+    if observed is None or observed.feeds.synthetic or not isinstance(config.budget, PlannedBudget):
         return {}
     feeds, level = observed.calibration, config.sensitivity
     return weight_sensitivities(
-        prepared.model.skeleton, prepared.groups, spectra, spool, observed.run, feeds, level, progress
+        prepared.model.skeleton, prepared.groups, spectra, spool, observed.run, feeds, level, progress, cache
     )
 
 
@@ -241,19 +290,38 @@ def _planned_weights(
     )
 
 
-def _error_of(
-    prepared: _Prepared, observed: Observed | None, spool: FactorSpool, directory: Path, choices: Sequence[Choice]
-) -> float:
-    """The relative output error of the model that these choices make; one attempt of a search."""
-    if observed is None:
-        raise ValueError("a search needs a run of the original")
-    if all(choice.candidate.rank is None for choice in choices):
-        return 0.0
-    candidate = build_candidate(prepared.model, prepared.groups, choices, spool, measure=False)
-    with stage_model(candidate.model, directory / "attempt.onnx") as staged:
-        session = open_session(staged.path, provider=observed.provider)
-        outputs = compare_outputs(observed.session, session, observed.held_out)
-    return max((output.relative_l2 for output in outputs), default=float("inf"))
+def _timed_weights(
+    workshop: Workshop, weights: Sequence[PlannedWeight], config: Config, kept: Cache, progress: Progress
+) -> tuple[PlannedWeight, ...]:
+    """The weights with what each of them costs in time, as measured here."""
+    if workshop.observed is None:
+        return tuple(weights)
+
+    def open_table(seconds: float) -> LatencyTable:
+        return LatencyTable(kept.directory("latency"), provider=config.provider, seconds_per_site=seconds)
+
+    found = measure_weights(workshop.model.skeleton, workshop.groups, workshop.observed.sites, open_table, progress)
+    return with_latency(weights, [found[group.weight] for group in workshop.groups])
+
+
+def _settled(
+    workshop: Workshop,
+    weights: Sequence[PlannedWeight],
+    spectra: Mapping[str, Spectrum],
+    config: Config,
+    start: float | None,
+    progress: Progress,
+) -> Settled:
+    def stopwatch(original: Session, candidate: Session, feeds: Feeds) -> LatencyComparison:
+        return measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=ATTEMPT_SECONDS)
+
+    original_ms = None
+    if isinstance(config.budget, Speedup):
+        original_ms = time_runs(workshop.original.session, next(iter(workshop.original.feeds)))
+    attempts = partial(error_of, workshop), partial(race, workshop, stopwatch)
+    return settle(
+        weights, spectra, config, attempts[0], progress, race=attempts[1], original_ms=original_ms, start=start
+    )
 
 
 def _judged(observed: Observed, staged: StagedModel, config: Config, progress: Progress) -> Verdict:
@@ -272,7 +340,15 @@ def _compare(
         )
     gates = config.gates
     providers = tuple(dict.fromkeys((*original.providers_used, *candidate.providers_used)))
-    return judge(outputs, latency, feeds, providers, gates=gates, require_faster=require_faster)
+    return judge(
+        outputs,
+        latency,
+        feeds,
+        providers,
+        gates=gates,
+        require_faster=require_faster,
+        min_speedup=required_speedup(config),
+    )
 
 
 def validate(

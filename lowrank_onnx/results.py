@@ -29,6 +29,13 @@ class SiteResult:
     relative_error : ||W - L R||_F / ||W||_F, measured; None when dense.
     spectral_error : estimate of ||W - L R||_2 / ||W||_2; None when dense.
     solver : what factorized the weight, e.g. "rsi(q=4, p=10)"; "" when dense.
+    input_error : ||X (W - L R)||_F / ||X W||_F for inputs X like those that the feeds showed, as the factorization sees
+        them; None when dense or not whitened.
+    importance : measured relative squared error of the model's outputs per relative squared tail energy of this weight;
+        None where it was not measured.
+    predicted_error : the relative error of the outputs that is expected of this weight alone at its rank; None when
+        dense or not measured.
+    note : what the feeds could not teach about the weight, and what would help; "" where nothing is amiss.
     """
 
     name: str
@@ -48,6 +55,10 @@ class SiteResult:
     relative_error: float | None
     spectral_error: float | None
     solver: str
+    input_error: float | None = None
+    importance: float | None = None
+    predicted_error: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +81,21 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class SearchStep:
-    """One attempt of the search for the smallest model within ``--max-error``.
+    """One attempt of the search for ``--max-error`` or ``--speedup``.
 
     Attributes
     ----------
-    keep : share of the eligible sites' MACs (or of their parameters, where size is the objective or no MACs are known)
-        that was tried.
+    keep : share of the eligible sites' latency that was tried; of their MACs where no latency is known, of their
+        parameters where size is the objective or no MACs are known either.
     error : relative L2 error of the model's outputs that came of it.
-    accepted : whether the error was within the limit.
+    accepted : whether the error was within the limit, or the model fast enough.
+    speedup : of the whole model over the original, measured; None in a search for an error.
     """
 
     keep: float
     error: float
     accepted: bool
+    speedup: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +112,7 @@ class CompressionResult:
     sites, skipped : every eligible site, and every node that was looked at and left alone.
     before, after : figures of the whole model; `after` is None when nothing was rewritten.
     verdict : None without validation, or when nothing was rewritten.
-    search : the attempts of ``--max-error``, in order; empty with any other budget.
+    search : the attempts of ``--max-error`` or ``--speedup``, in order; empty with any other budget.
     message : the outcome in one sentence.
     seconds : wall time of each stage.
     versions : of this package, its libraries, Python and the platform; "" for what is not installed.
@@ -107,6 +120,7 @@ class CompressionResult:
     feeds : describes the feeds behind MACs, outputs and latency; "" when nothing was run.
     synthetic : whether those feeds were made up from the model's signature.
     already_compressed : whether the input holds factors that an earlier run wrote; "unchanged" is then a success.
+    notes : sentences on what a user should know of the run itself, e.g. a damaged entry of the cache.
     """
 
     status: Literal["written", "rejected", "unchanged"]
@@ -126,6 +140,7 @@ class CompressionResult:
     feeds: str = ""
     synthetic: bool = False
     already_compressed: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Search for the smallest share of parameters or MACs whose model still meets an error limit."""
+"""Search over the share that a plan keeps: the smallest within an error limit, or the largest that is fast enough."""
 
 from __future__ import annotations
 
@@ -39,3 +39,75 @@ def search_share(
         else:
             low = share
     return best, tuple(steps)
+
+
+def search_speedup(
+    race_at: Callable[[float], tuple[float, float]],
+    target: float,
+    *,
+    floor: float,
+    start: float,
+    max_attempts: int = 5,
+    slack: float = 0.05,
+) -> tuple[float | None, tuple[SearchStep, ...]]:
+    """Find the largest share in [floor, 1) whose model is measured as at least `target` times as fast.
+
+    Time falls about linearly as the share does, and a share of 1 is the original, so each attempt is placed where the
+    line through its neighbours aims at the target and half of `slack`. The search ends with a model that is fast enough
+    but by no more than `slack` (relative) faster than asked. Before the target is called out of reach, the smallest
+    share has been tried.
+
+    Parameters
+    ----------
+    race_at : relative error and measured speedup of the model at a share.
+    target : the least speedup that is accepted. NaN is never accepted.
+    floor : the smallest share that can be realised, below 1.
+    start : the first share to try; below the floor, the floor is tried.
+    max_attempts : at least 2.
+
+    Returns
+    -------
+    The share, or None where none tried was fast enough, and every attempt in order.
+    """
+    steps: list[SearchStep] = []
+    slow: tuple[float, float] = (1.0, 1.0)
+    fast: tuple[float, float] | None = None
+    time = 1.0 / (target * (1.0 + slack / 2))
+    share = max(start, floor)
+    while True:
+        error, speedup = race_at(share)
+        accepted = speedup >= target
+        steps.append(SearchStep(keep=share, error=error, accepted=accepted, speedup=speedup))
+        if accepted:
+            fast = (share, 1.0 / speedup)
+        else:
+            slow = (share, 1.0 / speedup if speedup > 0.0 else 1.0)
+        bottom = floor if fast is None else fast[0]
+        done = accepted and speedup <= target * (1.0 + slack)
+        if done or len(steps) >= max_attempts or slow[0] <= bottom or (fast and slow[0] - bottom < _NO_CLOSER):
+            return (fast[0] if fast else None), tuple(steps)
+        if fast is not None:
+            share = _between(slow, fast, time)
+        elif len(steps) == max_attempts - 1:
+            share = floor
+        else:
+            share = beyond(slow[0], slow[1], time)
+            share = share if share - floor >= _NO_CLOSER else floor
+
+
+_NO_CLOSER = 0.02
+"""Shares that differ by less aren't worth another attempt."""
+
+
+def _between(slow: tuple[float, float], fast: tuple[float, float], time: float) -> float:
+    """The share at which the line between two (share, relative time) has `time`, and not too near to either."""
+    part = (time - fast[1]) / (slow[1] - fast[1]) if slow[1] > fast[1] else 0.5
+    return fast[0] + min(max(part, 0.1), 0.9) * (slow[0] - fast[0])
+
+
+def beyond(share: float, share_time: float, time: float) -> float:
+    """The share at which the line from the original through a share and its relative time has `time`.
+
+    0 where that share gained nothing: no line leads from there to a shorter time.
+    """
+    return 1.0 - (1.0 - time) * (1.0 - share) / (1.0 - share_time) if share_time < 1.0 else 0.0

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -74,6 +75,8 @@ def measure_sensitivity(
     *,
     max_feeds: int,
     enough_ranks: int | None = None,
+    known: Mapping[WeightRef, Sensitivity | Unmeasured] = MappingProxyType({}),
+    finished: Callable[[Sensitivity | Unmeasured], None] = lambda result: None,
     progress: StageProgress | None = None,
 ) -> tuple[Sensitivity | Unmeasured, ...]:
     """Run the model with one weight at a time replaced by its low-rank approximation, and compare the outputs.
@@ -91,6 +94,8 @@ def measure_sensitivity(
     ranks_of : the ranks to try, the most telling first. A rank whose tail is 0 tells nothing of the importance.
     max_feeds : how many feeds to run for each rank.
     enough_ranks : ranks beyond this number are tried only while the tail-energy model doesn't fit; None tries all.
+    known : results of an earlier call for the same groups; they are not measured again.
+    finished : is given each other result as soon as it is there.
     progress : is advanced by 1 for each run, and at once for runs that aren't needed: by `count_runs` in all.
 
     Returns
@@ -121,14 +126,19 @@ def measure_sensitivity(
     results: list[Sensitivity | Unmeasured] = []
     for group in groups:
         weight, ranks = group.weight, _checked_ranks(group, ranks_of)
+        if weight in known:
+            stage.advance(len(ranks) * len(baseline.feeds), detail=weight.name)
+            results.append(known[weight])
+            continue
         energies = tuple(_checked_tail(group, rank, tails) for rank in ranks)
         reason = copy.reasons.get(weight) or _reason_not_to_measure(weight, copy.names[weight], accepted, energies)
         if reason is not None:
             stage.advance(len(ranks) * len(baseline.feeds), detail=weight.name)
             results.append(Unmeasured(weight, reason))
-            continue
-        name = copy.names[weight]
-        results.append(_measure(baseline, group, name, ranks, energies, approximate, enough_ranks, stage))
+        else:
+            name = copy.names[weight]
+            results.append(_measure(baseline, group, name, ranks, energies, approximate, enough_ranks, stage))
+        finished(results[-1])
     return tuple(results)
 
 

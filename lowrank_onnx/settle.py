@@ -1,19 +1,23 @@
-"""From the configured budget to one choice per weight: alone, together, or by search on measured error."""
+"""From the configured budget to one choice per weight: alone, together, or by search on what is measured."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import NOT_NEEDED, Choice, CostName, choose_alone, choose_together, smallest_share
-from lowrank_onnx.config import Alpha, Config, Energy, FixedRank, KeepMacs, KeepParams, MaxError
+from lowrank_onnx.config import Alpha, Config, Energy, FixedRank, KeepMacs, KeepParams, MaxError, Speedup
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.results import SearchStep
-from lowrank_onnx.search import search_share
+from lowrank_onnx.search import search_share, search_speedup
 from lowrank_onnx.types import Spectrum
 
 Settled = tuple[tuple[Choice, ...], tuple[SearchStep, ...]]
+
+Race: TypeAlias = Callable[[Sequence[Choice]], tuple[float, float]]
+"""Builds the model of some choices; its outputs' relative error and its measured speedup over the original."""
 
 
 def settle(
@@ -22,8 +26,15 @@ def settle(
     config: Config,
     error_of: Callable[[Sequence[Choice]], float],
     progress: Progress,
+    *,
+    race: Race | None = None,
+    original_ms: float | None = None,
+    start: float | None = None,
 ) -> Settled:
     """Choose for every weight, and report the attempts where it took a search.
+
+    With the objective "latency", ranks that were measured and aren't faster than dense are not taken, unless a share of
+    parameters or MACs can't be reached without them.
 
     Parameters
     ----------
@@ -31,24 +42,46 @@ def settle(
     config : its budget, objective and rank multiple are used.
     error_of : builds the model of some choices and measures its outputs' relative error; only called by a search.
     progress : receives the attempts.
+    race, original_ms : for `Speedup` only: how an attempt is measured, and milliseconds of one run of the original.
+    start : for `Speedup` only: the first share of the latency to try; None takes what the original has to lose.
     """
     budget = config.budget
     if isinstance(budget, (FixedRank, Alpha, Energy)):
         alone = (choose_alone(weight, spectra.get(weight.name), budget, config.rank_multiple) for weight in weights)
         return tuple(alone), ()
     if isinstance(budget, (KeepParams, KeepMacs)):
-        return _settle_share(weights, spectra, budget, config.rank_multiple), ()
-    return _settle_error(weights, spectra, budget, config, error_of, progress)
+        cost: CostName = "macs" if isinstance(budget, KeepMacs) else "parameters"
+        return _plan_at(weights, spectra, config, cost)(budget.share), ()
+    if isinstance(budget, MaxError):
+        return _settle_error(weights, spectra, budget, config, error_of, progress)
+    if race is None or original_ms is None:
+        raise ValueError("a speedup can't be settled without a race and the original's time")
+    if start is None:
+        start = _start(weights, budget, original_ms)
+    return _settle_speedup(weights, spectra, budget, config, race, start, progress)
 
 
-def _settle_share(
-    weights: Sequence[PlannedWeight],
-    spectra: Mapping[str, Spectrum],
-    budget: KeepParams | KeepMacs,
-    rank_multiple: int | None,
-) -> tuple[Choice, ...]:
-    cost: CostName = "macs" if isinstance(budget, KeepMacs) else "parameters"
-    return choose_together(weights, spectra, cost=cost, share=budget.share, rank_multiple=rank_multiple)[0]
+def _plan_at(
+    weights: Sequence[PlannedWeight], spectra: Mapping[str, Spectrum], config: Config, cost: CostName
+) -> Callable[[float], tuple[Choice, ...]]:
+    """The choices at a share of the cost."""
+
+    def choices_at(share: float) -> tuple[Choice, ...]:
+        return choose_together(
+            weights,
+            spectra,
+            cost=cost,
+            share=share,
+            rank_multiple=config.rank_multiple,
+            only_faster=config.objective == "latency",
+        )[0]
+
+    return choices_at
+
+
+def _floor(weights: Sequence[PlannedWeight], config: Config, cost: CostName) -> float:
+    only_faster = config.objective == "latency"
+    return smallest_share(weights, cost=cost, rank_multiple=config.rank_multiple, only_faster=only_faster)
 
 
 def check_feasible(weights: Sequence[PlannedWeight], config: Config) -> None:
@@ -74,12 +107,8 @@ def _settle_error(
     error_of: Callable[[Sequence[Choice]], float],
     progress: Progress,
 ) -> Settled:
-    seen = any(weight.positions is not None for weight in weights)
-    cost: CostName = "macs" if config.objective == "latency" and seen else "parameters"
-
-    def choices_at(share: float) -> tuple[Choice, ...]:
-        return choose_together(weights, spectra, cost=cost, share=share, rank_multiple=config.rank_multiple)[0]
-
+    cost = _search_cost(weights, config)
+    choices_at = _plan_at(weights, spectra, config, cost)
     with progress.stage("searching", None) as stage:
 
         def error_at(share: float) -> float:
@@ -87,11 +116,52 @@ def _settle_error(
             stage.advance(detail=f"{share:.0%} of the {cost} kept: relative error {error:.3g}")
             return error
 
-        floor = smallest_share(weights, cost=cost, rank_multiple=config.rank_multiple)
-        share, steps = search_share(error_at, budget.error, floor=floor)
+        share, steps = search_share(error_at, budget.error, floor=_floor(weights, config, cost))
     if share is not None:
         return choices_at(share), steps
     reason = f"no share tried kept the outputs' relative error within {budget.error:g}"
+    return tuple(_dense(choice, reason) for choice in choices_at(1.0)), steps
+
+
+def _search_cost(weights: Sequence[PlannedWeight], config: Config) -> CostName:
+    """What a search minimises: the best measure of the objective that there is."""
+    if config.objective == "latency" and any(weight.latency is not None for weight in weights):
+        return "latency"
+    if config.objective == "latency" and any(weight.positions is not None for weight in weights):
+        return "macs"
+    return "parameters"
+
+
+def _start(weights: Sequence[PlannedWeight], budget: Speedup, original_ms: float) -> float:
+    """The share at which the sites save T - T/S of the original's T milliseconds, if the model gains what they do."""
+    sites_ms = sum(weight.latency(None) for weight in weights if weight.latency is not None)
+    return 1.0 - original_ms * (1.0 - 1.0 / budget.speedup) / sites_ms if sites_ms > 0.0 else 0.0
+
+
+def _settle_speedup(
+    weights: Sequence[PlannedWeight],
+    spectra: Mapping[str, Spectrum],
+    budget: Speedup,
+    config: Config,
+    race: Race,
+    start: float,
+    progress: Progress,
+) -> Settled:
+    choices_at = _plan_at(weights, spectra, config, "latency")
+    floor = _floor(weights, config, "latency")
+    if floor >= 1.0:
+        return choices_at(1.0), ()
+    with progress.stage("searching", None) as stage:
+
+        def race_at(share: float) -> tuple[float, float]:
+            error, speedup = race(choices_at(share))
+            stage.advance(detail=f"{share:.0%} of the latency kept: {speedup:.3g}x, relative error {error:.3g}")
+            return error, speedup
+
+        share, steps = search_speedup(race_at, budget.speedup, floor=floor, start=start)
+    if share is not None:
+        return choices_at(share), steps
+    reason = f"no model tried was {budget.speedup:g} times as fast"
     return tuple(_dense(choice, reason) for choice in choices_at(1.0)), steps
 
 

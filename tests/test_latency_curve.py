@@ -197,3 +197,9 @@ def test_a_failed_write_leaves_the_old_entry_and_nothing_else(tmp_path: Path, mo
         write_curve(path, KEY, LatencyCurve(1.0, (1,), (1.0,), 0.0), note="")
     assert read_curve(path, KEY) == CURVE
     assert [file.name for file in tmp_path.iterdir()] == ["entry.json"]
+
+
+def test_a_directory_that_was_deleted_meanwhile_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "latency" / "a.json"
+    write_curve(path, KEY, CURVE, note="")
+    assert read_curve(path, KEY) == CURVE

@@ -55,9 +55,8 @@ def fixed_latency(monkeypatch: pytest.MonkeyPatch, speedup: float) -> None:
 
 def test_a_path_a_proto_and_a_graph_give_the_same_model(path: Path) -> None:
     proto = onnx.load(path)
-    results = [
-        lowrank_onnx.compress(source, RANK).model for source in (path, str(path), proto, gs.import_onnx(onnx.load(path)))
-    ]
+    sources = (path, str(path), proto, gs.import_onnx(onnx.load(path)))
+    results = [lowrank_onnx.compress(source, RANK).model for source in sources]
     weights = [{t.name: numpy_helper.to_array(t) for t in result.graph.initializer} for result in results if result]
     assert len(weights) == 4
     for other in weights[1:]:
@@ -175,7 +174,7 @@ def test_synthetic_feeds_that_the_model_can_not_run_on_ask_for_real_ones() -> No
         helper.make_node("MatMul", ["x", "w"], ["h"]),
         helper.make_node("Reshape", ["h", "shape"], ["y"]),
     ]
-    values = {"w": decaying(32, 32, 0.9), "shape": np.array([7, 32], np.int64)}
+    values: dict[str, np.ndarray] = {"w": decaying(32, 32, 0.9), "shape": np.array([7, 32], np.int64)}
     graph = helper.make_graph(
         nodes,
         "g",

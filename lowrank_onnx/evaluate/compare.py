@@ -63,6 +63,7 @@ def judge(
     *,
     gates: Gates,
     require_faster: bool,
+    min_speedup: float = 1.0,
 ) -> Verdict:
     """Decide whether the candidate passes; each failure is one sentence.
 
@@ -72,6 +73,7 @@ def judge(
     feeds, providers : what was run, on what; for the report.
     gates : each holds for every output; `min_top1` for those that have a top-1 agreement, and there has to be one.
     require_faster : whether the candidate has to be faster, with confidence.
+    min_speedup : the least median speedup of a candidate that has to be faster.
     """
     failures = []
     if not outputs or len(feeds) == 0:
@@ -85,7 +87,7 @@ def judge(
             f"--min-top1 {gates.min_top1:g}: no output has a class axis (a float output of rank 2 or 3): drop the gate"
         )
     if require_faster:
-        failures += _not_faster(latency)
+        failures += _not_faster(latency, min_speedup)
     return Verdict(
         outputs=tuple(outputs),
         latency=latency,
@@ -133,13 +135,14 @@ def _broken_gates(output: OutputStatistics, gates: Gates) -> list[str]:
     return [f"output {output.name!r}: {text}" for text in broken]
 
 
-def _not_faster(latency: LatencyComparison | None) -> list[str]:
+def _not_faster(latency: LatencyComparison | None, min_speedup: float) -> list[str]:
     if latency is None:
         return ["the latency was not measured, and the objective is latency"]
-    if latency.faster:
+    if latency.faster and latency.speedup >= min_speedup:
         return []
+    problem = f"not as fast as --speedup {min_speedup:g}" if latency.faster else "not faster"
     text = (
-        f"not faster: {latency.original.median_ms:.3g} ms -> {latency.candidate.median_ms:.3g} ms, speedup "
+        f"{problem}: {latency.original.median_ms:.3g} ms -> {latency.candidate.median_ms:.3g} ms, speedup "
         f"{latency.speedup:.3f} with {latency.confidence:.0%} interval {latency.speedup_low:.3f} to "
         f"{latency.speedup_high:.3f} ({latency.pairs} pairs)"
     )

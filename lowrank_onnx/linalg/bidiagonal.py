@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from lowrank_onnx.linalg.backend import Backend, DeviceArray
 from lowrank_onnx.linalg.krylov import GROWTH, block_width
-from lowrank_onnx.linalg.orthonormal import orthonormalize, project_out
+from lowrank_onnx.linalg.orthonormal import orthonormal_complement
 from lowrank_onnx.linalg.residual import residual_norm_estimate
 from lowrank_onnx.linalg.sketch import draw_gaussian
 from lowrank_onnx.linalg.solution import Triplets
@@ -30,7 +30,7 @@ def solve_bidiagonal(
     """
     xp = backend.xp
     m, n = W.shape
-    block = block_width(rank)
+    block = block_width(rank, m * n)
     capacity = min(limit, n)
     target = rank + 2 * block
     if target > capacity:
@@ -38,19 +38,19 @@ def solve_bidiagonal(
     left = xp.empty((capacity, m), dtype=W.dtype, device=backend.device)
     right = xp.empty((capacity, n), dtype=W.dtype, device=backend.device)
     images = xp.empty((capacity, n), dtype=W.dtype, device=backend.device)
-    X = orthonormalize(backend, W @ backend.to_device(draw_gaussian(n, block, seed, backend.numpy_dtype(W))))
+    X = W @ backend.to_device(draw_gaussian(n, block, seed, backend.numpy_dtype(W)))
     size = 0
     while True:
         while size < target:
             X = X[:, : capacity - size]
             stop = size + X.shape[1]
-            U = orthonormalize(backend, project_out(left[:size, :].T, X))
+            U = orthonormal_complement(backend, left[:size, :].T, X)
             left[size:stop, :] = U.T
             image = W.T @ U
             images[size:stop, :] = image.T
-            Q = orthonormalize(backend, project_out(right[:size, :].T, orthonormalize(backend, image)))
+            Q = orthonormal_complement(backend, right[:size, :].T, image)
             right[size:stop, :] = Q.T
-            X = orthonormalize(backend, project_out(left[:stop, :].T, W @ Q))
+            X = W @ Q
             size = stop
         V, values, St = xp.linalg.svd(images[:size, :].T, full_matrices=False)
         scaled_left = (left[:size, :].T @ St[:rank, :].T) * values[:rank]

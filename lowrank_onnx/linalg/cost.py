@@ -9,18 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from lowrank_onnx.linalg.krylov import block_width, planned_dimension
+from lowrank_onnx.linalg.krylov import LARGE_RANK, block_width, planned_dimension
 
 Plan: TypeAlias = Literal["eigen", "krylov-direct", "krylov-gram"]
 
-EIGEN_CUBIC, EIGEN_SQUARE = 13.0, 5000.0
+EIGEN_CUBIC, EIGEN_SQUARE = 10.5, 4500.0
 """Of k**3 and k**2 for the eigendecomposition of a k x k matrix: memory and tiny steps bound it, not arithmetic."""
 
 NARROW_COLUMNS = 22.0
 """A product with a block of b columns runs at b / (b + NARROW_COLUMNS) of the rate of a large one."""
 
-CHECKS = 2.0
-"""Eigendecompositions of the projected matrix that a Krylov space typically needs before it is found large enough."""
+CHECKS, CHECKS_OF_LARGE = 3.2, 1.2
+"""Eigendecompositions of the projected matrix that a Krylov space typically takes before it is found large enough."""
 
 SYMMETRIC_WEIGHT = 1.2
 """Of m n**2 for a Gram matrix of an m x n matrix, mirroring its triangle included."""
@@ -46,7 +46,8 @@ def rank_plans(rows: int, columns: int, rank: int) -> list[Choice]:
     m, n, r = float(rows), float(columns), float(rank)
     eigen = SYMMETRIC_WEIGHT * m * n * n + eigen_cost(n) + 2 * m * n * r
     choices = [Choice("eigen", eigen, columns)]
-    depth, step = planned_dimension(rank), block_width(rank)
+    step = block_width(rank, rows * columns)
+    depth = planned_dimension(rank, step)
     largest = int(LARGEST_SHARE * columns)
     plans: tuple[Plan, ...] = ("krylov-direct", "krylov-gram")
     for plan in plans if depth + step <= largest else ():
@@ -60,10 +61,11 @@ def rank_plans(rows: int, columns: int, rank: int) -> list[Choice]:
 def _krylov_cost(rows: int, columns: int, rank: int, depth: int, plan: Plan) -> float:
     """Equivalent flops of a Krylov space of `depth` dimensions and the triplets from it."""
     m, n, r, d = float(rows), float(columns), float(rank), float(depth)
-    width = float(block_width(rank))
+    width = float(block_width(rank, rows * columns))
     narrow = 1.0 + NARROW_COLUMNS / width
+    checks = CHECKS_OF_LARGE if rank > LARGE_RANK else CHECKS
     # Each block is orthogonalized once against the whole space, and its Gram matrix is taken twice in float64.
-    small = narrow * 3 * n * d * d + 8 * n * d * width + CHECKS * eigen_cost(d) + 2 * n * d * r
+    small = narrow * 3 * n * d * d + 8 * n * d * width + checks * eigen_cost(d) + 2 * n * d * r
     if plan == "krylov-gram":
         return small + SYMMETRIC_WEIGHT * m * n * n + narrow * 2 * n * n * d + 2 * m * n * r
     return small + narrow * 4 * m * n * d + 2 * m * d * r

@@ -86,7 +86,7 @@ def column_norms(backend: Backend, A: DeviceArray) -> DeviceArray:
     xp = backend.xp
     total = xp.zeros(A.shape[1], dtype=xp.float64, device=backend.device)
     for start in range(0, A.shape[0], GRAM_ROWS):
-        part = xp.astype(A[start : start + GRAM_ROWS, :], xp.float64, copy=False)
+        part = xp.astype(A[start : min(start + GRAM_ROWS, A.shape[0]), :], xp.float64, copy=False)
         total = total + xp.sum(part * part, axis=0)
     return xp.astype(xp.sqrt(total), A.dtype, copy=False)
 
@@ -95,5 +95,5 @@ def _wide_gram(backend: Backend, W: DeviceArray) -> DeviceArray:
     xp = backend.xp
     G = xp.zeros((W.shape[1], W.shape[1]), dtype=xp.float64, device=backend.device)
     for start in range(0, W.shape[0], GRAM_ROWS):
-        G = G + backend.gram(xp.astype(W[start : start + GRAM_ROWS, :], xp.float64))
+        G = G + backend.gram(xp.astype(W[start : min(start + GRAM_ROWS, W.shape[0]), :], xp.float64))
     return G

@@ -137,10 +137,12 @@ def _measure(backend: Backend, prepared: Prepared, triplets: Triplets, rank: int
     """Truncate, measure and balance; undo the scaling of `prepare`."""
     values = triplets.values[:rank]
     scaled_left, directions = triplets.scaled_left[:, :rank], triplets.right[:, :rank]
-    spectral = triplets.residual if triplets.residual_rank == rank else None
-    if spectral is None:
-        spectral = residual_norm_estimate(backend, prepared.matrix, scaled_left, directions, seed)
-    largest = float(values[0])
+    spectral, largest = triplets.residual, float(values[0])
+    if spectral is None or triplets.residual_rank != rank:
+        W = prepared.matrix
+        spectral = residual_norm_estimate(backend, W, scaled_left, directions, seed)
+        # What leaves its residual unknown may have its values too small as well: one power iteration does.
+        largest = max(largest, residual_norm_estimate(backend, W, scaled_left[:, :0], directions[:, :0], seed))
     left, right = _balanced(backend, prepared, scaled_left, directions, values)
     return Factorization(
         left=left,

@@ -22,7 +22,7 @@ def residual_energy(backend: Backend, W: DeviceArray, left: DeviceArray, right: 
     rows = max(1, 8 * RESIDUAL_BYTES // (W.shape[1] * backend.xp.finfo(W.dtype).bits))
     total = 0.0
     for start in range(0, W.shape[0], rows):
-        piece = slice(start, start + rows)
+        piece = slice(start, min(start + rows, W.shape[0]))
         total += squared_norm(backend, W[piece, :] - left[piece, :] @ right)
     return total
 
@@ -33,15 +33,18 @@ def residual_norm_estimate(
     """A lower estimate of ``||W - scaled_left @ right.T||_2`` for W (m, n) and right (n, r).
 
     The largest Ritz value of a random block Krylov space of dimension PROBES * STEPS: never above the norm (beyond
-    rounding), and within a few percent of it unless the residual's spectrum is nearly flat.
+    rounding), and within a few percent of it unless the residual's spectrum is nearly flat. Exact for a side of at
+    most that dimension.
     """
     xp = backend.xp
     n = W.shape[1]
-    width = min(PROBES, n, W.shape[0])
+    if min(W.shape) <= PROBES * STEPS:
+        return float(xp.linalg.svdvals(W - scaled_left @ right.T)[0])
+    width = PROBES
     X = backend.to_device(draw_gaussian(n, width, seed, backend.numpy_dtype(W), stream=2))
     blocks: list[DeviceArray] = []
     images: list[DeviceArray] = []
-    for _ in range(min(STEPS, max(1, n // width))):
+    for _ in range(STEPS):
         for _repeat in range(2):
             for known in blocks:
                 X = X - known @ (known.T @ X)

@@ -7,7 +7,7 @@ references to external data point to the one new data file.
 
 from __future__ import annotations
 
-from lowrank_onnx.model_io.assembly import complete_proto, model_bytes
+from lowrank_onnx.model_io.assembly import complete_proto, model_bytes, model_chunks
 from lowrank_onnx.model_io.loading import load_model
 from lowrank_onnx.model_io.model import Model, base_dir
 from lowrank_onnx.model_io.scratch import scratch_directory
@@ -23,6 +23,7 @@ __all__ = [
     "complete_proto",
     "load_model",
     "model_bytes",
+    "model_chunks",
     "new_tensor_proto",
     "scratch_directory",
     "stage_model",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -13,7 +13,15 @@ from lowrank_onnx.model_io.external import is_external
 from lowrank_onnx.model_io.model import Model
 from lowrank_onnx.model_io.sources import FileRange, Provided, Source
 from lowrank_onnx.model_io.tensors import find_tensors, readable_name
-from lowrank_onnx.model_io.wire import Piece, count_bytes, encode_varint, join_pieces, rewrite_tensors, scan_fields
+from lowrank_onnx.model_io.wire import (
+    Piece,
+    count_bytes,
+    encode_varint,
+    join_pieces,
+    piece_chunks,
+    rewrite_tensors,
+    scan_fields,
+)
 
 PROTO_LIMIT = 2**31 - 1
 """Bytes that a serialized protobuf message can have."""
@@ -92,6 +100,12 @@ def _split_at_raw_data(serialized: bytes) -> tuple[bytes, bytes]:
         if field.number > _RAW_DATA:
             return serialized[: field.start], serialized[field.start :]
     return serialized, b""
+
+
+def model_chunks(model: Model) -> Iterator[bytes | memoryview]:
+    """The whole serialized model, all weights inline, in chunks; the same however and wherever the model is stored."""
+    for piece in emit_model(model, lambda tensor, source: "inline"):
+        yield from piece_chunks(piece)
 
 
 def model_bytes(model: Model) -> bytes:

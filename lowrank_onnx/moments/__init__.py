@@ -7,13 +7,14 @@ from lowrank_onnx.moments.moment import (
     estimate_condition,
     merge_moments,
 )
-from lowrank_onnx.moments.streaming import observe_moments, stream_moments
+from lowrank_onnx.moments.streaming import keep_moment, observe_moments, stream_moments
 
 __all__ = [
     "Moment",
     "advise_rows",
     "effective_rank",
     "estimate_condition",
+    "keep_moment",
     "merge_moments",
     "observe_moments",
     "stream_moments",

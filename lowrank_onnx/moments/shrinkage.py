@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 
 from lowrank_onnx.moments.moment import Moment
-from lowrank_onnx.types import Array
+from lowrank_onnx.types import Array, WeightRef
 
 
 def shrinkage(matrix: Array, rows: int) -> float:
@@ -40,3 +42,19 @@ def shrunk_second_moment(moment: Moment) -> Array:
         share = shrinkage(matrix, moment.rows)
         shrunk.append((1.0 - share) * matrix + share * float(np.trace(matrix)) / moment.in_features * identity)
     return np.stack(shrunk)
+
+
+class ShrunkMoments(Mapping[WeightRef, Array]):
+    """The shrunk second moments of weights, each made when it is asked for: all of them at once may not fit."""
+
+    def __init__(self, moments: Mapping[WeightRef, Moment]) -> None:
+        self._moments = moments
+
+    def __getitem__(self, weight: WeightRef) -> Array:
+        return shrunk_second_moment(self._moments[weight])
+
+    def __iter__(self) -> Iterator[WeightRef]:
+        return iter(self._moments)
+
+    def __len__(self) -> int:
+        return len(self._moments)

@@ -58,12 +58,13 @@ def observe_moments(
         skeleton, sites, run, feeds, seed=seed, max_bytes=max_bytes, max_rows=max_rows, progress=progress
     )
     for number, (names, result) in enumerate(stream):
-        kept = result if directory is None or isinstance(result, str) else _keep(result, directory, number)
+        kept = result if directory is None or isinstance(result, str) else keep_moment(result, directory, number)
         found.update(dict.fromkeys(names, kept))
     return {site.name: found[site.name] for site in sites}
 
 
-def _keep(moment: Moment, directory: Path, number: int) -> Moment:
+def keep_moment(moment: Moment, directory: Path, number: int) -> Moment:
+    """The same moment, its large part in a file of that number in `directory` instead of in memory."""
     path = directory / f"moment.{number}.npy"
     np.save(path, moment.second_moment, allow_pickle=False)
     second: Array = np.load(path, mmap_mode="r", allow_pickle=False)

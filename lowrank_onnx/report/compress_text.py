@@ -36,10 +36,12 @@ def compress_report(result: CompressionResult, *, verbose: bool = False) -> Grou
             _sites_block(rewritten, verbose=verbose),
             by_reason(f"left dense: {plural(len(dense), 'site')}", dense, verbose=verbose),
             skipped_block(result.skipped, verbose=verbose),
+            _notes_block(result.sites, verbose=verbose),
             _search_block(result.search),
             totals_block(result.before, result.after, macs_note=_macs_note(result)),
             _proof_block(result),
             _seconds_line(result) if verbose else None,
+            Group(*(text(f"note: {note}", "dim") for note in result.notes)) if result.notes else None,
             text(result.message, _STATUS_STYLE[result.status]),
         )
     )
@@ -61,14 +63,33 @@ def _sites_block(sites: Sequence[SiteResult], *, verbose: bool) -> Group | None:
     if not sites:
         return None
     shown = largest(sites, lambda site: site.parameters_before, verbose=verbose)
-    columns = ("site", "op", "in x out", "rank", "weights", "kept", "error")
-    grid = table(columns, [_site_row(site) for site in shown], left=2)
+    measured = any(site.predicted_error is not None for site in sites)
+    columns = ("site", "op", "in x out", "rank", "weights", "kept", "error", *(("harm",) if measured else ()))
+    grid = table(columns, [_site_row(site, measured) for site in shown], left=2)
     cut = hidden_rows(len(sites), "site", verbose=verbose)
-    parts = (heading(f"factorized: {plural(len(sites), 'site')} (error: relative, of the weight)"), grid, cut)
+    parts = (heading(f"factorized: {plural(len(sites), 'site')}"), grid, cut, text(_legend(sites, measured)))
     return Group(*(part for part in parts if part is not None))
 
 
-def _site_row(site: SiteResult) -> tuple[str, ...]:
+def _legend(sites: Sequence[SiteResult], measured: bool) -> str:
+    """What the columns of errors mean in this report."""
+    whitened = sum(site.input_error is not None for site in sites)
+    of_inputs = "relative, of what the site computes on the feeds"
+    if whitened == len(sites):
+        error = of_inputs
+    else:
+        error = f"relative, of the weight{f'; where it could be whitened {of_inputs}' if whitened else ''}"
+    harm = "; harm: relative error of the outputs expected of this site alone" if measured else ""
+    return f"error: {error}{harm}."
+
+
+def _notes_block(sites: Sequence[SiteResult], *, verbose: bool) -> Group | None:
+    """What the feeds could not teach, grouped by what would help."""
+    noted = [(site.name, site.note, site.parameters_before) for site in sites if site.note]
+    return by_reason(f"calibration notes: {plural(len(noted), 'site')}", noted, verbose=verbose) if noted else None
+
+
+def _site_row(site: SiteResult, measured: bool) -> tuple[str, ...]:
     return (
         site.name,
         site.op_type,
@@ -76,7 +97,8 @@ def _site_row(site: SiteResult) -> tuple[str, ...]:
         count(site.rank),
         short_count(site.parameters_before),
         kept(site.parameters_before, site.parameters_after),
-        significant(site.relative_error),
+        significant(site.relative_error if site.input_error is None else site.input_error),
+        *((significant(site.predicted_error),) if measured else ()),
     )
 
 
@@ -108,11 +130,19 @@ def _macs_note(result: CompressionResult) -> str:
 def _search_block(search: Sequence[SearchStep]) -> Group | None:
     if not search:
         return None
+    raced = any(step.speedup is not None for step in search)
     rows = [
-        (f"{index}", fraction(step.keep), significant(step.error), "yes" if step.accepted else "no")
+        (
+            f"{index}",
+            fraction(step.keep),
+            significant(step.error),
+            *([f"{significant(step.speedup)}x"] if raced else []),
+            "yes" if step.accepted else "no",
+        )
         for index, step in enumerate(search, start=1)
     ]
-    return Group(heading("search"), table(("attempt", "share kept", "output error", "accepted"), rows))
+    columns = ("attempt", "share kept", "output error", *(["speed"] if raced else []), "accepted")
+    return Group(heading("search"), table(columns, rows))
 
 
 def _proof_block(result: CompressionResult) -> Group | None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lowrank_onnx.config import Alpha, Energy, FixedRank, KeepMacs, KeepParams, MaxError
+from lowrank_onnx.config import Alpha, Energy, FixedRank, KeepMacs, KeepParams, MaxError, Speedup
 from lowrank_onnx.errors import OutputError
 from lowrank_onnx.report.escape import encodable, printable
 from lowrank_onnx.report.tables import budget_flag
@@ -79,7 +79,7 @@ def json_value(value: Any) -> Json:
             return _finite_or_name(value)
         case str():
             return encodable(value)
-        case FixedRank() | Alpha() | Energy() | KeepParams() | KeepMacs() | MaxError():
+        case FixedRank() | Alpha() | Energy() | KeepParams() | KeepMacs() | MaxError() | Speedup():
             flag, amount = budget_flag(value)
             return {"flag": flag, "value": amount}
         case Mapping():

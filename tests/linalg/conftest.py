@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import array_api_strict
 import numpy as np
 import pytest
+import threadpoolctl
 from numpy.typing import NDArray
 
 from lowrank_onnx.linalg.backend import NUMPY, Backend, select_backend
+
+
+@pytest.fixture(autouse=True)
+def single_thread() -> Iterator[None]:
+    """Matrices this small are only slowed down by threads, by orders of magnitude where a core is taken."""
+    with threadpoolctl.threadpool_limits(1, "blas"):
+        yield
 
 
 class StrictBackend(Backend):

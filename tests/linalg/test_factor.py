@@ -106,7 +106,9 @@ def test_a_prefix_needs_a_rank_that_is_there() -> None:
 def test_extreme_scales(scale: float, method: Any) -> None:
     plain, scaled = factor(weight(), 9, method=method), factor(weight() * np.float32(scale), 9, method=method)
     np.testing.assert_allclose(scaled.singular_values / scale, plain.singular_values, rtol=1e-3)
-    np.testing.assert_allclose((scaled.left / scale**0.5) @ (scaled.right / scale**0.5), plain.left @ plain.right, atol=1e-4)
+    np.testing.assert_allclose(
+        (scaled.left / scale**0.5) @ (scaled.right / scale**0.5), plain.left @ plain.right, atol=1e-4
+    )
     assert scaled.relative_error == pytest.approx(plain.relative_error, rel=1e-3)
     assert scaled.spectral_error == pytest.approx(plain.spectral_error, rel=1e-2)
     assert scaled.truncate(3).relative_error == pytest.approx(plain.truncate(3).relative_error, rel=1e-3)
@@ -176,7 +178,7 @@ def test_cuda_that_is_absent_is_an_error_with_its_fix() -> None:
 @pytest.mark.parametrize("target", [{"error": 0.4}, {"energy": 0.8}, {"spectral": 0.3}])
 @pytest.mark.parametrize("method", ["auto", "krylov", "eigen", "svd", "rsi"])
 @pytest.mark.parametrize("shape", [(90, 60), (60, 90)])
-def test_the_smallest_rank_for_a_target(target: dict[str, float], method: Any, shape: tuple[int, int]) -> None:
+def test_the_smallest_rank_for_a_target(target: dict[str, Any], method: Any, shape: tuple[int, int]) -> None:
     values = SPECTRA["slow"](60)
     result = factor(matrix(shape, values, seed=0), method=method, **target)
     shares = np.array([np.sum(values[r:] ** 2) for r in range(61)]) / np.sum(values**2)

@@ -86,20 +86,20 @@ def test_half_of_the_rank_is_solved_exactly() -> None:
 def test_small_singular_values_are_found_without_squaring_in_float32() -> None:
     values = np.geomspace(1.0, 1e-6, 200)
     W = matrix((400, 200), values, seed=2, dtype=np.float64).astype(np.float32)
-    result = factor_on(NUMPY, W, FactorRequest(60))
+    result = factor_on(NUMPY, W, FactorRequest(80))
     assert result.solver == "eigen(n=200, float64)"
-    np.testing.assert_allclose(result.singular_values, values[:60], rtol=1e-2)
+    np.testing.assert_allclose(result.singular_values, values[:80], rtol=1e-3)
     double = factor_on(NUMPY, W.astype(np.float64), FactorRequest(195))
     assert double.solver.startswith(("bidiagonal", "svd", "eigen"))
     np.testing.assert_allclose(double.singular_values[:60], values[:60], rtol=1e-3)
 
 
 def test_a_rank_beyond_float64_squares_takes_the_bidiagonal_or_the_svd() -> None:
-    values = np.geomspace(1.0, 1e-12, 160)
-    W = matrix((300, 160), values, seed=2, dtype=np.float64)
-    deep = factor_on(NUMPY, W, FactorRequest(100))
+    values = np.append(np.geomspace(1.0, 1e-14, 120), np.zeros(180))
+    W = matrix((400, 300), values, seed=2, dtype=np.float64)
+    deep = factor_on(NUMPY, W, FactorRequest(70))
     assert deep.solver.startswith("bidiagonal")
-    np.testing.assert_allclose(deep.singular_values, values[:100], rtol=1e-4)
-    full = factor_on(NUMPY, W, FactorRequest(150))
+    np.testing.assert_allclose(deep.singular_values, values[:70], rtol=1e-4)
+    full = factor_on(NUMPY, W, FactorRequest(250))
     assert full.solver == "svd"
-    np.testing.assert_allclose(full.singular_values, values[:150], rtol=1e-3)
+    np.testing.assert_allclose(full.singular_values[:80], values[:80], rtol=1e-3)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lowrank_onnx.moments.moment import Moment
-from lowrank_onnx.moments.shrinkage import shrinkage, shrunk_second_moment
+from lowrank_onnx.moments.shrinkage import ShrunkMoments, shrinkage, shrunk_second_moment
+from lowrank_onnx.types import WeightRef
 
 
 def moment_of(rows: np.ndarray) -> Moment:
@@ -46,3 +47,13 @@ def test_dead_inputs_stay_finite() -> None:
     moment = Moment(np.zeros((2, 8, 8)), np.zeros((2, 8)), 100, 100)
     assert shrunk_second_moment(moment).shape == (2, 8, 8)
     assert not shrunk_second_moment(moment).any()
+
+
+def test_shrunk_moments_are_made_when_asked_for() -> None:
+    weights = [WeightRef((), name, "initializer", "float32", (64, 4)) for name in ("a", "b")]
+    moments = {weight: moment_of(drawn(16, 64)) for weight in weights}
+    shrunk = ShrunkMoments(moments)
+    assert list(shrunk) == weights
+    assert len(shrunk) == 2
+    np.testing.assert_array_equal(shrunk[weights[0]], shrunk_second_moment(moments[weights[0]]))
+    assert shrunk.get(WeightRef((), "c", "initializer", "float32", (64, 4))) is None

@@ -13,11 +13,12 @@ from tests.report.samples import DENSE, FAILED, REWRITTEN, SKIPPED, SYNTHETIC, c
 WRITTEN = """\
 model.onnx: --keep-params 0.4, --method auto, --objective latency, --seed 0
 
-factorized: 2 sites (error: relative, of the weight)
+factorized: 2 sites
 site                     op           in x out  rank  weights   kept   error
 ────────────────────────────────────────────────────────────────────────────
 blocks.0/mlp/fc1/MatMul  MatMul     768 x 3072   192   2.36 M  0.312  0.0312
 stem/Conv                Conv    2 x (27 x 64)    16   3.46 k  0.843  0.0312
+error: relative, of the weight.
 
 left dense: 1 site
   1 x no rank makes it smaller, 7,680 weights
@@ -147,3 +148,20 @@ def test_hostile_and_long_names_stay_within_80_columns_and_are_shown_whole(verbo
 def test_the_options_that_matter(method: Method, shown: str) -> None:
     line = options_line(Config(budget=MaxError(0.05), method=method, objective="size", seed=7))
     assert line == f"--max-error 0.05, {shown}, --objective size, --seed 7"
+
+
+def test_what_the_feeds_taught_is_shown_and_explained() -> None:
+    learnt = replace(
+        REWRITTEN, input_error=0.004, importance=2.0, predicted_error=0.01, note="give 4 times as many samples"
+    )
+    out = rendered(compress_report(compression(sites=(learnt, replace(REWRITTEN, name="other")))))
+    lines = out.splitlines()
+    header = next(line for line in lines if line.split()[:1] == ["site"])
+    row = next(line for line in lines if "0.00400" in line)
+    assert header.split()[-2:] == ["error", "harm"]
+    assert row.split()[-2:] == ["0.00400", "0.0100"]
+    legend = " ".join(out.split())
+    assert "where it could be whitened relative, of what the site computes on the feeds" in legend
+    assert "harm: relative error of the outputs expected of this site alone" in legend
+    assert "calibration notes: 1 site" in out
+    assert "give 4 times as many samples" in out

@@ -1,0 +1,100 @@
+"""The models that planning is judged on: what each is calibrated with, and what it is judged by.
+
+No sample that is judged was seen in calibration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.sentence_tasks import calibration_sentences, encode_texts, judge_encoder, load_tasks
+from lowrank_onnx.choose import CostName
+from lowrank_onnx.demo import find_demo_files
+from lowrank_onnx.types import Array, Feed
+from models.export_minilm import export_minilm
+
+Feeds = tuple[Feed, ...]
+
+IMAGES_PER_FEED = 32
+JUDGED_PER_FEED = 250
+SENTENCES = 512
+"""Calibration sentences: as many as calibration images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One model.
+
+    Attributes
+    ----------
+    name, path : of the model.
+    calibration : feeds to calibrate with.
+    few : feeds that hold 8 samples of them.
+    judged : feeds on which the outputs' error is measured.
+    metrics : the model's figures of merit, by name, from its output on each judged feed; higher is better.
+    costs : the budgets to plan for; MACs too where they aren't in proportion to the parameters.
+    data : what the feeds are, in a sentence.
+    """
+
+    name: str
+    path: Path
+    calibration: Feeds
+    few: Feeds
+    judged: Feeds
+    metrics: Callable[[Sequence[Array]], Mapping[str, float]]
+    costs: tuple[CostName, ...]
+    data: str
+
+
+def load_case(name: str, *, quick: bool) -> Case:
+    """One of "vgg", "vit", "minilm"; `quick` judges the first by fewer samples."""
+    return _load_minilm(quick) if name == "minilm" else _load_fashion(name, quick)
+
+
+def _load_fashion(name: str, quick: bool) -> Case:
+    files = find_demo_files()
+    path = next(path for path in files.models if path.stem == f"fashion_{name}")
+    count = 500 if quick else len(files.images)
+    images, labels = files.images[:count], files.labels[:count]
+    judged = _cut(images, JUDGED_PER_FEED)
+    return Case(
+        name=name,
+        path=path,
+        calibration=_cut(files.calibration, IMAGES_PER_FEED),
+        few=({"image": files.calibration[:8]},),
+        judged=judged,
+        metrics=lambda outputs: {"top-1": _top1(outputs, labels)},
+        costs=("parameters", "macs") if name == "vgg" else ("parameters",),
+        data=f"calibrated with {len(files.calibration)} training images of Fashion-MNIST, judged on {count} others",
+    )
+
+
+def _cut(images: NDArray[np.float32], size: int) -> Feeds:
+    return tuple({"image": images[start : start + size]} for start in range(0, len(images), size))
+
+
+def _top1(outputs: Sequence[Array], labels: NDArray[np.int64]) -> float:
+    return float((np.concatenate(outputs).argmax(axis=-1) == labels).mean())
+
+
+def _load_minilm(quick: bool) -> Case:
+    tasks = {task.name: (task, encode_texts(task.texts)) for task in load_tasks()}
+    if quick:
+        del tasks["SimLex"]
+    sentences = calibration_sentences(SENTENCES)
+    return Case(
+        name="minilm",
+        path=export_minilm(),
+        calibration=encode_texts(sentences).feeds,
+        few=encode_texts(sentences[:8]).feeds,
+        judged=tuple(feed for _, encoded in tasks.values() for feed in encoded.feeds),
+        metrics=lambda outputs: judge_encoder(outputs, tasks),
+        costs=("parameters",),
+        data=f"calibrated with {SENTENCES} sentences of Lee's background stories, judged on Lee's 50 documents and the "
+        f"words of {' and '.join(name for name in tasks if name != 'Lee')}",
+    )

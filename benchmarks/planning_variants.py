@@ -1,0 +1,164 @@
+"""The ways to choose factors and ranks that are compared, and one workbench for all of them.
+
+The stages are the library's own, put together so that what two variants share is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lowrank_onnx import passes
+from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_sensitivities
+from lowrank_onnx.candidate_model import build_candidate
+from lowrank_onnx.candidates import PlannedWeight
+from lowrank_onnx.choose import Choice, CostName, choose_together, factor_rank
+from lowrank_onnx.config import Config, KeepParams, Method, SensitivityLevel
+from lowrank_onnx.damage import Sensitivity, Unmeasured
+from lowrank_onnx.evaluate import Session, open_session
+from lowrank_onnx.factorize import FactorizeOptions, FactorSpool, spool_factors
+from lowrank_onnx.model_io import load_model, stage_model
+from lowrank_onnx.moments import Moment
+from lowrank_onnx.moments.shrinkage import shrunk_second_moment
+from lowrank_onnx.observed import FeedSource, observe
+from lowrank_onnx.progress import SILENT
+from lowrank_onnx.types import Array, Spectrum, WeightRef
+from lowrank_onnx.weights import group_by_weight, total_positions
+
+DEFAULTS = Config()
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way: which factors, in which norm, and what the planner adds up."""
+
+    name: str
+    method: Method
+    power_iterations: int
+    oversampling: int
+    whiten: bool
+    sensitivity: SensitivityLevel
+
+
+PUBLISHED = 0
+"""Columns of oversampling in the paper's own algorithm."""
+
+VARIANTS = (
+    Variant("plain SVD", "svd", 1, PUBLISHED, False, "off"),
+    Variant("RSVD (q=1)", "rsvd", 1, PUBLISHED, False, "off"),
+    Variant("RSI (q=4)", "rsi", 4, PUBLISHED, False, "off"),
+    Variant("whitened, energy ranks", "svd", 1, PUBLISHED, True, "off"),
+    Variant("planner, fast", DEFAULTS.method, DEFAULTS.power_iterations, DEFAULTS.oversampling, True, "fast"),
+    Variant("planner, full", DEFAULTS.method, DEFAULTS.power_iterations, DEFAULTS.oversampling, True, "full"),
+)
+"""Energy ranks minimise the sum of relative tail energies, each in the norm of its factors. "whitened, energy ranks" is
+the recipe of BALF (arXiv 2509.25136), re-implemented: whitening, full SVD, a knapsack on normalized energy."""
+
+BALF = "whitened, energy ranks"
+
+Key = tuple[Method, int, int, bool]
+
+
+class Workbench:
+    """A model with its feeds, and everything of it that was computed so far."""
+
+    def __init__(self, path: Path, feeds: FeedSource, directory: Path, *, seed: int) -> None:
+        self._model = load_model(path)
+        sites, _ = passes.find_sites(self._model.skeleton, op_types=DEFAULTS.op_types)
+        self._groups = group_by_weight(sites)
+        self._observed = observe(self._model, sites, feeds, provider=DEFAULTS.provider, seed=seed)
+        self._directory, self._seed = directory, seed
+        self._moments: dict[WeightRef, Array] | None = None
+        self._factors: dict[Key, tuple[FactorSpool, tuple[Spectrum | None, ...]]] = {}
+        self._measured: dict[Variant, dict[WeightRef, Sensitivity | Unmeasured]] = {}
+
+    @property
+    def original(self) -> Session:
+        """The model as it is."""
+        return self._observed.session
+
+    def plan(self, variant: Variant, cost: CostName, share: float) -> tuple[tuple[Choice, ...], float]:
+        """The choice for each weight, and the share of the cost that is kept."""
+        _, spectra = self._factorized(variant)
+        weights = self._weights(self.sensitivities(variant))
+        by_name = {w.name: s for w, s in zip(weights, spectra, strict=True) if s is not None}
+        choices, plan = choose_together(weights, by_name, cost=cost, share=share, rank_multiple=None)
+        dense = sum(
+            weight.shape.parameters * (1 if cost == "parameters" else weight.positions or 0) for weight in weights
+        )
+        return choices, plan.cost / dense
+
+    @contextmanager
+    def build(self, variant: Variant, choices: Sequence[Choice]) -> Iterator[Session]:
+        """A session for the model of these choices."""
+        spool, _ = self._factorized(variant)
+        candidate = build_candidate(self._model, self._groups, choices, spool, measure=False)
+        with stage_model(candidate.model, self._directory / "candidate.onnx") as staged:
+            yield open_session(staged.path)
+
+    def sensitivities(self, variant: Variant) -> dict[WeightRef, Sensitivity | Unmeasured]:
+        """What was measured of each weight; empty for a variant without sensitivity."""
+        if variant not in self._measured:
+            spool, spectra = self._factorized(variant)
+            self._measured[variant] = weight_sensitivities(
+                self._model.skeleton,
+                self._groups,
+                spectra,
+                spool,
+                self._observed.run,
+                self._observed.calibration,
+                variant.sensitivity,
+                SILENT,
+            )
+        return self._measured[variant]
+
+    def _weights(self, sensitivities: dict[WeightRef, Sensitivity | Unmeasured]) -> tuple[PlannedWeight, ...]:
+        damages = predicted_damage(self._groups, sensitivities)
+        return tuple(
+            PlannedWeight(
+                name=f"{group.weight.scope!r} {group.weight.name}",
+                shape=group.shape,
+                form=group.form,
+                positions=total_positions(group.sites, self._observed.positions),
+                damage=damage,
+            )
+            for group, damage in zip(self._groups, damages, strict=True)
+        )
+
+    def _second_moments(self) -> dict[WeightRef, Array]:
+        if self._moments is None:
+            found = weight_moments(
+                self._model.skeleton,
+                self._groups,
+                self._observed.run,
+                self._observed.calibration,
+                seed=self._seed,
+                directory=self._scratch("moments"),
+                progress=SILENT,
+            )
+            self._moments = {weight: shrunk_second_moment(m) for weight, m in found.items() if isinstance(m, Moment)}
+        return self._moments
+
+    def _factorized(self, variant: Variant) -> tuple[FactorSpool, tuple[Spectrum | None, ...]]:
+        key = (variant.method, variant.power_iterations, variant.oversampling, variant.whiten)
+        if key not in self._factors:
+            options = FactorizeOptions(
+                method=variant.method,
+                power_iterations=variant.power_iterations,
+                oversampling=variant.oversampling,
+                seed=self._seed,
+                device=DEFAULTS.device,
+            )
+            spool = FactorSpool(self._scratch(f"factors-{len(self._factors)}"))
+            ranks = [factor_rank(weight, KeepParams(0.5), None) for weight in self._weights({})]
+            moments = self._second_moments() if variant.whiten else {}
+            spectra = spool_factors(self._model, self._groups, ranks, spool, options, moments, SILENT)
+            self._factors[key] = (spool, spectra)
+        return self._factors[key]
+
+    def _scratch(self, name: str) -> Path:
+        place = self._directory / name
+        place.mkdir(parents=True)
+        return place

@@ -1,0 +1,66 @@
+"""Which weights to put back when a rewritten model isn't faster: those that cost most for least."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lowrank_onnx.candidates import PlannedWeight, dense_candidate, maybe_faster
+from lowrank_onnx.choose import Choice
+
+PUT_BACK = "put back, since the model was not faster:"
+"""How every reason given here begins."""
+
+
+def put_back(weights: Sequence[PlannedWeight], choices: Sequence[Choice]) -> tuple[Choice, ...] | None:
+    """Leave more weights dense: all that gain nothing measurable, else the third that gains least for its damage.
+
+    Parameters
+    ----------
+    weights : with their measured latency, where there is one; one that couldn't be measured gains nothing measurable.
+    choices : what the model that wasn't faster was made of.
+
+    Returns
+    -------
+    The new choices, with a reason on each weight that was put back; None where no rewritten weight would be left.
+    """
+    rewritten = [index for index, choice in enumerate(choices) if choice.candidate.rank is not None]
+    worst = [index for index in rewritten if not _gains(weights[index], choices[index])]
+    if not worst:
+        by_worth = sorted(rewritten, key=lambda index: (_worth(weights[index], choices[index]), index))
+        worst = by_worth[: math.ceil(len(rewritten) / 3)]
+    if len(worst) == len(rewritten):
+        return None
+    revised = list(choices)
+    for index in worst:
+        reason = f"{PUT_BACK} {_reason(weights[index], choices[index])}"
+        revised[index] = Choice(dense_candidate(weights[index]), reason)
+    return tuple(revised)
+
+
+def _gains(weight: PlannedWeight, choice: Choice) -> bool:
+    rank = choice.candidate.rank
+    return weight.latency is not None and rank is not None and maybe_faster(weight, rank)
+
+
+def _saving(weight: PlannedWeight, choice: Choice) -> float:
+    """Milliseconds of one run that the choice saves, as measured."""
+    if weight.latency is None:
+        return 0.0
+    return weight.latency(None) - weight.latency(choice.candidate.rank)
+
+
+def _worth(weight: PlannedWeight, choice: Choice) -> float:
+    """Milliseconds saved for each unit of damage."""
+    error = choice.candidate.error
+    return _saving(weight, choice) / error if error > 0.0 else math.inf
+
+
+def _reason(weight: PlannedWeight, choice: Choice) -> str:
+    rank = choice.candidate.rank
+    if weight.latency is None:
+        return f"its latency is not known ({weight.unmeasured or 'it was not measured'})"
+    dense_ms = weight.latency(None)
+    if not _gains(weight, choice):
+        return f"rank {rank} is not measurably faster here than dense ({weight.latency(rank):.3g} of {dense_ms:.3g} ms)"
+    return f"rank {rank} saved least for its damage ({_saving(weight, choice):.3g} of {dense_ms:.3g} ms)"

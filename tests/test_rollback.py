@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from lowrank_onnx.candidates import Candidate, PlannedWeight, dense_candidate
+from lowrank_onnx.choose import NOT_NEEDED, Choice
+from lowrank_onnx.rollback import put_back
+from lowrank_onnx.types import MatrixShape
+
+SHAPE = MatrixShape(1, 64, 64)
+
+
+def weight(name: str, at_rank: float | None, noise: float = 0.1) -> PlannedWeight:
+    """Takes 1 ms dense, and `at_rank` at any rank (None: it was not measured)."""
+    if at_rank is None:
+        return PlannedWeight(name, SHAPE, "pair", 10, unmeasured="no reason")
+    return PlannedWeight(name, SHAPE, "pair", 10, latency=lambda r: 1.0 if r is None else at_rank, noise=noise)
+
+
+def low_rank(error: float) -> Choice:
+    return Choice(Candidate("pair", 8, 8 * 128, None, error))
+
+
+def ranks(choices: Sequence[Choice] | None) -> list[int | None]:
+    assert choices is not None
+    return [choice.candidate.rank for choice in choices]
+
+
+def test_what_gains_nothing_measurable_goes_first_and_all_at_once() -> None:
+    weights = [weight("good", 0.5), weight("slower", 1.2), weight("noise", 0.95), weight("unknown", None)]
+    revised = put_back(weights, [low_rank(0.1)] * 4)
+    assert ranks(revised) == [8, None, None, None]
+    assert revised is not None
+    assert [choice.reason for choice in revised] == [
+        "",
+        "put back, since the model was not faster: rank 8 is not measurably faster here than dense (1.2 of 1 ms)",
+        "put back, since the model was not faster: rank 8 is not measurably faster here than dense (0.95 of 1 ms)",
+        "put back, since the model was not faster: its latency is not known (no reason)",
+    ]
+    assert revised[1].candidate == dense_candidate(weights[1])
+
+
+def test_else_the_third_that_saves_least_for_its_damage() -> None:
+    weights = [weight("a", 0.5), weight("b", 0.8), weight("c", 0.5), weight("d", 0.5)]
+    choices = [low_rank(0.1), low_rank(0.1), low_rank(0.3), low_rank(0.2)]
+    revised = put_back(weights, choices)  # savings for each unit of damage: 5, 2, 1.7, 2.5
+    assert ranks(revised) == [8, None, None, 8]
+    assert revised is not None
+    assert revised[2].reason == (
+        "put back, since the model was not faster: rank 8 saved least for its damage (0.5 of 1 ms)"
+    )
+    assert ranks(put_back(weights, revised)) == [8, None, None, None]
+
+
+def test_what_does_no_damage_is_kept_longest() -> None:
+    assert ranks(put_back([weight("a", 0.8), weight("b", 0.2)], [low_rank(0.0), low_rank(0.1)])) == [8, None]
+
+
+def test_weights_that_are_dense_already_keep_their_reasons() -> None:
+    weights = [weight("dense", 0.5), weight("a", 0.5), weight("b", 0.5)]
+    choices = [Choice(dense_candidate(weights[0]), NOT_NEEDED), low_rank(0.1), low_rank(0.2)]
+    revised = put_back(weights, choices)
+    assert revised is not None
+    assert [choice.reason.split(":")[0] for choice in revised] == [
+        NOT_NEEDED,
+        "",
+        "put back, since the model was not faster",
+    ]
+
+
+@pytest.mark.parametrize("at_rank", [0.5, 1.5, None])
+def test_the_last_weight_is_not_put_back(at_rank: float | None) -> None:
+    assert put_back([weight("only", at_rank)], [low_rank(0.1)]) is None
+    dense = Choice(dense_candidate(weight("dense", 0.5)), NOT_NEEDED)
+    assert put_back([weight("dense", 0.5), weight("only", at_rank)], [dense, low_rank(0.1)]) is None
+
+
+def test_nothing_gains_anything_so_nothing_is_left() -> None:
+    assert put_back([weight("a", 1.0), weight("b", 2.0)], [low_rank(0.1)] * 2) is None
