@@ -26,7 +26,7 @@ from lowrank_onnx import Config, KeepParams, compress
 from lowrank_onnx.accounting import versions
 from lowrank_onnx.choose import CostName
 from lowrank_onnx.evaluate import Feeds, Session, load_feeds, measure_latency, open_session
-from lowrank_onnx.machine import machine_key
+from lowrank_onnx.latency.machine import machine_key
 from lowrank_onnx.types import Array
 
 RESULTS = Path(__file__).parent / "results"

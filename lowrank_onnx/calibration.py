@@ -13,16 +13,16 @@ from pathlib import Path
 import onnx
 
 from lowrank_onnx.cache import NO_CACHE, Cache, Slot
-from lowrank_onnx.cache_codecs import recall_moments, sensitivity_codec, store_moments
-from lowrank_onnx.cache_facts import feed_facts
+from lowrank_onnx.cache.codecs import recall_moments, sensitivity_codec, store_moments
+from lowrank_onnx.cache.facts import feed_facts
 from lowrank_onnx.candidates import tail_energy
 from lowrank_onnx.config import SensitivityLevel
-from lowrank_onnx.damage import Sensitivity, Unmeasured, interpolate_error
 from lowrank_onnx.evaluate import Feeds, Session
 from lowrank_onnx.factorize import FactorSpool
 from lowrank_onnx.moments import Moment, advise_rows, keep_moment, merge_moments, observe_moments
 from lowrank_onnx.progress import Progress
-from lowrank_onnx.sensitivity import count_runs, measure_sensitivity
+from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured, interpolate_error
+from lowrank_onnx.sensitivity.measure import count_runs, measure_sensitivity
 from lowrank_onnx.types import Array, Site, Spectrum, WeightRef
 from lowrank_onnx.weights import SharedWeight
 
@@ -68,9 +68,10 @@ def _lesson(
     notes: list[str | None] = []
     if moment is not None:
         notes.append(advise_rows(moment) if isinstance(moment, Moment) else f"not whitened: {moment}")
-    if sensitivity is not None:
-        measured = isinstance(sensitivity, Sensitivity)
-        notes.append(sensitivity.problem if measured else f"effect not measured: {sensitivity.reason}")
+    if isinstance(sensitivity, Sensitivity):
+        notes.append(sensitivity.problem)
+    elif sensitivity is not None:
+        notes.append(f"effect not measured: {sensitivity.reason}")
     importance = sensitivity.importance if isinstance(sensitivity, Sensitivity) else None
     return Lesson(isinstance(moment, Moment), spectrum, importance, "; ".join(note for note in notes if note))
 
@@ -217,30 +218,18 @@ def stored_layout(matrices: Array, site: Site) -> Array:
 
 
 def predicted_damage(
-    groups: Sequence[SharedWeight],
-    sensitivities: Mapping[WeightRef, Sensitivity | Unmeasured],
-    *,
-    trust: float = 1.0,
+    groups: Sequence[SharedWeight], sensitivities: Mapping[WeightRef, Sensitivity | Unmeasured]
 ) -> tuple[Callable[[float], float], ...]:
     """For each weight, from relative squared tail energy to the damage that the planner adds up.
 
     Where the effect was measured, damage is the predicted relative squared error of the outputs. A weight whose effect
     couldn't be measured gets the median importance of the others; with none measured, damage is the tail itself.
 
-    What was measured is of one weight alone. Where many are compressed far, their effects don't add up, and a plan in
-    between may be better: with `trust` from 0 to 1 damage is the geometric mean of the tail and of what was measured,
-    weighted by 1 - trust and trust. At 0 it is the tail energy alone.
+    What was measured is of one weight alone: where many are cut hard at once, their effects don't simply add up.
     """
-    if not 0.0 <= trust <= 1.0:
-        raise ValueError(f"trust {trust:g}: expected 0 to 1")
     known = [s.importance for s in sensitivities.values() if isinstance(s, Sensitivity) and math.isfinite(s.importance)]
     typical = statistics.median(known) if known else 1.0
-    measured = (_damage(sensitivities.get(group.weight), typical) for group in groups)
-    return tuple(measured) if trust == 1.0 else tuple(partial(_trusted, damage, trust) for damage in measured)
-
-
-def _trusted(damage: Callable[[float], float], trust: float, tail: float) -> float:
-    return tail ** (1.0 - trust) * damage(tail) ** trust if tail > 0.0 and trust > 0.0 else tail
+    return tuple(_damage(sensitivities.get(group.weight), typical) for group in groups)
 
 
 def _damage(sensitivity: Sensitivity | Unmeasured | None, typical: float) -> Callable[[float], float]:

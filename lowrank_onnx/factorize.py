@@ -15,7 +15,7 @@ import numpy as np
 
 from lowrank_onnx import linalg
 from lowrank_onnx.cache import NO_CACHE, Cache, remember
-from lowrank_onnx.cache_codecs import factors_codec
+from lowrank_onnx.cache.codecs import factors_codec
 from lowrank_onnx.config import Device, Method
 from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.linalg.measure import measure_factors

@@ -11,31 +11,25 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
-import onnx
-
-from lowrank_onnx import passes
 from lowrank_onnx.accounting import Bookkeeping, StageClock, totals
 from lowrank_onnx.attempt import Workshop, error_of, race
 from lowrank_onnx.cache import Cache, open_cache
-from lowrank_onnx.cache_facts import environment_facts, model_facts
-from lowrank_onnx.calibration import lessons, predicted_damage, weight_moments, weight_sensitivities
+from lowrank_onnx.cache.facts import environment_facts, model_facts
+from lowrank_onnx.calibration import lessons
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight
-from lowrank_onnx.choose import factor_rank
-from lowrank_onnx.config import Config, KeepMacs, PlannedBudget, Speedup
-from lowrank_onnx.damage import Sensitivity, Unmeasured
+from lowrank_onnx.config import Config, PlannedBudget, Speedup
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, judge, measure_latency, open_session
-from lowrank_onnx.factorize import FactorizeOptions, FactorSpool, spool_factors
+from lowrank_onnx.factorize import FactorSpool, spool_factors
 from lowrank_onnx.inspection import inspect_weights
-from lowrank_onnx.latency_plan import measure_weights, time_runs, with_latency
+from lowrank_onnx.latency.plan import measure_weights, time_runs, with_latency
+from lowrank_onnx.latency.table import LatencyTable
 from lowrank_onnx.model_io import (
-    Model,
     StagedModel,
     check_target,
     complete_proto,
@@ -46,18 +40,21 @@ from lowrank_onnx.model_io import (
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
 from lowrank_onnx.observed import FeedSource, Observed, find_feeds, observe, open_model
+from lowrank_onnx.preparation import (
+    ModelSource,
+    factorize_options,
+    input_moments,
+    measured_sensitivities,
+    observe_if_needed,
+    planned_weights,
+    prepare,
+    rank_to_factor,
+)
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.results import CompressionResult, InspectResult
 from lowrank_onnx.revision import MAX_ROUNDS, Reviser, required_speedup
 from lowrank_onnx.settle import Settled, check_feasible, settle
-from lowrank_onnx.site_latency import LatencyTable
-from lowrank_onnx.types import LatencyComparison, Site, Skipped, Spectrum, Verdict, WeightRef
-from lowrank_onnx.weights import SharedWeight, group_by_weight, total_positions
-
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
-ModelSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | gs.Graph"
+from lowrank_onnx.types import LatencyComparison, Spectrum, Verdict
 
 DEFAULTS = Config()
 
@@ -66,19 +63,6 @@ TIMING_SECONDS = 20.0
 
 ATTEMPT_SECONDS = 5.0
 """The same for one attempt of a search."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What is known of the model before any number is computed."""
-
-    model: Model
-    groups: tuple[SharedWeight, ...]
-    skipped: tuple[Skipped, ...]
-
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        return tuple(site for group in self.groups for site in group.sites)
 
 
 def compress(
@@ -125,26 +109,26 @@ def compress(
     kept = open_cache(None if cache is None else Path(cache), partial(environment_facts, config.device))
     with ExitStack() as stack:
         with clock.stage("load"):
-            prepared = _prepare(model, config, base_directory)
+            prepared = prepare(model, config, base_directory)
         on_model = kept.scoped(partial(model_facts, prepared.model, config.provider))
         target = None if output is None else Path(output)
         if target is not None:
             check_target(prepared.model, target, force=force)
         directory = stack.enter_context(scratch_directory(target))
         with clock.stage("observe"):
-            observed = _observe(prepared, config, feeds)
-            moments = _moments(prepared, observed, config, directory, progress, on_model)
-        check_feasible(_planned_weights(prepared, observed, {}), config)
+            observed = observe_if_needed(prepared, config, feeds)
+            moments = input_moments(prepared, observed, config, directory, progress, on_model)
+        check_feasible(planned_weights(prepared, observed, {}), config)
         spool = FactorSpool(directory)
         with clock.stage("factorize"):
-            ranks = [_factor_rank(weight, config) for weight in _planned_weights(prepared, observed, {})]
+            ranks = [rank_to_factor(weight, config) for weight in planned_weights(prepared, observed, {})]
             whitening = ShrunkMoments({w: m for w, m in moments.items() if isinstance(m, Moment)})
             spectra = spool_factors(
-                prepared.model, prepared.groups, ranks, spool, _options(config), whitening, progress, kept
+                prepared.model, prepared.groups, ranks, spool, factorize_options(config), whitening, progress, kept
             )
         with clock.stage("measure sensitivity"):
-            sensitivities = _sensitivities(prepared, observed, spectra, spool, config, progress, on_model)
-        weights = _planned_weights(prepared, observed, sensitivities)
+            sensitivities = measured_sensitivities(prepared, observed, spectra, spool, config, progress, on_model)
+        weights = planned_weights(prepared, observed, sensitivities)
         by_name = {w.name: s for w, s in zip(weights, spectra, strict=True) if s is not None}
         workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed)
 
@@ -207,87 +191,6 @@ def _finish(
                 return book.rejected(candidate, staged.file_bytes, verdict)
         rounds += 1
         book = replace(book, choices=revised[0], search=(*book.search, *revised[1]))
-
-
-def _factor_rank(weight: PlannedWeight, config: Config) -> int:
-    return factor_rank(weight, config.budget, config.rank_multiple, allow_larger=config.allow_larger)
-
-
-def _options(config: Config) -> FactorizeOptions:
-    return FactorizeOptions(
-        method=config.method,
-        power_iterations=config.power_iterations,
-        oversampling=config.oversampling,
-        seed=config.seed,
-        device=config.device,
-    )
-
-
-def _prepare(model: ModelSource, config: Config, base_directory: Path | None) -> _Prepared:
-    loaded = load_model(model, base_dir=base_directory)
-    sites, skipped = passes.find_sites(loaded.skeleton, op_types=config.op_types)
-    sites, filtered = passes.select_sites(sites, include=config.include, exclude=config.exclude)
-    return _Prepared(loaded, group_by_weight(sites), (*skipped, *filtered))
-
-
-def _observe(prepared: _Prepared, config: Config, feeds: FeedSource | None) -> Observed | None:
-    """Run the original, unless nothing that was asked for needs it."""
-    if not config.validate and not isinstance(config.budget, KeepMacs) and feeds is None:
-        return None
-    return observe(prepared.model, prepared.sites, feeds, provider=config.provider, seed=config.seed)
-
-
-def _moments(
-    prepared: _Prepared, observed: Observed | None, config: Config, directory: Path, progress: Progress, cache: Cache
-) -> dict[WeightRef, Moment | str]:
-    """What the weights' inputs look like on real feeds; synthetic ones say nothing about that."""
-    if observed is None or observed.feeds.synthetic or not config.whiten or config.allow_larger:
-        return {}
-    return weight_moments(
-        prepared.model.skeleton,
-        prepared.groups,
-        observed.run,
-        observed.calibration,
-        seed=config.seed,
-        directory=directory,
-        progress=progress,
-        cache=cache,
-    )
-
-
-def _sensitivities(
-    prepared: _Prepared,
-    observed: Observed | None,
-    spectra: Sequence[Spectrum | None],
-    spool: FactorSpool,
-    config: Config,
-    progress: Progress,
-    cache: Cache,
-) -> dict[WeightRef, Sensitivity | Unmeasured]:
-    """What compressing each weight alone does, where a plan over all weights is to be made."""
-    if observed is None or observed.feeds.synthetic or not isinstance(config.budget, PlannedBudget):
-        return {}
-    feeds, level = observed.calibration, config.sensitivity
-    return weight_sensitivities(
-        prepared.model.skeleton, prepared.groups, spectra, spool, observed.run, feeds, level, progress, cache
-    )
-
-
-def _planned_weights(
-    prepared: _Prepared, observed: Observed | None, sensitivities: Mapping[WeightRef, Sensitivity | Unmeasured]
-) -> tuple[PlannedWeight, ...]:
-    positions = observed.positions if observed else {}
-    damages = predicted_damage(prepared.groups, sensitivities)
-    return tuple(
-        PlannedWeight(
-            name=f"{group.weight.scope!r} {group.weight.name}",
-            shape=group.shape,
-            form=group.form,
-            positions=total_positions(group.sites, positions),
-            damage=damage,
-        )
-        for group, damage in zip(prepared.groups, damages, strict=True)
-    )
 
 
 def _timed_weights(
@@ -401,7 +304,7 @@ def inspect(
     InspectResult
         MACs are of one run on one feed; where the model could not be run, they are None and a note says why.
     """
-    prepared = _prepare(model, config, base_directory)
+    prepared = prepare(model, config, base_directory)
     positions: Mapping[str, int] = {}
     notes: list[str] = []
     try:
@@ -413,6 +316,6 @@ def inspect(
     else:
         positions = observed.positions
         notes.append(f"MACs are of one run on the first of {observed.feeds.description}")
-    sites = inspect_weights(prepared.model, prepared.groups, positions, _options(config), progress)
+    sites = inspect_weights(prepared.model, prepared.groups, positions, factorize_options(config), progress)
     size = totals(prepared.model.skeleton, prepared.model.file_bytes, prepared.groups, None, positions)
     return InspectResult(str(prepared.model.path or prepared.model.name), sites, prepared.skipped, size, tuple(notes))

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import lowrank_onnx
 from lowrank_onnx import Config, FixedRank, KeepParams
 from lowrank_onnx.calibration import FEEDS_TO_PROBE, PASSES_TO_PROBE, feeds_to_probe, predicted_damage, stored_layout
-from lowrank_onnx.damage import Sensitivity, Unmeasured
+from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.types import Rearrangement, Site, WeightRef, rearrange
 from lowrank_onnx.weights import SharedWeight
 
@@ -48,27 +48,6 @@ def test_damage_is_what_was_measured_or_else_typical() -> None:
     damages = predicted_damage(groups, {**measured, groups[3].weight: hidden})
     assert [damage(0.1) for damage in damages] == pytest.approx([0.001, 10.0, 0.1, 0.1])
     assert [damage(0.0) for damage in damages] == [0.0] * 4
-
-
-def test_trust_leads_from_the_tail_to_what_was_measured() -> None:
-    groups = [shared("light"), shared("heavy"), shared("lost")]
-    measured = {
-        group.weight: Sensitivity(group.weight, (2,), (importance * 0.1,), (0.1,), importance, True)
-        for group, importance in zip(groups, (0.01, 100.0, np.inf), strict=True)
-    }
-    at = {
-        trust: [damage(0.2) for damage in predicted_damage(groups, measured, trust=trust)] for trust in (0.0, 0.5, 1.0)
-    }
-    assert at[0.0] == [0.2, 0.2, 0.2]
-    assert at[0.5] == pytest.approx([0.02, 2.0, np.inf])
-    assert at[1.0] == pytest.approx([0.002, 20.0, np.inf])
-    assert [damage(0.0) for damage in predicted_damage(groups[:2], measured, trust=0.5)] == [0.0, 0.0]
-
-
-@pytest.mark.parametrize("trust", [-0.1, 1.1, float("nan")])
-def test_trust_outside_0_to_1_is_refused(trust: float) -> None:
-    with pytest.raises(ValueError, match="expected 0 to 1"):
-        predicted_damage([], {}, trust=trust)
 
 
 def test_with_nothing_measured_damage_is_the_tail_itself() -> None:

@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lowrank_onnx
 from lowrank_onnx import Alpha, Config, FixedRank, Gates, KeepMacs, KeepParams, MaxError, Speedup, pipeline
-from lowrank_onnx.latency_curve import LatencyCurve
+from lowrank_onnx.latency.curve import LatencyCurve
+from lowrank_onnx.latency.table import Unmeasured
 from lowrank_onnx.results import CompressionResult
-from lowrank_onnx.site_latency import Unmeasured
 from lowrank_onnx.types import LatencyComparison, Site, Timing
 from tests.tiny_model import decaying
 

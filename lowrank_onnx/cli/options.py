@@ -1,0 +1,226 @@
+"""The command line's options, in words that teach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lowrank_onnx.cli.budgets import whole_number
+from lowrank_onnx.config import OP_TYPES, Config, Device, Method, SensitivityLevel
+
+DEFAULTS = Config()
+
+
+_FEEDS = "Feeds and validation"
+_CALIBRATION = "What real feeds are used for"
+_SELECT = "Which weights"
+_NUMERICS = "Factorization"
+_OUTPUT = "Output"
+
+# Arguments
+
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="The ONNX file. It is never changed.", show_default=False)
+]
+OriginalArgument = Annotated[
+    Path, typer.Argument(metavar="ORIGINAL", help="The ONNX file to compare with.", show_default=False)
+]
+CandidateArgument = Annotated[
+    Path, typer.Argument(metavar="CANDIDATE", help="The ONNX file to be judged.", show_default=False)
+]
+
+# Feeds and validation
+
+_FEEDS_HELP = (
+    "an .npz (arrays named as the model's inputs, first axis: samples), a directory of .npz, or a directory of ONNX "
+    "test_data_set_*. Without it the feeds are synthetic, and every figure from them says so."
+)
+CalibOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FEEDS", help=f"Inputs to run the model on: {_FEEDS_HELP}", rich_help_panel=_FEEDS),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FEEDS", help=f"Inputs to run both models on: {_FEEDS_HELP}", rich_help_panel=_FEEDS),
+]
+ProviderOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="The onnxruntime execution provider that validates and times: cpu, cuda, tensorrt or its full name. "
+        "One that is absent, or hands nodes to the CPU, is an error.",
+        rich_help_panel=_FEEDS,
+    ),
+]
+WhitenOption = Annotated[
+    bool,
+    typer.Option(
+        "--whiten/--no-whiten",
+        help="Minimise the error of what each node computes on the feeds, not that of its weight.",
+        rich_help_panel=_CALIBRATION,
+    ),
+]
+SensitivityOption = Annotated[
+    SensitivityLevel,
+    typer.Option(
+        help="With a budget over the whole model: measure what each weight alone does to the outputs, at one rank "
+        "(fast), at up to three (full), or not at all (off).",
+        rich_help_panel=_CALIBRATION,
+    ),
+]
+NoValidateOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-validate",
+        help="Write the result without running it; the report says so. Needs a budget other than --max-error.",
+        rich_help_panel=_FEEDS,
+    ),
+]
+
+# Which weights
+
+IncludeOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="Only nodes or weights whose name matches; repeatable.", rich_help_panel=_SELECT),
+]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB", help="No node or weight whose name matches; repeatable, wins.", rich_help_panel=_SELECT
+    ),
+]
+OpTypesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="OP[,OP]",
+        help="Only these operators: commas between them, or the flag again.",
+        show_default=",".join(OP_TYPES),
+        rich_help_panel=_SELECT,
+    ),
+]
+
+# Factorization
+
+MethodOption = Annotated[
+    Method,
+    typer.Option(
+        help="auto: the cheapest solver that is optimal to 2 %. rsi: randomized subspace iteration as published "
+        "(arXiv 2604.02659). rsvd: the same with q = 1. svd: exact, slow.",
+        rich_help_panel=_NUMERICS,
+    ),
+]
+PowerIterationsOption = Annotated[
+    int,
+    typer.Option(
+        "--power-iterations",
+        metavar="Q",
+        help="The paper's q: more is closer to the exact SVD on slowly decaying spectra. 1 is RSVD.",
+        parser=whole_number,
+        rich_help_panel=_NUMERICS,
+    ),
+]
+OversamplingOption = Annotated[
+    int,
+    typer.Option(
+        "--oversampling",
+        metavar="P",
+        help="Columns of the sketch beyond the rank, dropped at the end. 0 is the algorithm as published.",
+        parser=whole_number,
+        rich_help_panel=_NUMERICS,
+    ),
+]
+RankMultipleOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="M",
+        help="Ranks are multiples of M.",
+        show_default="16 where the weights are large enough",
+        parser=whole_number,
+        rich_help_panel=_NUMERICS,
+    ),
+]
+AllowLargerOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-larger",
+        help="With --rank or --alpha: factorize also where that stores more. --alpha 1 then changes no output.",
+        rich_help_panel=_NUMERICS,
+    ),
+]
+SeedOption = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Of the sketches, the synthetic feeds and the bootstrap: the same seed gives the same file.",
+        parser=whole_number,
+        rich_help_panel=_NUMERICS,
+    ),
+]
+DeviceOption = Annotated[
+    Device,
+    typer.Option(help="Where to factorize. auto takes CUDA where CuPy and a GPU are there.", rich_help_panel=_NUMERICS),
+]
+
+# Output
+
+OutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="The file to write.",
+        show_default="STEM.lowrank.onnx beside MODEL",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Keep what was learned of weights and feeds there, so that a run that was killed goes on, and the next "
+        "one with other budgets starts from it. It can be deleted at any time.",
+        show_default="nothing is kept",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", "-f", help="Replace the output if it exists.", rich_help_panel=_OUTPUT)
+]
+JsonOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        help="Write the report as JSON too, replacing FILE. '-' is standard output, with nothing else on it.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", help="No report and no progress; errors only.", rich_help_panel=_OUTPUT)
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="List every site and skipped node.", rich_help_panel=_OUTPUT)
+]
+DemoModelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--models",
+        metavar="DIR",
+        help="Where the shipped models lie.",
+        show_default="models/ of the checkout",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+DemoOutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Keep the compressed models there, replacing earlier ones.",
+        show_default="they are deleted",
+        rich_help_panel=_OUTPUT,
+    ),
+]

@@ -1,0 +1,130 @@
+"""What is known of a model before anything is chosen: its sites, its run, what the feeds teach about its weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import onnx
+
+from lowrank_onnx import passes
+from lowrank_onnx.cache import Cache
+from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_sensitivities
+from lowrank_onnx.candidates import PlannedWeight
+from lowrank_onnx.choose import factor_rank
+from lowrank_onnx.config import Config, KeepMacs, PlannedBudget
+from lowrank_onnx.factorize import FactorizeOptions, FactorSpool
+from lowrank_onnx.model_io import Model, load_model
+from lowrank_onnx.moments import Moment
+from lowrank_onnx.observed import FeedSource, Observed, observe
+from lowrank_onnx.progress import Progress
+from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
+from lowrank_onnx.types import Site, Skipped, Spectrum, WeightRef
+from lowrank_onnx.weights import SharedWeight, group_by_weight, total_positions
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+ModelSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | gs.Graph"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is known of the model before any number is computed."""
+
+    model: Model
+    groups: tuple[SharedWeight, ...]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Every site of every weight."""
+        return tuple(site for group in self.groups for site in group.sites)
+
+
+def rank_to_factor(weight: PlannedWeight, config: Config) -> int:
+    """The rank at which a weight is factorized for the configured budget; 0 where it stays dense."""
+    return factor_rank(weight, config.budget, config.rank_multiple, allow_larger=config.allow_larger)
+
+
+def factorize_options(config: Config) -> FactorizeOptions:
+    """The part of the options that factors depend on."""
+    return FactorizeOptions(
+        method=config.method,
+        power_iterations=config.power_iterations,
+        oversampling=config.oversampling,
+        seed=config.seed,
+        device=config.device,
+    )
+
+
+def prepare(model: ModelSource, config: Config, base_directory: Path | None) -> Prepared:
+    """Load a model and find the sites that the options select."""
+    loaded = load_model(model, base_dir=base_directory)
+    sites, skipped = passes.find_sites(loaded.skeleton, op_types=config.op_types)
+    sites, filtered = passes.select_sites(sites, include=config.include, exclude=config.exclude)
+    return Prepared(loaded, group_by_weight(sites), (*skipped, *filtered))
+
+
+def observe_if_needed(prepared: Prepared, config: Config, feeds: FeedSource | None) -> Observed | None:
+    """Run the original, unless nothing that was asked for needs it."""
+    if not config.validate and not isinstance(config.budget, KeepMacs) and feeds is None:
+        return None
+    return observe(prepared.model, prepared.sites, feeds, provider=config.provider, seed=config.seed)
+
+
+def input_moments(
+    prepared: Prepared, observed: Observed | None, config: Config, directory: Path, progress: Progress, cache: Cache
+) -> dict[WeightRef, Moment | str]:
+    """What the weights' inputs look like on real feeds; synthetic ones say nothing about that."""
+    if observed is None or observed.feeds.synthetic or not config.whiten or config.allow_larger:
+        return {}
+    return weight_moments(
+        prepared.model.skeleton,
+        prepared.groups,
+        observed.run,
+        observed.calibration,
+        seed=config.seed,
+        directory=directory,
+        progress=progress,
+        cache=cache,
+    )
+
+
+def measured_sensitivities(
+    prepared: Prepared,
+    observed: Observed | None,
+    spectra: Sequence[Spectrum | None],
+    spool: FactorSpool,
+    config: Config,
+    progress: Progress,
+    cache: Cache,
+) -> dict[WeightRef, Sensitivity | Unmeasured]:
+    """What compressing each weight alone does, where a plan over all weights is to be made."""
+    if observed is None or observed.feeds.synthetic or not isinstance(config.budget, PlannedBudget):
+        return {}
+    feeds, level = observed.calibration, config.sensitivity
+    return weight_sensitivities(
+        prepared.model.skeleton, prepared.groups, spectra, spool, observed.run, feeds, level, progress, cache
+    )
+
+
+def planned_weights(
+    prepared: Prepared, observed: Observed | None, sensitivities: Mapping[WeightRef, Sensitivity | Unmeasured]
+) -> tuple[PlannedWeight, ...]:
+    """The weights as the planner sees them, with the damage that was measured where it was."""
+    positions = observed.positions if observed else {}
+    damages = predicted_damage(prepared.groups, sensitivities)
+    return tuple(
+        PlannedWeight(
+            name=f"{group.weight.scope!r} {group.weight.name}",
+            shape=group.shape,
+            form=group.form,
+            positions=total_positions(group.sites, positions),
+            damage=damage,
+        )
+        for group, damage in zip(prepared.groups, damages, strict=True)
+    )

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lowrank_onnx.cli.checks import check_json, check_output, default_output, split_op_types
+from lowrank_onnx.config import OP_TYPES
+from lowrank_onnx.errors import OutputError
+
+
+@pytest.mark.parametrize(
+    ("model", "output"),
+    [
+        ("model.onnx", "model.lowrank.onnx"),
+        ("dir.d/a.b.onnx", "dir.d/a.b.lowrank.onnx"),
+        ("bare", "bare.lowrank.onnx"),
+        ("x.lowrank.onnx", "x.lowrank.lowrank.onnx"),
+    ],
+)
+def test_default_output(model: str, output: str) -> None:
+    assert default_output(Path(model)) == Path(output)
+
+
+def test_op_types() -> None:
+    assert split_op_types(None) == OP_TYPES
+    assert split_op_types(["Conv, MatMul", "Gemm", "Conv"]) == ("Conv", "MatMul", "Gemm")
+    assert split_op_types([","]) == ()
+
+
+def test_names_in_messages_are_escaped(tmp_path: Path) -> None:
+    hostile = tmp_path / "evil\x1b[2J.onnx"
+    hostile.write_bytes(b"")
+    with pytest.raises(OutputError) as caught:
+        check_output(hostile, tmp_path / "model.onnx", force=False)
+    assert r"evil\x1b[2J.onnx: exists already" in str(caught.value)
+
+
+def test_a_directory_without_write_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def deny(path: object, mode: int) -> bool:
+        asked.append(mode)
+        return False
+
+    monkeypatch.setattr(os, "access", deny)
+    with pytest.raises(OutputError, match="can't be written, choose another directory"):
+        check_output(tmp_path / "a.onnx", tmp_path / "model.onnx", force=True)
+    assert asked == [os.W_OK | os.X_OK]
+
+
+def test_json_on_standard_output_needs_no_directory() -> None:
+    check_json(Path("-"), (Path("-"),))
+    check_json(None, ())
+
+
+def test_json_may_replace_an_older_report(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    report.write_text("{}")
+    check_json(report, (None, tmp_path / "model.onnx"))

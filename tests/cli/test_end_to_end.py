@@ -1,0 +1,201 @@
+"""The command line with the whole pipeline behind it, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from lowrank_onnx.cli import main
+from lowrank_onnx.report.schema import report_schema
+from tests.report.rendering import widest
+from tests.report.schema_check import problems
+from tests.tiny_model import write_classifier
+
+SCHEMA: dict[str, Any] = report_schema()
+SIZE = ["--objective", "size"]  # a model this small can't be timed reliably
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    monkeypatch.chdir(tmp_path)
+    return write_classifier(tmp_path)
+
+
+def _report(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(path.read_text())
+    assert problems(document, SCHEMA, SCHEMA) == []
+    return document
+
+
+def _run(model: Path, feeds: Path) -> np.ndarray[Any, Any]:
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    with np.load(feeds) as arrays:
+        outputs: np.ndarray[Any, Any] = session.run(None, {"x": arrays["x"]})[0]
+    return outputs
+
+
+def test_compress_then_validate(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    model, feeds = files
+    before = model.read_bytes()
+    flags = ["--calib", "feeds.npz", "--rank", "32", "--json", "report.json", *SIZE]
+    assert main(["compress", "model.onnx", *flags]) == 0
+    out = capsys.readouterr().out
+    assert widest(out) <= 80
+    small = model.parent / "model.lowrank.onnx"
+    onnx.checker.check_model(small, full_check=True)
+    assert model.read_bytes() == before
+    assert small.stat().st_size < model.stat().st_size
+    document = _report(model.parent / "report.json")
+    assert document["status"] == "written"
+    assert [site["rank"] for site in document["sites"] if site["name"] == "fc0"] == [32]
+    assert document["after"]["file_bytes"] == small.stat().st_size
+    # the figures of the report are those of the files
+    original, compressed = _run(model, feeds), _run(small, feeds)
+    error = float(np.linalg.norm(compressed - original) / np.linalg.norm(original))
+    assert document["verdict"]["relative_error"] == pytest.approx(error, rel=1e-3)
+
+    assert main(["validate", "model.onnx", "model.lowrank.onnx", "--data", "feeds.npz", "--json", "v.json"]) == 0
+    assert _report(model.parent / "v.json")["verdict"]["relative_error"] == pytest.approx(error, rel=1e-3)
+    gate = ["--max-error", f"{error / 2}"]
+    assert main(["validate", "model.onnx", "model.lowrank.onnx", "--data", "feeds.npz", *gate, "--quiet"]) == 1
+    assert main(["compress", "model.onnx"]) == 2  # the output exists
+
+
+def test_the_same_input_gives_the_same_bytes(files: tuple[Path, Path]) -> None:
+    flags = ["--rank", "32", "--no-validate", "--quiet"]
+    assert main(["compress", "model.onnx", "-o", "a.onnx", *flags]) == 0
+    assert main(["compress", "model.onnx", "-o", "b.onnx", *flags]) == 0
+    assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
+
+
+def test_without_validation_the_report_says_so(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", "model.onnx", "--rank", "32", "--no-validate", "--json", "r.json"]) == 0
+    assert "not validated (--no-validate)" in capsys.readouterr().out
+    document = _report(Path("r.json"))
+    assert document["verdict"] is None
+    assert document["config"]["validate"] is False
+
+
+def test_a_gate_that_fails_writes_nothing(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--calib", "feeds.npz", "--rank", "4", "--min-sqnr", "200", *SIZE]
+    assert main(["compress", "model.onnx", *flags]) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("not written: ")
+    assert sorted(os.listdir()) == ["feeds.npz", "model.onnx"]
+
+
+def test_synthetic_feeds_are_called_that(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", "model.onnx", "--rank", "32", "--json", "r.json", *SIZE]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "outputs against the original, on 8 synthetic feeds (seed 0)" in out
+    assert out.count("synthetic feed") >= 3
+    assert _report(Path("r.json"))["verdict"]["synthetic"] is True
+
+
+def test_inspect(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "model.onnx", "--json", "r.json"]) == 0
+    out = capsys.readouterr().out
+    assert widest(out) <= 80
+    document = _report(Path("r.json"))
+    assert [(site["name"], site["in_features"], site["out_features"]) for site in document["sites"]] == [
+        ("fc0", 128, 256),
+        ("fc1", 256, 10),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no such file"),
+        (b"", "empty"),
+        (bytes(range(7, 250)) * 9, "no ONNX model"),
+        ("truncated", "cut off"),
+    ],
+)
+def test_a_model_that_can_not_be_read(
+    files: tuple[Path, Path], capsys: pytest.CaptureFixture[str], content: bytes | str | None, said: str
+) -> None:
+    bad = Path("bad.onnx")
+    if content is not None:
+        bad.write_bytes(files[0].read_bytes()[:5000] if isinstance(content, str) else content)
+    before = sorted(os.listdir())
+    for command in (["compress", "bad.onnx"], ["inspect", "bad.onnx"], ["validate", "bad.onnx", "model.onnx"]):
+        assert main(command) == 3
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: ")
+        assert said in err
+        assert err.count("\n") == 1
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"z": np.zeros((4, 128), np.float32)}, "'x'"),
+        ({"x": np.zeros((4, 127), np.float32)}, "(4, 127)"),
+        ({"x": np.zeros((4, 128), np.uint8)}, "uint8"),
+        ({"x": np.full((4, 128), np.nan, np.float32)}, "NaN"),
+        ({"x": np.array([{}], object)}, "bad.npz"),
+        (None, "bad.npz"),
+    ],
+)
+def test_feeds_that_do_not_fit(
+    files: tuple[Path, Path], capsys: pytest.CaptureFixture[str], arrays: dict[str, Any] | None, said: str
+) -> None:
+    if arrays is None:
+        Path("bad.npz").write_bytes(b"no archive")
+    else:
+        np.savez("bad.npz", **arrays)
+    before = sorted(os.listdir())
+    assert main(["compress", "model.onnx", "--calib", "bad.npz", "--rank", "8"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert said in err
+    assert err.count("\n") == 1
+    assert sorted(os.listdir()) == before
+
+
+def test_an_unknown_provider(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", "model.onnx", "--provider", "magic", "--rank", "8"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert "'magic'" in err
+    assert "CPUExecutionProvider" in err
+    assert sorted(os.listdir()) == ["feeds.npz", "model.onnx"]
+
+
+def test_nothing_selected_is_nothing_to_compress(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", "model.onnx", "--include", "nothing*", "--rank", "8"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("nothing to compress")
+    assert sorted(os.listdir()) == ["feeds.npz", "model.onnx"]
+
+
+def test_a_second_run_finds_nothing_left(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--rank", "32", "--no-validate", "--quiet"]
+    assert main(["compress", "model.onnx", "-o", "once.onnx", *flags]) == 0
+    assert main(["compress", "once.onnx", "-o", "twice.onnx", "--json", "r.json", *flags]) == 0
+    assert capsys.readouterr() == ("", "")
+    document = _report(Path("r.json"))
+    assert (document["status"], document["already_compressed"]) == ("unchanged", True)
+    assert not Path("twice.onnx").exists()
+
+
+def test_as_a_program(files: tuple[Path, Path]) -> None:
+    command = [sys.executable, "-m", "lowrank_onnx", "compress", "model.onnx", "--rank", "32", "--no-validate"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([*command, "--json", "-"], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["status"] == "written"
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --output model.lowrank.onnx: exists already")
