@@ -16,7 +16,6 @@ from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import Choice, CostName, choose_together, factor_rank
 from lowrank_onnx.config import Config, KeepParams, Method, SensitivityLevel
-from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.evaluate import Session, open_session
 from lowrank_onnx.factorize import FactorizeOptions, FactorSpool, spool_factors
 from lowrank_onnx.model_io import load_model, stage_model
@@ -24,6 +23,7 @@ from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import shrunk_second_moment
 from lowrank_onnx.observed import FeedSource, observe
 from lowrank_onnx.progress import SILENT
+from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.types import Array, Spectrum, WeightRef
 from lowrank_onnx.weights import group_by_weight, total_positions
 
