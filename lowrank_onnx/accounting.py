@@ -49,6 +49,7 @@ class StageClock:
 class Bookkeeping:
     """Everything that the report needs once the choices are made; its verbs close a run in one of three ways."""
 
+    source: str
     model: Model
     groups: tuple[SharedWeight, ...]
     skipped: tuple[Skipped, ...]
@@ -105,7 +106,7 @@ class Bookkeeping:
         return CompressionResult(
             status=status,
             output=None,
-            input=str(self.model.path or self.model.name),
+            input=self.source,
             config=self.config,
             sites=tuple(rows.values()),
             skipped=self.skipped,

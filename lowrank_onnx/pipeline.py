@@ -145,6 +145,7 @@ def compress(
 
         choices, search = settled(config)
         book = Bookkeeping(
+            source=prepared.source,
             model=prepared.model,
             groups=prepared.groups,
             skipped=prepared.skipped,
@@ -318,4 +319,4 @@ def inspect(
         notes.append(f"MACs are of one run on the first of {observed.feeds.description}")
     sites = inspect_weights(prepared.model, prepared.groups, positions, factorize_options(config), progress)
     size = totals(prepared.model.skeleton, prepared.model.file_bytes, prepared.groups, None, positions)
-    return InspectResult(str(prepared.model.path or prepared.model.name), sites, prepared.skipped, size, tuple(notes))
+    return InspectResult(prepared.source, sites, prepared.skipped, size, tuple(notes))

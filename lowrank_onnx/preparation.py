@@ -33,8 +33,9 @@ ModelSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | gs.Graph"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is known of the model before any number is computed."""
+    """What is known of the model before any number is computed; `source` is the path as given, or a graph's name."""
 
+    source: str
     model: Model
     groups: tuple[SharedWeight, ...]
     skipped: tuple[Skipped, ...]
@@ -66,7 +67,8 @@ def prepare(model: ModelSource, config: Config, base_directory: Path | None) -> 
     loaded = load_model(model, base_dir=base_directory)
     sites, skipped = passes.find_sites(loaded.skeleton, op_types=config.op_types)
     sites, filtered = passes.select_sites(sites, include=config.include, exclude=config.exclude)
-    return Prepared(loaded, group_by_weight(sites), (*skipped, *filtered))
+    source = os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name
+    return Prepared(source, loaded, group_by_weight(sites), (*skipped, *filtered))
 
 
 def observe_if_needed(prepared: Prepared, config: Config, feeds: FeedSource | None) -> Observed | None:
