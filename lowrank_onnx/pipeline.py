@@ -117,11 +117,12 @@ def compress(
         directory = stack.enter_context(scratch_directory(target))
         with clock.stage("observe"):
             observed = observe_if_needed(prepared, config, feeds)
+            unmeasured = planned_weights(prepared, observed, {})
+            check_feasible(unmeasured, config)
             moments = input_moments(prepared, observed, config, directory, progress, on_model)
-        check_feasible(planned_weights(prepared, observed, {}), config)
         spool = FactorSpool(directory)
         with clock.stage("factorize"):
-            ranks = [rank_to_factor(weight, config) for weight in planned_weights(prepared, observed, {})]
+            ranks = [rank_to_factor(weight, config) for weight in unmeasured]
             whitening = ShrunkMoments({w: m for w, m in moments.items() if isinstance(m, Moment)})
             spectra = spool_factors(
                 prepared.model, prepared.groups, ranks, spool, factorize_options(config), whitening, progress, kept

