@@ -167,7 +167,7 @@ def weight_sensitivities(
             measured,
             run,
             feeds,
-            partial(_approximation, spool),
+            partial(approximation, spool),
             tails,
             ranks_of,
             max_feeds=max_feeds,
@@ -202,8 +202,8 @@ def _probe_facts(
     yield from (stored.accumulation, stored.read("left", max(ranks)), stored.read("right", max(ranks)))
 
 
-def _approximation(spool: FactorSpool, group: SharedWeight, rank: int) -> Array:
-    """L R in the stored layout and dtype of the weight."""
+def approximation(spool: FactorSpool, group: SharedWeight, rank: int) -> Array:
+    """L R at a rank, in the stored layout and dtype of the weight."""
     stored = spool.get(group.weight)
     left, right = (stored.read(part, rank).astype(stored.accumulation) for part in ("left", "right"))
     return stored_layout(left @ right, group.sites[0]).astype(stored.read("left", 1).dtype)

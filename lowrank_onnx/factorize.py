@@ -7,6 +7,7 @@ factors. They wait in a spool directory until the plan is made, so that the memo
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,13 +135,25 @@ class FactorSpool:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._stored: dict[WeightRef, StoredFactors] = {}
+        self._numbers = itertools.count()
+
+    def branch(self) -> FactorSpool:
+        """A spool with the same factors, of which some can be replaced without changing this one."""
+        branch = FactorSpool(self._directory)
+        branch._stored = dict(self._stored)
+        branch._numbers = self._numbers
+        return branch
+
+    def adopt(self, weight: WeightRef, other: FactorSpool) -> None:
+        """Take the factors that another branch has of a weight."""
+        self._stored[weight] = other.get(weight)
 
     def __contains__(self, weight: WeightRef) -> bool:
         return weight in self._stored
 
     def put(self, weight: WeightRef, factors: Factors) -> None:
-        """Write the factors of one weight."""
-        index = len(self._stored)
+        """Write the factors of one weight, in place of those that this spool has of it."""
+        index = next(self._numbers)
         left, right = (self._directory / f"{index}.{part}.npy" for part in ("left", "right"))
         np.save(left, np.ascontiguousarray(factors.left.transpose(0, 2, 1)), allow_pickle=False)
         np.save(right, np.ascontiguousarray(factors.right), allow_pickle=False)

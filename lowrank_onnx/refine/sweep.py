@@ -1,0 +1,173 @@
+"""One sweep: each step's equations from both models as they are when its turn comes, solved, and on to the next."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lowrank_onnx.factorize import FactorizeOptions, FactorSpool
+from lowrank_onnx.model_io import Model
+from lowrank_onnx.moments.gather_rows import RowsError, count_rows, gather_rows
+from lowrank_onnx.moments.gram import gram_threads
+from lowrank_onnx.moments.row_layout import RowLayout
+from lowrank_onnx.moments.row_sampling import row_target, sample_rows
+from lowrank_onnx.passes.dataflow import Dataflow
+from lowrank_onnx.progress import StageProgress
+from lowrank_onnx.refine.regression import Regression, RegressionSum
+from lowrank_onnx.refine.solve import solve_weight
+from lowrank_onnx.refine.steps import Step
+from lowrank_onnx.refine.target import Target, find_target
+from lowrank_onnx.refine.twins import Twins
+from lowrank_onnx.types import Array, Factors, WeightRef, numpy_dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one weight in a sweep.
+
+    Attributes
+    ----------
+    weight : which.
+    ridge : the pull that was chosen; None where its factors stay as they were.
+    reason : why they stay, or "".
+    error_before, error_after : of its target on the validating rows; NaN where it was not measured.
+    rows : that were solved for.
+    residual : whether the target was the sum that it writes into.
+    """
+
+    weight: WeightRef
+    ridge: float | None
+    reason: str
+    error_before: float = float("nan")
+    error_after: float = float("nan")
+    rows: int = 0
+    residual: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a sweep works with.
+
+    Attributes
+    ----------
+    model, flow : the original.
+    spool : the factors, which the sweep replaces.
+    ranks : of the weights that were replaced.
+    options : how to factorize.
+    validates : whether a feed of that number validates; the others are fitted.
+    """
+
+    model: Model
+    flow: Dataflow
+    spool: FactorSpool
+    ranks: Mapping[WeightRef, int]
+    options: FactorizeOptions
+    validates: Callable[[int], bool]
+
+
+def sweep(work: Work, twins: Twins, steps: Iterable[Step], stage: StageProgress) -> tuple[Outcome, ...]:
+    """Solve step after step, put the factors that are better into the spool, and say what became of each weight."""
+    outcomes: list[Outcome] = []
+    for step in steps:
+        twins.run_to(step.cut)
+        outcomes += _solve_step(work, twins, step)
+        stage.advance(len(step.members), detail=step.members[0].group.weight.name)
+    return tuple(outcomes)
+
+
+def _solve_step(work: Work, twins: Twins, step: Step) -> list[Outcome]:
+    weights = [member.group.weight for member in step.members]
+    targets = [find_target(work.model, work.flow, member) for member in step.members]
+    carried = targets[0].carried
+    if not twins.differ(step.value) and not (carried is not None and twins.differ(carried)):
+        return [Outcome(weight, None, "its inputs are the original's") for weight in weights]
+    try:
+        fit, validate = _equations(work, twins, step, targets)
+    except RowsError as error:
+        return [Outcome(weight, None, f"its input {step.value!r} {error}") for weight in weights]
+    begin, outcomes = 0, []
+    for weight, target in zip(weights, targets, strict=True):
+        end = begin + target.W.shape[-1]
+        outcomes.append(_solve(work, weight, target, fit.of_columns(begin, end), validate.of_columns(begin, end)))
+        begin = end
+    return outcomes
+
+
+def _solve(work: Work, weight: WeightRef, target: Target, fit: Regression, validate: Regression) -> Outcome:
+    stored, rank, dtype = work.spool.get(weight), work.ranks[weight], numpy_dtype(weight.dtype)
+    left, right = (stored.read(part, rank).astype(target.W.dtype) for part in ("left", "right"))
+
+    def as_stored(factors: tuple[Array, Array]) -> tuple[Array, Array]:
+        rounded = target.out_of_metric(factors[1]).astype(dtype).astype(factors[1].dtype)
+        return factors[0].astype(dtype), target.in_metric(rounded)
+
+    before = left, target.in_metric(right)
+    solution = solve_weight(fit, validate, weight, target.W, before, as_stored, work.options)
+    residual = target.carried is not None
+    errors = solution.error_before, solution.error_after
+    if solution.ridge is None:
+        return Outcome(weight, None, "no other factors had less error", *errors, fit.rows, residual)
+    factors = Factors(
+        left=solution.left,
+        right=target.out_of_metric(solution.right),
+        singular_values=np.zeros((len(left), rank)),
+        relative_error=0.0,
+        spectral_error=0.0,
+        solver=f"{stored.solver}, refined",
+    )
+    work.spool.put(weight, factors)
+    return Outcome(weight, solution.ridge, "", *errors, fit.rows, residual)
+
+
+def _equations(work: Work, twins: Twins, step: Step, targets: Sequence[Target]) -> tuple[Regression, Regression]:
+    """Of the feeds to fit, and of those that validate."""
+    weights = np.concatenate([target.W for target in targets], axis=-1)
+    wanted = row_target(step.layout, None)
+    quota = None if wanted is None else -(-wanted // len(twins.feeds))
+    with gram_threads() as executor:
+        sums = RegressionSum(weights, executor), RegressionSum(weights, executor)
+        for feed in twins.feeds:
+            _add_feed(work, twins, step, targets[0], sums[work.validates(feed)], feed, quota)
+        return sums[0].finish(), sums[1].finish()
+
+
+def _add_feed(
+    work: Work, twins: Twins, step: Step, target: Target, total: RegressionSum, feed: int, quota: int | None
+) -> None:
+    X, inputs = (twins.value(feed, side, step.value) for side in ("original", "compressed"))
+    if X.shape != inputs.shape:
+        raise RowsError(f"has shape {list(X.shape)} in the original and {list(inputs.shape)} in the compressed model")
+    count = count_rows(step.layout, X.shape)
+    indices = sample_rows(count, count if quota is None else quota, _row_seed(work.options.seed, step, feed))
+    offset = _carried_difference(twins, target, feed, count)
+    start = 0
+    while start < len(indices):
+        chunk = indices[start : start + total.room]
+        rows, refined_rows = (gather_rows(step.layout, value, chunk, total.dtype) for value in (X, inputs))
+        differences = None
+        if offset is not None and target.layout is not None:
+            differences = gather_rows(target.layout, offset, chunk, total.dtype)
+        if not np.isfinite(rows).all() or not np.isfinite(refined_rows).all():
+            raise RowsError(f"holds NaN or infinity on feed {feed + 1}")
+        total.add(rows, refined_rows, differences)
+        start += len(chunk)
+
+
+def _carried_difference(twins: Twins, target: Target, feed: int, rows: int) -> Array | None:
+    """R - R', with a row for each row of the input."""
+    if target.carried is None or target.layout is None or not twins.differ(target.carried):
+        return None
+    original, compressed = (twins.value(feed, side, target.carried) for side in ("original", "compressed"))
+    if original.shape != compressed.shape or count_rows(target.layout, original.shape) != rows:
+        raise RowsError(f"doesn't go with the term {target.carried!r} of shape {list(original.shape)}")
+    difference: Array = original - compressed
+    return difference
+
+
+def _row_seed(seed: int, step: Step, feed: int) -> int:
+    layout: RowLayout = step.layout
+    text = f"{seed}\0{step.value}\0{layout!r}\0{feed}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
