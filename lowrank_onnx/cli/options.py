@@ -176,6 +176,17 @@ OutputOption = Annotated[
         rich_help_panel=_OUTPUT,
     ),
 ]
+SweepOutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="The file to write the point that --pick names to.",
+        show_default="nothing is written",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 CacheOption = Annotated[
     Path | None,
     typer.Option(
