@@ -20,6 +20,9 @@ from lowrank_onnx import __version__
 from lowrank_onnx.cli import budgets as budgets
 from lowrank_onnx.cli import checks as checks
 from lowrank_onnx.cli import options as options
+from lowrank_onnx.cli.config_file import ConfigFileOption as ConfigFileOption
+from lowrank_onnx.cli.config_file import DumpConfigOption as DumpConfigOption
+from lowrank_onnx.cli.config_file import dump_options
 from lowrank_onnx.cli.terminal import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -42,7 +45,6 @@ app = typer.Typer(
     name="lowrank-onnx",
     help="Makes exported ONNX models smaller and faster by low-rank factorization, and proves it.",
     epilog="Exit codes: 0 done, 1 rejected or nothing to compress, 2 wrong usage, 3 the model can't be read.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -100,6 +102,8 @@ def compress(
     html: options.HtmlOption = None,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
+    config_file: ConfigFileOption = None,
+    dump_config: DumpConfigOption = None,
 ) -> int:
     """Factorize the weights of a model, prove what that did, and write the result if it is worth it."""
     given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_macs, speedup)
@@ -123,6 +127,7 @@ def compress(
         validate=not no_validate,
         gates=gates,
     )
+    dump_options(context, dump_config)
     target = output or checks.default_output(model)
     checks.check_output(target, model, force=force)
     checks.check_json(json, (model, target, calib))
@@ -181,6 +186,8 @@ def sweep(
     json: options.JsonOption = None,
     html: options.HtmlOption = None,
     quiet: options.QuietOption = False,
+    config_file: ConfigFileOption = None,
+    dump_config: DumpConfigOption = None,
 ) -> int:
     """Compress at several budgets from one calibration, show the trade-off, and write the point that you pick."""
     points = budgets.sweep_points(keep_params, keep_macs, speedup)
@@ -196,6 +203,7 @@ def sweep(
         device=device,
         provider=provider,
     )
+    dump_options(context, dump_config)
     if output is not None:
         checks.check_output(output, model, force=force)
     checks.check_json(json, (model, output, calib))
