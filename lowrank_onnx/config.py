@@ -138,6 +138,8 @@ class Config:
     whiten : with real feeds, minimise the error of what each site computes on them, not that of its weight.
     sensitivity : with real feeds and a budget over the whole model, measure what compressing each weight alone does to
         the outputs: "fast" at one rank, "full" at up to three, "off" not at all.
+    refine : with real feeds, solve the factors again, layer after layer, so that each makes good what the ones before
+        it got wrong; kept only as far as it lowers the error of the outputs on feeds that it did not see.
     rank_multiple : planned ranks are multiples of it; None takes 16 where the matrices are large enough for it.
     allow_larger : with `FixedRank` or `Alpha`, also write factors that are not smaller than the weight; ``Alpha(1.0)``
         then rewrites exactly, which shows what the rewriting alone does on a runtime.
@@ -158,6 +160,7 @@ class Config:
     op_types: tuple[str, ...] = OP_TYPES
     whiten: bool = True
     sensitivity: SensitivityLevel = "fast"
+    refine: bool = True
     rank_multiple: int | None = None
     allow_larger: bool = False
     device: Device = "auto"

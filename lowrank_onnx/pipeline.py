@@ -1,6 +1,6 @@
 """The only place where the stages are composed.
 
-    load -> find sites -> observe -> candidates -> plan -> factorize -> rewrite -> validate
+    load -> find sites -> observe -> candidates -> plan -> factorize -> refine -> rewrite -> validate
 
 `compress` runs them all, `inspect` stops after the candidates, `validate` runs the last one alone.
 """
@@ -24,14 +24,14 @@ from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.config import Config, PlannedBudget, Speedup
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
-from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, judge, measure_latency, open_session
+from lowrank_onnx.evaluate import Feeds, Session, measure_latency
 from lowrank_onnx.factorize import FactorSpool, spool_factors
 from lowrank_onnx.inspection import inspect_weights
+from lowrank_onnx.judging import compare, judge_staged
 from lowrank_onnx.latency.plan import measure_weights, time_runs, with_latency
 from lowrank_onnx.latency.table import LatencyTable
 from lowrank_onnx.model_io import (
     ModelSource,
-    StagedModel,
     check_target,
     complete_proto,
     load_model,
@@ -40,7 +40,7 @@ from lowrank_onnx.model_io import (
 )
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
-from lowrank_onnx.observed import FeedSource, Observed, find_feeds, observe, open_model
+from lowrank_onnx.observed import FeedSource, find_feeds, observe, open_model
 from lowrank_onnx.preparation import (
     factorize_options,
     input_moments,
@@ -49,20 +49,19 @@ from lowrank_onnx.preparation import (
     planned_weights,
     prepare,
     rank_to_factor,
+    refines,
 )
 from lowrank_onnx.progress import SILENT, Progress
+from lowrank_onnx.refine import refine_factors
 from lowrank_onnx.results import CompressionResult, InspectResult
-from lowrank_onnx.revision import MAX_ROUNDS, Reviser, required_speedup
+from lowrank_onnx.revision import MAX_ROUNDS, Reviser
 from lowrank_onnx.settle import Settled, check_feasible, settle
 from lowrank_onnx.types import LatencyComparison, Spectrum, Verdict
 
 DEFAULTS = Config()
 
-TIMING_SECONDS = 20.0
-"""Time for the paired measurement; it ends sooner where the difference is plain."""
-
 ATTEMPT_SECONDS = 5.0
-"""The same for one attempt of a search."""
+"""Time for the paired measurement of one attempt of a search."""
 
 
 def compress(
@@ -168,21 +167,24 @@ def compress(
 def _finish(
     book: Bookkeeping, workshop: Workshop, reviser: Reviser, target: Path | None, *, force: bool, progress: Progress
 ) -> CompressionResult:
-    """Rewrite, judge, and write what holds; where only the latency doesn't, choose again and start over."""
+    """Refine, rewrite, judge, and write what holds; where only the latency doesn't, choose again and start over."""
     config, clock = book.config, book.clock
     observed = workshop.observed if config.validate else None
     rounds = 0
     while True:
+        spool = workshop.spool
+        if refines(config, workshop.observed):
+            with clock.stage("refine"):
+                refined = refine_factors(workshop, book.choices, factorize_options(config), progress=progress)
+            spool, book = refined.spool, replace(book, refinement=refined.report)
         with clock.stage("rewrite"):
-            candidate = build_candidate(
-                book.model, book.groups, book.choices, workshop.spool, measure=True, progress=progress
-            )
+            candidate = build_candidate(book.model, book.groups, book.choices, spool, measure=True, progress=progress)
         with ExitStack() as stack:
             with clock.stage("save"):
                 path = target or workshop.directory / "model.onnx"
                 staged = stack.enter_context(stage_model(candidate.model, path, force=force))
             with clock.stage("validate"):
-                verdict = None if observed is None else _judged(observed, staged, config, progress)
+                verdict = None if observed is None else judge_staged(observed, staged, config, progress)
             if verdict is None or verdict.passed:
                 if target is None:
                     return book.written(candidate, staged.file_bytes, verdict, model=complete_proto(candidate.model))
@@ -229,33 +231,6 @@ def _settled(
     )
 
 
-def _judged(observed: Observed, staged: StagedModel, config: Config, progress: Progress) -> Verdict:
-    candidate = open_session(staged.path, provider=config.provider)
-    return _compare(observed.session, candidate, observed.held_out, config, config.objective == "latency", progress)
-
-
-def _compare(
-    original: Session, candidate: Session, feeds: Feeds, config: Config, require_faster: bool, progress: Progress
-) -> Verdict:
-    with progress.stage("comparing outputs", len(feeds)) as stage:
-        outputs = compare_outputs(original, candidate, feeds, progress=stage)
-    with progress.stage("timing", None) as stage:
-        latency = measure_latency(
-            original, candidate, feeds, seed=config.seed, max_seconds=TIMING_SECONDS, progress=stage
-        )
-    gates = config.gates
-    providers = tuple(dict.fromkeys((*original.providers_used, *candidate.providers_used)))
-    return judge(
-        outputs,
-        latency,
-        feeds,
-        providers,
-        gates=gates,
-        require_faster=require_faster,
-        min_speedup=required_speedup(config),
-    )
-
-
 def validate(
     original: ModelSource,
     candidate: ModelSource,
@@ -281,7 +256,7 @@ def validate(
     first, second = load_model(original), load_model(candidate)
     session = open_model(first, config.provider)
     chosen = find_feeds(first, session, feeds, config.seed)
-    return _compare(
+    return compare(
         session, open_model(second, config.provider), chosen, config, require_faster=False, progress=progress
     )
 

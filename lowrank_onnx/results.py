@@ -102,6 +102,54 @@ class SearchStep:
 
 
 @dataclass(frozen=True, slots=True)
+class RefinedWeight:
+    """What solving its factors again did to one weight.
+
+    Attributes
+    ----------
+    weight : name of its tensor.
+    refined : whether new factors were written.
+    reason : why not, or "".
+    target : "output" (what the site computes in the original), or "sum" (the sum that it writes into).
+    pull : how hard the factors were pulled towards the original weight, in units of the mean square of the inputs; None
+        where they were not solved.
+    error_before, error_after : relative error of the target on feeds that were not solved for; None where not measured.
+    rows : inputs that were solved for.
+    """
+
+    weight: str
+    refined: bool
+    reason: str
+    target: Literal["output", "sum"]
+    pull: float | None
+    error_before: float | None
+    error_after: float | None
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """What solving all factors again on the compressed model's own inputs did.
+
+    Attributes
+    ----------
+    feeds, held_out : calibration feeds that were used, and how many of them were held out to decide what stays. What
+        stays is solved for on all of them in the end.
+    error_before : relative error of the model's outputs on the held-out ones, with the factors as planned.
+    error_after : the same with factors solved for on the others; None, like `error_before`, where it didn't come to it.
+    weights : every weight that was replaced by factors.
+    note : why nothing was refined, or what was given up; "" where nothing is amiss.
+    """
+
+    feeds: int
+    held_out: int
+    error_before: float | None
+    error_after: float | None
+    weights: tuple[RefinedWeight, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CompressionResult:
     """The outcome of `lowrank_onnx.compress`.
 
@@ -124,6 +172,7 @@ class CompressionResult:
     synthetic : whether those feeds were made up from the model's signature.
     already_compressed : whether the input holds factors that an earlier run wrote; "unchanged" is then a success.
     notes : sentences on what a user should know of the run itself, e.g. a damaged entry of the cache.
+    refinement : None where it was not asked for or there were no real feeds.
     """
 
     status: Literal["written", "rejected", "unchanged"]
@@ -144,6 +193,7 @@ class CompressionResult:
     synthetic: bool = False
     already_compressed: bool = False
     notes: tuple[str, ...] = ()
+    refinement: Refinement | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from lowrank_onnx import (
     KeepParams,
     MaxError,
     UsageError,
+    judging,
     pipeline,
 )
 from lowrank_onnx.types import LatencyComparison, Timing
@@ -50,7 +51,8 @@ def fixed_latency(monkeypatch: pytest.MonkeyPatch, speedup: float) -> None:
     def measure(*args: object, **kwargs: object) -> LatencyComparison:
         return LatencyComparison(timing, timing, speedup, speedup * 0.98, speedup * 1.02, 0.95, 12)
 
-    monkeypatch.setattr(pipeline, "measure_latency", measure)
+    for module in (judging, pipeline):
+        monkeypatch.setattr(module, "measure_latency", measure)
 
 
 def test_a_path_a_proto_and_a_graph_give_the_same_model(path: Path) -> None:

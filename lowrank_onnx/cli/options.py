@@ -70,6 +70,15 @@ SensitivityOption = Annotated[
         rich_help_panel=_CALIBRATION,
     ),
 ]
+RefineOption = Annotated[
+    bool,
+    typer.Option(
+        "--refine/--no-refine",
+        help="Solve the factors again, layer after layer, so that each makes good what the ones before it got wrong. "
+        "Kept as far as it helps on calibration feeds that it did not see.",
+        rich_help_panel=_CALIBRATION,
+    ),
+]
 NoValidateOption = Annotated[
     bool,
     typer.Option(

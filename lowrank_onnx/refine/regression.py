@@ -25,28 +25,18 @@ class Regression:
     gram : (groups, in, in), X'' X' / n.
     cross : (groups, in, out), X'' T / n.
     energy : (groups, out), the mean squares of T's columns.
-    input_mean, target_mean : (groups, in) and (groups, out), the means of X' and T.
     rows : n.
     """
 
     gram: Doubles
     cross: Doubles
     energy: Doubles
-    input_mean: Doubles
-    target_mean: Doubles
     rows: int
 
     def of_columns(self, begin: int, end: int) -> Regression:
         """The part of some columns of T."""
         columns = slice(begin, end)
-        return Regression(
-            gram=self.gram,
-            cross=self.cross[:, :, columns],
-            energy=self.energy[:, columns],
-            input_mean=self.input_mean,
-            target_mean=self.target_mean[:, columns],
-            rows=self.rows,
-        )
+        return Regression(self.gram, self.cross[:, :, columns], self.energy[:, columns], self.rows)
 
     def error(self, left: Array, right: Array) -> float:
         """``||X' left right - T||_F / ||T||_F`` over all groups, for (groups, in, r) and (groups, r, out)."""
@@ -74,8 +64,6 @@ class RegressionSum:
         self._gram: Doubles = np.zeros((groups, in_features, in_features))
         self._cross: Doubles = np.zeros((groups, in_features, out_features))
         self._energy: Doubles = np.zeros((groups, out_features))
-        self._input_sum: Doubles = np.zeros((groups, in_features))
-        self._target_sum: Doubles = np.zeros((groups, out_features))
         size = buffer_rows(in_features)
         self._originals: Array = np.empty((groups, size, in_features), weights.dtype)
         self._inputs: Array = np.empty((groups, size, in_features), weights.dtype)
@@ -110,14 +98,7 @@ class RegressionSum:
         for matrix in self._gram:
             mirror_upper(matrix)
         count = max(self._rows, 1)
-        return Regression(
-            gram=self._gram / count,
-            cross=self._cross / count,
-            energy=self._energy / count,
-            input_mean=self._input_sum / count,
-            target_mean=self._target_sum / count,
-            rows=self._rows,
-        )
+        return Regression(self._gram / count, self._cross / count, self._energy / count, self._rows)
 
     def _flush(self) -> None:
         filled = slice(0, self._filled)
@@ -126,8 +107,6 @@ class RegressionSum:
             X, inputs, T = (buffer[group, filled] for buffer in (self._originals, self._inputs, self._offsets))
             _add_product(self._executor, T, X, W)
             self._energy[group] += np.sum(np.square(T, dtype=np.float64), axis=0)
-            self._input_sum[group] += inputs.sum(axis=0, dtype=np.float64)
-            self._target_sum[group] += T.sum(axis=0, dtype=np.float64)
             add_upper_gram(self._gram[group], inputs, self._executor)
             _add_product(self._executor, self._cross[group], inputs.T, T)
         self._filled = 0

@@ -20,69 +20,60 @@ from lowrank_onnx.linalg.ridge import pulled_solution
 from lowrank_onnx.refine.regression import Regression
 from lowrank_onnx.types import Array, WeightRef
 
-RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+RIDGES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Values of l to choose from, in units of the mean eigenvalue of X'' X'."""
 
-FIRST_RIDGE = RIDGES.index(0.1)
+FIRST_RIDGE = RIDGES.index(0.03)
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """Factors of one weight with their error on the feeds that validate, before and after.
-
-    `left` and `right` are (groups, in, r) and (groups, r, out); `ridge` is the one that was chosen, None where the
-    factors are the ones from before, because no others had less error.
-    """
+    """Factors of one weight, (groups, in, r) and (groups, r, out), the ridge they were solved with, and their error."""
 
     left: Array
     right: Array
-    ridge: float | None
-    error_before: float
-    error_after: float
+    ridge: float
+    error: float
 
 
-def solve_weight(
+def choose_ridge(
     fit: Regression,
     validate: Regression,
     weight: WeightRef,
     W: Array,
-    before: tuple[Array, Array],
+    rank: int,
     stored: Callable[[tuple[Array, Array]], tuple[Array, Array]],
     options: FactorizeOptions,
-) -> Solution:
-    """Solve at the rank of the factors from before, with the ridge of least error on the validating rows.
+) -> Solution | None:
+    """Solve with the ridge whose factors have least error on the validating rows; None where there are no rows.
 
     Parameters
     ----------
     fit, validate : the equations of the rows to solve for and of the others.
     weight : which; part of the seed.
     W : (groups, in, out) of the original, in the metric of the targets.
-    before : the factors from before, in that metric.
+    rank : r.
     stored : rounds factors as they will be stored.
     options : how to factorize.
     """
-    error_before = validate.error(*before)
-    best = Solution(*before, None, error_before, error_before)
-    rank = before[0].shape[-1]
-    if fit.rows == 0 or validate.rows == 0 or not _usable(fit):
-        return best
+    if not is_usable(fit) or not is_usable(validate):
+        return None
     tried: dict[int, Solution] = {}
 
     def attempt(index: int) -> Solution:
         if index not in tried:
             left, right = solve_pair(fit, weight, W, rank, RIDGES[index], options)
-            error = validate.error(*stored((left, right)))
-            tried[index] = Solution(left, right, RIDGES[index], error_before, error)
+            tried[index] = Solution(left, right, RIDGES[index], validate.error(*stored((left, right))))
         return tried[index]
 
-    found = _descend(lambda index: attempt(index).error_after, FIRST_RIDGE, len(RIDGES))
-    return attempt(found) if attempt(found).error_after < error_before else best
+    return attempt(_descend(lambda index: attempt(index).error, FIRST_RIDGE, len(RIDGES)))
 
 
-def _usable(fit: Regression) -> bool:
-    return bool(np.isfinite(fit.gram).all() and np.isfinite(fit.cross).all()) and all(
-        float(np.trace(gram)) > 0.0 for gram in fit.gram
-    )
+def is_usable(regression: Regression) -> bool:
+    """Whether there are rows, all groups have inputs that aren't all 0, and nothing overflowed."""
+    parts = (regression.gram, regression.cross, regression.energy)
+    finite = all(np.isfinite(part).all() for part in parts)
+    return regression.rows > 0 and finite and all(float(np.trace(gram)) > 0.0 for gram in regression.gram)
 
 
 def _descend(error: Callable[[int], float], start: int, count: int) -> int:

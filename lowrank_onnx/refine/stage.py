@@ -1,55 +1,47 @@
-"""The refine stage: a sweep on part of the calibration feeds, kept as far as it helps the model on the others.
+"""The refine stage: what helps on feeds that it didn't see is done again on all of them.
 
-Each weight's pull, and whether it changes at all, is decided by the error of its own target on feeds that the sweep
-does not fit. Whether the sweep stays is decided by the outputs of the whole model on those feeds: all of it, else the
-beginning of it that does best, else nothing.
+1. One walk through the model solves each weight on part of the calibration feeds. The others decide how hard it is
+   pulled towards the original.
+2. The outputs of the whole model on those others decide what stays: all of it, else the beginning of the walk that does
+   best, else nothing.
+3. A second walk solves what stays on all calibration feeds, with the pulls from the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lowrank_onnx.attempt import Workshop, error_on
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.evaluate.feeds import Feeds, is_held_out, split_feeds
 from lowrank_onnx.factorize import FactorizeOptions, FactorSpool
-from lowrank_onnx.passes.dataflow import read_dataflow
+from lowrank_onnx.passes.dataflow import Dataflow, read_dataflow
 from lowrank_onnx.progress import SILENT, Progress
-from lowrank_onnx.refine.steps import plan_steps
-from lowrank_onnx.refine.sweep import Outcome, Work, sweep
+from lowrank_onnx.refine.steps import Steps, plan_steps
 from lowrank_onnx.refine.twins import Bounds, Twins, TwinsError
+from lowrank_onnx.refine.walk import Outcome, Work, walk_steps
+from lowrank_onnx.results import RefinedWeight, Refinement
 from lowrank_onnx.types import WeightRef
+from lowrank_onnx.weights import SharedWeight
 
 VALIDATE_EVERY = 4
 """One calibration feed in so many validates; one in all where there are fewer."""
 
-BOUNDS = Bounds()
+BEGINNINGS = (0.75, 0.5, 0.25)
+"""Shares of the weights that are tried where the whole walk doesn't help."""
 
-PREFIXES = (0.75, 0.5, 0.25)
-"""Shares of the steps that are tried where the whole sweep doesn't help."""
+UNDONE = "undone: the model's outputs on held-out feeds were not better with it"
+
+BOUNDS = Bounds()
 
 
 @dataclass(frozen=True, slots=True)
 class Refined:
-    """The factors after the stage, and what happened.
-
-    Attributes
-    ----------
-    spool : the factors to write: those of the plan where nothing helped.
-    outcomes : what became of each weight that the plan replaced by factors.
-    fitted, validated : feeds that were solved for, and feeds that decided.
-    error_before, error_after : of the model's outputs on the feeds that decided; None where it didn't come to that.
-    note : why nothing was refined, or what was given up; "" where nothing is amiss.
-    """
+    """The factors to write, which are the planned ones where nothing helped, and what happened."""
 
     spool: FactorSpool
-    outcomes: tuple[Outcome, ...]
-    fitted: int
-    validated: int
-    error_before: float | None
-    error_after: float | None
-    note: str = ""
+    report: Refinement
 
 
 def refine_factors(
@@ -60,64 +52,88 @@ def refine_factors(
     bounds: Bounds = BOUNDS,
     progress: Progress = SILENT,
 ) -> Refined:
-    """Solve the factors of the choices again, and keep what helps.
+    """Solve the factors of the choices again, on the inputs that the compressed model has, and keep what helps.
 
     Parameters
     ----------
-    workshop : the model, its factors and its feeds; the spool of the result is another.
+    workshop : the model, its planned factors and its feeds, of which only those for calibration are used.
     choices : one for each weight.
     options : how to factorize.
     bounds : of what is kept between the pieces of the models.
-    progress : receives one stage.
+    progress : receives one stage for each walk.
     """
-    observed = workshop.original
-    feeds = observed.calibration
+    feeds = workshop.original.calibration
     if len(feeds) < 2:
-        return _unrefined(workshop, f"there is {len(feeds)} feed to calibrate with, expected at least 2")
+        note = f"{len(feeds)} feed to calibrate with: give at least 2, of which one is held out"
+        return Refined(workshop.spool, Refinement(len(feeds), 0, None, None, (), note))
     every = min(VALIDATE_EVERY, len(feeds))
-    _, validating = split_feeds(feeds, every)
-    ranks = {g.weight: c.candidate.rank for g, c in zip(workshop.groups, choices, strict=True) if c.candidate.rank}
-    replaced = [group for group in workshop.groups if group.weight in ranks]
-    flow = read_dataflow(workshop.model.skeleton)
-    planned = plan_steps(flow, replaced)
-    work = Work(workshop.model, flow, workshop.spool.branch(), ranks, options, lambda feed: is_held_out(feed, every))
+    _, held_out = split_feeds(feeds, every)
+    walker = _Walker.of(workshop, choices, options, bounds, progress)
     try:
-        with progress.stage("refining factors", sum(len(step.members) for step in planned.steps)) as stage:
+        first, swept, used = walker.walk(lambda feed: is_held_out(feed, every), None)
+        kept, before, after = _keep_what_helps(workshop, choices, held_out, first, swept)
+        spool = _adopt(workshop.spool, first, kept)
+        if kept:
+            ridges = {o.weight: o.ridge for o in swept if o.weight in kept and o.ridge is not None}
+            spool, _, _ = walker.walk(lambda feed: False, ridges)
+    except TwinsError as error:
+        return Refined(workshop.spool, Refinement(len(feeds), len(held_out), None, None, (), str(error)))
+    undone = (o if o.weight in kept or o.ridge is None else replace(o, ridge=None, reason=UNDONE) for o in swept)
+    left_out = (Outcome(weight, None, reason) for weight, reason in walker.steps.reasons.items())
+    note = "" if used == len(feeds) else f"{used} of {len(feeds)} feeds were used: there was no room for more"
+    weights = tuple(_reported(outcome) for outcome in (*undone, *left_out))
+    return Refined(spool, Refinement(used, len(held_out), before, after, weights, note))
+
+
+@dataclass(frozen=True, slots=True)
+class _Walker:
+    """What both walks have in common."""
+
+    workshop: Workshop
+    flow: Dataflow
+    steps: Steps
+    replaced: tuple[tuple[SharedWeight, int], ...]
+    options: FactorizeOptions
+    bounds: Bounds
+    progress: Progress
+
+    @classmethod
+    def of(
+        cls,
+        workshop: Workshop,
+        choices: Sequence[Choice],
+        options: FactorizeOptions,
+        bounds: Bounds,
+        progress: Progress,
+    ) -> _Walker:
+        ranks = [(group, choice.candidate.rank) for group, choice in zip(workshop.groups, choices, strict=True)]
+        replaced = tuple((group, rank) for group, rank in ranks if rank is not None)
+        flow = read_dataflow(workshop.model.skeleton)
+        steps = plan_steps(flow, [group for group, _ in replaced])
+        return cls(workshop, flow, steps, replaced, options, bounds, progress)
+
+    def walk(
+        self, validates: Callable[[int], bool], ridges: Mapping[WeightRef, float] | None
+    ) -> tuple[FactorSpool, tuple[Outcome, ...], int]:
+        """Solve again from the planned factors; the new ones, what became of each weight, how many feeds were used."""
+        workshop, spool = self.workshop, self.workshop.spool.branch()
+        ranks = {group.weight: rank for group, rank in self.replaced}
+        work = Work(workshop.model, self.flow, spool, ranks, self.options, validates, ridges)
+        name = "refining factors" if ridges is None else "refining factors on all feeds"
+        with self.progress.stage(name, sum(len(step.members) for step in self.steps.steps)) as stage:
             twins = Twins(
                 workshop.model,
-                observed.provider,
-                flow,
-                planned.order,
-                [(group, ranks[group.weight]) for group in replaced],
-                work.spool,
-                feeds,
+                workshop.original.provider,
+                self.flow,
+                self.steps.order,
+                self.replaced,
+                spool,
+                workshop.original.calibration,
                 workshop.directory,
-                bounds,
+                self.bounds,
             )
-            swept = sweep(work, twins, planned.steps, stage)
-    except TwinsError as error:
-        return _unrefined(workshop, str(error))
-    left_out = tuple(Outcome(weight, None, reason) for weight, reason in planned.reasons.items())
-    kept, before, after = _keep_what_helps(workshop, choices, validating, work.spool, swept)
-    undone = tuple(o if o.weight in kept or o.ridge is None else replace(o, ridge=None, reason=UNDONE) for o in swept)
-    used = twins.feeds
-    return Refined(
-        spool=_adopt(workshop.spool, work.spool, kept),
-        outcomes=(*undone, *left_out),
-        fitted=sum(not work.validates(feed) for feed in used),
-        validated=len(validating),
-        error_before=before,
-        error_after=after,
-        note="" if len(used) == len(feeds) else f"only {len(used)} of {len(feeds)} feeds were used: {ROOM}",
-    )
-
-
-UNDONE = "undone: it did not lower the error of the model's outputs"
-ROOM = "there was no room for the values of more"
-
-
-def _unrefined(workshop: Workshop, note: str) -> Refined:
-    return Refined(workshop.spool, (), 0, 0, None, None, note)
+            outcomes = walk_steps(work, twins, self.steps.steps, stage)
+        return spool, outcomes, len(twins.feeds)
 
 
 def _keep_what_helps(
@@ -131,24 +147,31 @@ def _keep_what_helps(
         return error_on(replace(workshop, spool=spool), choices, feeds)
 
     before = error_with(())
-    if not changed:
-        return frozenset(), before, before
-    after = error_with(changed)
-    if after < before:
-        return frozenset(changed), before, after
     best: tuple[float, Sequence[WeightRef]] = (before, ())
-    for share in PREFIXES:
+    for share in (1.0, *BEGINNINGS):
         beginning = changed[: round(share * len(changed))]
-        error = error_with(beginning) if beginning else before
-        if error < best[0]:
+        if beginning and (error := error_with(beginning)) < best[0]:
             best = (error, beginning)
+            if share == 1.0:
+                break
     return frozenset(best[1]), before, best[0]
 
 
-def _adopt(
-    planned: FactorSpool, refined: FactorSpool, weights: Sequence[WeightRef] | frozenset[WeightRef]
-) -> FactorSpool:
+def _adopt(planned: FactorSpool, refined: FactorSpool, weights: Iterable[WeightRef]) -> FactorSpool:
     spool = planned.branch()
     for weight in weights:
         spool.adopt(weight, refined)
     return spool
+
+
+def _reported(outcome: Outcome) -> RefinedWeight:
+    return RefinedWeight(
+        weight=outcome.weight.name,
+        refined=outcome.ridge is not None,
+        reason=outcome.reason,
+        target="sum" if outcome.residual else "output",
+        pull=outcome.ridge,
+        error_before=outcome.error_before,
+        error_after=outcome.error_after,
+        rows=outcome.rows,
+    )

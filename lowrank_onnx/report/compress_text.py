@@ -8,6 +8,7 @@ from rich.console import Group
 
 from lowrank_onnx.config import Config
 from lowrank_onnx.report.numbers import UNKNOWN, count, fraction, kept, plural, short_count, significant, size
+from lowrank_onnx.report.refinement_text import refinement_block
 from lowrank_onnx.report.tables import (
     blocks,
     budget_flag,
@@ -37,6 +38,7 @@ def compress_report(result: CompressionResult, *, verbose: bool = False) -> Grou
             by_reason(f"left dense: {plural(len(dense), 'site')}", dense, verbose=verbose),
             skipped_block(result.skipped, verbose=verbose),
             _notes_block(result.sites, verbose=verbose),
+            None if result.refinement is None else refinement_block(result.refinement, verbose=verbose),
             _search_block(result.search),
             totals_block(result.before, result.after, macs_note=_macs_note(result)),
             _proof_block(result),

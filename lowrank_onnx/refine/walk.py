@@ -1,8 +1,9 @@
-"""One sweep: each step's equations from both models as they are when its turn comes, solved, and on to the next."""
+"""One walk through the model: a step's equations from both models as they are when its turn comes, solved, and on."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,51 +14,56 @@ from lowrank_onnx.model_io import Model
 from lowrank_onnx.moments.gather_rows import RowsError, count_rows, gather_rows
 from lowrank_onnx.moments.gram import gram_threads
 from lowrank_onnx.moments.row_layout import RowLayout
-from lowrank_onnx.moments.row_sampling import row_target, sample_rows
+from lowrank_onnx.moments.row_sampling import LEAST_SAMPLED_ROWS, sample_rows
 from lowrank_onnx.passes.dataflow import Dataflow
 from lowrank_onnx.progress import StageProgress
 from lowrank_onnx.refine.regression import Regression, RegressionSum
-from lowrank_onnx.refine.solve import solve_weight
+from lowrank_onnx.refine.solve import choose_ridge, solve_pair
 from lowrank_onnx.refine.steps import Step
 from lowrank_onnx.refine.target import Target, find_target
 from lowrank_onnx.refine.twins import Twins
 from lowrank_onnx.types import Array, Factors, WeightRef, numpy_dtype
 
+ROWS_PER_FEATURE = (8, 128)
+"""Rows that go into the equations of one step, for each input feature: at least as many as there are up to the first
+number, and more, up to the second, as long as adding them up takes no more work than the sites themselves."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one weight in a sweep.
+    """What became of one weight.
 
     Attributes
     ----------
     weight : which.
     ridge : the pull that was chosen; None where its factors stay as they were.
     reason : why they stay, or "".
-    error_before, error_after : of its target on the validating rows; NaN where it was not measured.
+    error_before, error_after : of its target on the validating rows; None where it was not measured.
     rows : that were solved for.
     residual : whether the target was the sum that it writes into.
     """
 
     weight: WeightRef
     ridge: float | None
-    reason: str
-    error_before: float = float("nan")
-    error_after: float = float("nan")
+    reason: str = ""
+    error_before: float | None = None
+    error_after: float | None = None
     rows: int = 0
     residual: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a sweep works with.
+    """What a walk works with.
 
     Attributes
     ----------
     model, flow : the original.
-    spool : the factors, which the sweep replaces.
+    spool : the factors, which the walk replaces.
     ranks : of the weights that were replaced.
     options : how to factorize.
     validates : whether a feed of that number validates; the others are fitted.
+    ridges : the pull of each weight that is to be solved; None chooses it by the feeds that validate, for all.
     """
 
     model: Model
@@ -66,15 +72,18 @@ class Work:
     ranks: Mapping[WeightRef, int]
     options: FactorizeOptions
     validates: Callable[[int], bool]
+    ridges: Mapping[WeightRef, float] | None
 
 
-def sweep(work: Work, twins: Twins, steps: Iterable[Step], stage: StageProgress) -> tuple[Outcome, ...]:
-    """Solve step after step, put the factors that are better into the spool, and say what became of each weight."""
+def walk_steps(work: Work, twins: Twins, steps: Iterable[Step], stage: StageProgress) -> tuple[Outcome, ...]:
+    """Solve step after step, put the new factors into the spool, and say what became of each weight."""
     outcomes: list[Outcome] = []
     for step in steps:
-        twins.run_to(step.cut)
-        outcomes += _solve_step(work, twins, step)
-        stage.advance(len(step.members), detail=step.members[0].group.weight.name)
+        weights = [member.group.weight for member in step.members]
+        if work.ridges is None or not work.ridges.keys().isdisjoint(weights):
+            twins.run_to(step.cut)
+            outcomes += _solve_step(work, twins, step)
+        stage.advance(len(weights), detail=weights[0].name)
     return tuple(outcomes)
 
 
@@ -91,42 +100,49 @@ def _solve_step(work: Work, twins: Twins, step: Step) -> list[Outcome]:
     begin, outcomes = 0, []
     for weight, target in zip(weights, targets, strict=True):
         end = begin + target.W.shape[-1]
-        outcomes.append(_solve(work, weight, target, fit.of_columns(begin, end), validate.of_columns(begin, end)))
+        if work.ridges is None or weight in work.ridges:
+            outcomes.append(_solve(work, weight, target, fit.of_columns(begin, end), validate.of_columns(begin, end)))
         begin = end
     return outcomes
 
 
 def _solve(work: Work, weight: WeightRef, target: Target, fit: Regression, validate: Regression) -> Outcome:
     stored, rank, dtype = work.spool.get(weight), work.ranks[weight], numpy_dtype(weight.dtype)
-    left, right = (stored.read(part, rank).astype(target.W.dtype) for part in ("left", "right"))
+    residual = target.carried is not None
 
     def as_stored(factors: tuple[Array, Array]) -> tuple[Array, Array]:
         rounded = target.out_of_metric(factors[1]).astype(dtype).astype(factors[1].dtype)
         return factors[0].astype(dtype), target.in_metric(rounded)
 
-    before = left, target.in_metric(right)
-    solution = solve_weight(fit, validate, weight, target.W, before, as_stored, work.options)
-    residual = target.carried is not None
-    errors = solution.error_before, solution.error_after
-    if solution.ridge is None:
-        return Outcome(weight, None, "no other factors had less error", *errors, fit.rows, residual)
-    factors = Factors(
-        left=solution.left,
-        right=target.out_of_metric(solution.right),
-        singular_values=np.zeros((len(left), rank)),
-        relative_error=0.0,
-        spectral_error=0.0,
-        solver=f"{stored.solver}, refined",
-    )
-    work.spool.put(weight, factors)
-    return Outcome(weight, solution.ridge, "", *errors, fit.rows, residual)
+    if work.ridges is not None:
+        ridge = work.ridges[weight]
+        left, right = solve_pair(fit, weight, target.W, rank, ridge, work.options)
+        _put(work.spool, weight, left, target.out_of_metric(right))
+        return Outcome(weight, ridge, rows=fit.rows, residual=residual)
+    before = tuple(stored.read(part, rank).astype(target.W.dtype) for part in ("left", "right"))
+    error_before = validate.error(before[0], target.in_metric(before[1]))
+    found = choose_ridge(fit, validate, weight, target.W, rank, as_stored, work.options)
+    if found is None or not math.isfinite(found.error):
+        return Outcome(weight, None, "its inputs on these feeds say nothing", rows=fit.rows, residual=residual)
+    _put(work.spool, weight, found.left, target.out_of_metric(found.right))
+    return Outcome(weight, found.ridge, "", error_before, found.error, fit.rows, residual)
+
+
+def _put(spool: FactorSpool, weight: WeightRef, left: Array, right: Array) -> None:
+    solver = f"{spool.get(weight).solver.removesuffix(REFINED)}{REFINED}"
+    unknown = np.zeros((left.shape[0], left.shape[-1]))
+    spool.put(weight, Factors(left, right, unknown, relative_error=0.0, spectral_error=0.0, solver=solver))
+
+
+REFINED = ", refined"
+"""What is added to the name of the solver of the first factors."""
 
 
 def _equations(work: Work, twins: Twins, step: Step, targets: Sequence[Target]) -> tuple[Regression, Regression]:
     """Of the feeds to fit, and of those that validate."""
     weights = np.concatenate([target.W for target in targets], axis=-1)
-    wanted = row_target(step.layout, None)
-    quota = None if wanted is None else -(-wanted // len(twins.feeds))
+    positions = count_rows(step.layout, twins.value(twins.feeds[0], "original", step.value).shape) * len(twins.feeds)
+    quota = -(-_wanted_rows(weights.shape[-2], weights.shape[-1], positions) // len(twins.feeds))
     with gram_threads() as executor:
         sums = RegressionSum(weights, executor), RegressionSum(weights, executor)
         for feed in twins.feeds:
@@ -134,14 +150,20 @@ def _equations(work: Work, twins: Twins, step: Step, targets: Sequence[Target]) 
         return sums[0].finish(), sums[1].finish()
 
 
+def _wanted_rows(in_features: int, out_features: int, positions: int) -> int:
+    """Rows over all feeds. Adding up n rows takes n in**2 multiplications, the sites positions in out."""
+    least, most = (number * in_features for number in ROWS_PER_FEATURE)
+    return max(least, LEAST_SAMPLED_ROWS, min(most, positions * out_features // in_features))
+
+
 def _add_feed(
-    work: Work, twins: Twins, step: Step, target: Target, total: RegressionSum, feed: int, quota: int | None
+    work: Work, twins: Twins, step: Step, target: Target, total: RegressionSum, feed: int, quota: int
 ) -> None:
     X, inputs = (twins.value(feed, side, step.value) for side in ("original", "compressed"))
     if X.shape != inputs.shape:
         raise RowsError(f"has shape {list(X.shape)} in the original and {list(inputs.shape)} in the compressed model")
     count = count_rows(step.layout, X.shape)
-    indices = sample_rows(count, count if quota is None else quota, _row_seed(work.options.seed, step, feed))
+    indices = sample_rows(count, quota, _row_seed(work.options.seed, step, feed))
     offset = _carried_difference(twins, target, feed, count)
     start = 0
     while start < len(indices):
