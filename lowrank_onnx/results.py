@@ -133,10 +133,10 @@ class Refinement:
 
     Attributes
     ----------
-    feeds, held_out : calibration feeds that were used, and how many of them were held out to decide what stays. What
-        stays is solved for on all of them in the end.
-    error_before : relative error of the model's outputs on the held-out ones, with the factors as planned.
-    error_after : the same with factors solved for on the others; None, like `error_before`, where it didn't come to it.
+    feeds : calibration feeds that were used.
+    held_out : how many of them decided what stays. In the end it was solved for on all of them.
+    error_before, error_after : relative error of the model's outputs on the held-out ones, with the factors as planned,
+        and with those that were solved for on the others; None where nothing was solved.
     weights : every weight that was replaced by factors.
     note : why nothing was refined, or what was given up; "" where nothing is amiss.
     """

@@ -1,10 +1,4 @@
-"""One weight solved again at its rank, and how hard it is pulled towards what it was.
-
-The factors minimise ``||X' L R - T||**2 + l ||L R - W||**2`` for the inputs X' of the compressed model. That is reduced
-rank regression (Izenman, "Reduced-rank regression for the multivariate linear model", J. Multivariate Analysis 5, 1975)
-with a ridge that pulls to W instead of to zero: with M the solution of full rank and H = X'' X' + l I, the loss is
-``tr (L R - M)' H (L R - M)`` and a constant, which is the problem of whitened factorization for the weight M.
-"""
+"""One weight solved again at its rank, and how hard it is pulled towards what it was."""
 
 from __future__ import annotations
 
@@ -13,17 +7,38 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lowrank_onnx import linalg
-from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.factorize import FactorizeOptions, weight_seed
-from lowrank_onnx.linalg.ridge import pulled_solution
+from lowrank_onnx.linalg.request import checked_options
+from lowrank_onnx.linalg.ridge import pulled_regression
 from lowrank_onnx.refine.regression import Regression
 from lowrank_onnx.types import Array, WeightRef
 
 RIDGES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Values of l to choose from, in units of the mean eigenvalue of X'' X'."""
 
-FIRST_RIDGE = RIDGES.index(0.03)
+FIRST_RIDGE = 0.03
+"""Where to begin without a better guess."""
+
+TOLERANCE = 1.02
+"""How near to optimal the solver "auto" has to be, as in the factorize stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One weight and its rank, in the metric of its target.
+
+    Attributes
+    ----------
+    weight : which; part of the seed and of messages.
+    W : (groups, in, out) float32 or float64, of the original.
+    rank : r.
+    options : how to factorize.
+    """
+
+    weight: WeightRef
+    W: Array
+    rank: int
+    options: FactorizeOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,36 +52,30 @@ class Solution:
 
 
 def choose_ridge(
+    problem: Problem,
     fit: Regression,
     validate: Regression,
-    weight: WeightRef,
-    W: Array,
-    rank: int,
     stored: Callable[[tuple[Array, Array]], tuple[Array, Array]],
-    options: FactorizeOptions,
-) -> Solution | None:
-    """Solve with the ridge whose factors have least error on the validating rows; None where there are no rows.
+    start: float,
+) -> Solution:
+    """Solve with the ridge of `RIDGES` whose factors have least error on the validating rows.
 
     Parameters
     ----------
-    fit, validate : the equations of the rows to solve for and of the others.
-    weight : which; part of the seed.
-    W : (groups, in, out) of the original, in the metric of the targets.
-    rank : r.
+    fit, validate : the equations of the rows to solve for and of the others; both usable.
     stored : rounds factors as they will be stored.
-    options : how to factorize.
+    start : the ridge to try first.
     """
-    if not is_usable(fit) or not is_usable(validate):
-        return None
+    solver = pair_solver(problem, fit)
     tried: dict[int, Solution] = {}
 
     def attempt(index: int) -> Solution:
         if index not in tried:
-            left, right = solve_pair(fit, weight, W, rank, RIDGES[index], options)
+            left, right = solver(RIDGES[index])
             tried[index] = Solution(left, right, RIDGES[index], validate.error(*stored((left, right))))
         return tried[index]
 
-    return attempt(_descend(lambda index: attempt(index).error, FIRST_RIDGE, len(RIDGES)))
+    return attempt(_descend(lambda index: attempt(index).error, RIDGES.index(start), len(RIDGES)))
 
 
 def is_usable(regression: Regression) -> bool:
@@ -87,29 +96,20 @@ def _descend(error: Callable[[int], float], start: int, count: int) -> int:
     return here
 
 
-def solve_pair(
-    fit: Regression, weight: WeightRef, W: Array, rank: int, ridge: float, options: FactorizeOptions
-) -> tuple[Array, Array]:
-    """(groups, in, r) and (groups, r, out): the best pair of factors for one ridge."""
-    factors = []
-    for group, (gram, cross) in enumerate(zip(fit.gram, fit.cross, strict=True)):
-        pull = ridge * float(np.trace(gram)) / gram.shape[0]
-        towards = W[group].astype(np.float64)
-        M = pulled_solution(gram, cross, towards, pull, options.device)
-        regular = gram + pull * np.eye(gram.shape[0])
-        try:
-            factors.append(
-                linalg.factor(
-                    M.astype(W.dtype),
-                    rank,
-                    method=options.method,
-                    power_iterations=options.power_iterations,
-                    oversampling=options.oversampling,
-                    seed=weight_seed(weight, options.seed, group),
-                    device=options.device,
-                    second_moment=regular,
-                )
-            )
-        except FactorizationError as error:
-            raise FactorizationError(f"weight {weight.name!r}: {error}") from error
-    return np.stack([f.left for f in factors]), np.stack([f.right for f in factors])
+def pair_solver(problem: Problem, fit: Regression) -> Callable[[float], tuple[Array, Array]]:
+    """From a ridge to the best pair of factors, (groups, in, r) and (groups, r, out)."""
+    options = problem.options
+    groups = [
+        (pulled_regression(gram, cross, W, options.device), float(np.trace(gram)) / len(gram))
+        for gram, cross, W in zip(fit.gram, fit.cross, problem.W, strict=True)
+    ]
+
+    def solve(ridge: float) -> tuple[Array, Array]:
+        factors = []
+        for number, (regression, scale) in enumerate(groups):
+            seed = weight_seed(problem.weight, options.seed, number)
+            settings = checked_options(options.method, options.power_iterations, options.oversampling, TOLERANCE, seed)
+            factors.append(regression.solve(ridge * scale, problem.rank, settings))
+        return np.stack([left for left, _ in factors]), np.stack([right for _, right in factors])
+
+    return solve

@@ -1,6 +1,6 @@
 """The refine stage: what helps on feeds that it didn't see is done again on all of them.
 
-1. One walk through the model solves each weight on part of the calibration feeds. The others decide how hard it is
+1. One walk through the model solves each weight on most of the calibration feeds. The others decide how hard it is
    pulled towards the original.
 2. The outputs of the whole model on those others decide what stays: all of it, else the beginning of the walk that does
    best, else nothing.
@@ -70,19 +70,25 @@ def refine_factors(
     _, held_out = split_feeds(feeds, every)
     walker = _Walker.of(workshop, choices, options, bounds, progress)
     try:
-        first, swept, used = walker.walk(lambda feed: is_held_out(feed, every), None)
-        kept, before, after = _keep_what_helps(workshop, choices, held_out, first, swept)
+        first, outcomes, used = walker.walk(lambda feed: is_held_out(feed, every), None)
+        kept, before, after = _keep_what_helps(workshop, choices, held_out, first, outcomes)
         spool = _adopt(workshop.spool, first, kept)
         if kept:
-            ridges = {o.weight: o.ridge for o in swept if o.weight in kept and o.ridge is not None}
+            ridges = {o.weight: o.ridge for o in outcomes if o.weight in kept and o.ridge is not None}
             spool, _, _ = walker.walk(lambda feed: False, ridges)
     except TwinsError as error:
-        return Refined(workshop.spool, Refinement(len(feeds), len(held_out), None, None, (), str(error)))
-    undone = (o if o.weight in kept or o.ridge is None else replace(o, ridge=None, reason=UNDONE) for o in swept)
+        return Refined(workshop.spool, Refinement(0, len(held_out), None, None, (), str(error)))
+    undone = (o if o.weight in kept or o.ridge is None else replace(o, ridge=None, reason=UNDONE) for o in outcomes)
     left_out = (Outcome(weight, None, reason) for weight, reason in walker.steps.reasons.items())
-    note = "" if used == len(feeds) else f"{used} of {len(feeds)} feeds were used: there was no room for more"
-    weights = tuple(_reported(outcome) for outcome in (*undone, *left_out))
-    return Refined(spool, Refinement(used, len(held_out), before, after, weights, note))
+    report = Refinement(
+        feeds=used,
+        held_out=len(held_out),
+        error_before=before,
+        error_after=after,
+        weights=tuple(_reported(outcome) for outcome in (*undone, *left_out)),
+        note="" if used == len(feeds) else f"{used} of {len(feeds)} feeds were used: there was no room for more",
+    )
+    return Refined(spool, report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,31 +122,23 @@ class _Walker:
         self, validates: Callable[[int], bool], ridges: Mapping[WeightRef, float] | None
     ) -> tuple[FactorSpool, tuple[Outcome, ...], int]:
         """Solve again from the planned factors; the new ones, what became of each weight, how many feeds were used."""
-        workshop, spool = self.workshop, self.workshop.spool.branch()
+        workshop, steps = self.workshop, self.steps
+        spool = workshop.spool.branch()
         ranks = {group.weight: rank for group, rank in self.replaced}
         work = Work(workshop.model, self.flow, spool, ranks, self.options, validates, ridges)
         name = "refining factors" if ridges is None else "refining factors on all feeds"
-        with self.progress.stage(name, sum(len(step.members) for step in self.steps.steps)) as stage:
-            twins = Twins(
-                workshop.model,
-                workshop.original.provider,
-                self.flow,
-                self.steps.order,
-                self.replaced,
-                spool,
-                workshop.original.calibration,
-                workshop.directory,
-                self.bounds,
-            )
-            outcomes = walk_steps(work, twins, self.steps.steps, stage)
+        with self.progress.stage(name, sum(len(step.members) for step in steps.steps)) as stage:
+            feeds = workshop.original.calibration
+            twins = Twins(workshop, self.flow, steps.order, self.replaced, spool, feeds, self.bounds)
+            outcomes = walk_steps(work, twins, steps.steps, stage)
         return spool, outcomes, len(twins.feeds)
 
 
 def _keep_what_helps(
-    workshop: Workshop, choices: Sequence[Choice], feeds: Feeds, refined: FactorSpool, swept: Sequence[Outcome]
+    workshop: Workshop, choices: Sequence[Choice], feeds: Feeds, refined: FactorSpool, walked: Sequence[Outcome]
 ) -> tuple[frozenset[WeightRef], float, float]:
     """The weights whose new factors stay, and the outputs' error on `feeds` before and after."""
-    changed = [outcome.weight for outcome in swept if outcome.ridge is not None]
+    changed = [outcome.weight for outcome in walked if outcome.ridge is not None]
 
     def error_with(weights: Sequence[WeightRef]) -> float:
         spool = _adopt(workshop.spool, refined, weights)

@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper
 
+from lowrank_onnx.attempt import Workshop
 from lowrank_onnx.calibration import approximation
 from lowrank_onnx.errors import LowRankError
 from lowrank_onnx.evaluate import Feeds, Session, open_session
 from lowrank_onnx.factorize import FactorSpool
-from lowrank_onnx.model_io import Model, base_dir, model_bytes, new_tensor_proto
+from lowrank_onnx.model_io import base_dir, model_bytes, new_tensor_proto
 from lowrank_onnx.model_io.store import Provider
 from lowrank_onnx.passes.dataflow import Dataflow, extract_piece, live_values, read_dataflow
 from lowrank_onnx.passes.redirect import redirect_weights
@@ -48,34 +48,32 @@ class Twins:
 
     Parameters
     ----------
-    model, provider : the original, and where it runs.
+    workshop : the original, where it runs, and a directory for values that don't fit into memory.
     flow, order : its nodes in the order in which they run.
     replaced : the weights with factors, and their ranks.
     spool : their factors; read when a piece with one of their sites is about to run.
     feeds : what to run on. The last ones are given up where `bounds` leave no room for them.
-    directory : for values that don't fit into memory.
+    bounds : of the values between pieces.
     """
 
     def __init__(
         self,
-        model: Model,
-        provider: str,
+        workshop: Workshop,
         flow: Dataflow,
         order: Sequence[int],
         replaced: Sequence[tuple[SharedWeight, int]],
         spool: FactorSpool,
         feeds: Feeds,
-        directory: Path,
         bounds: Bounds,
     ) -> None:
-        self._model, self._provider = model, provider
+        self._model, self._provider = workshop.model, workshop.original.provider
         self._original, self._order = flow, tuple(order)
         self._providers: dict[str, Provider] = {}
         self._compressed = self._redirected(flow, replaced, spool)
         self._changed = {_outer_node(site) for group, _ in replaced for site in group.sites}
         self._apart: set[str] = set()
         self._at = 0
-        self._values = Activations(directory, max_memory=bounds.memory, max_disk=bounds.disk)
+        self._values = Activations(workshop.directory, max_memory=bounds.memory, max_disk=bounds.disk)
         self._feeds: list[int] = []
         self._load(feeds)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,15 +17,17 @@ from lowrank_onnx.moments.row_sampling import LEAST_SAMPLED_ROWS, sample_rows
 from lowrank_onnx.passes.dataflow import Dataflow
 from lowrank_onnx.progress import StageProgress
 from lowrank_onnx.refine.regression import Regression, RegressionSum
-from lowrank_onnx.refine.solve import choose_ridge, solve_pair
+from lowrank_onnx.refine.solve import FIRST_RIDGE, Problem, choose_ridge, is_usable, pair_solver
 from lowrank_onnx.refine.steps import Step
 from lowrank_onnx.refine.target import Target, find_target
 from lowrank_onnx.refine.twins import Twins
 from lowrank_onnx.types import Array, Factors, WeightRef, numpy_dtype
 
-ROWS_PER_FEATURE = (8, 128)
-"""Rows that go into the equations of one step, for each input feature: at least as many as there are up to the first
-number, and more, up to the second, as long as adding them up takes no more work than the sites themselves."""
+ROWS_PER_FEATURE = (8, 32)
+"""Rows that go into the equations of one step, for each input feature: where there are as many, the first number; and
+up to the second as long as adding them up takes at most `WORK_SHARE` of the work of the sites themselves."""
+
+WORK_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,8 @@ class Work:
     spool : the factors, which the walk replaces.
     ranks : of the weights that were replaced.
     options : how to factorize.
-    validates : whether a feed of that number validates; the others are fitted.
-    ridges : the pull of each weight that is to be solved; None chooses it by the feeds that validate, for all.
+    validates : whether a feed of that number validates; the others are solved for.
+    ridges : of the weights that are to be solved; None chooses them by the feeds that validate, for all weights.
     """
 
     model: Model
@@ -78,52 +79,58 @@ class Work:
 def walk_steps(work: Work, twins: Twins, steps: Iterable[Step], stage: StageProgress) -> tuple[Outcome, ...]:
     """Solve step after step, put the new factors into the spool, and say what became of each weight."""
     outcomes: list[Outcome] = []
+    start = FIRST_RIDGE
     for step in steps:
         weights = [member.group.weight for member in step.members]
         if work.ridges is None or not work.ridges.keys().isdisjoint(weights):
             twins.run_to(step.cut)
-            outcomes += _solve_step(work, twins, step)
+            outcomes += _solve_step(work, twins, step, start)
+            start = outcomes[-1].ridge or start
         stage.advance(len(weights), detail=weights[0].name)
     return tuple(outcomes)
 
 
-def _solve_step(work: Work, twins: Twins, step: Step) -> list[Outcome]:
+def _solve_step(work: Work, twins: Twins, step: Step, start: float) -> list[Outcome]:
     weights = [member.group.weight for member in step.members]
     targets = [find_target(work.model, work.flow, member) for member in step.members]
     carried = targets[0].carried
     if not twins.differ(step.value) and not (carried is not None and twins.differ(carried)):
         return [Outcome(weight, None, "its inputs are the original's") for weight in weights]
     try:
-        fit, validate = _equations(work, twins, step, targets)
+        equations = _equations(work, twins, step, targets)
     except RowsError as error:
         return [Outcome(weight, None, f"its input {step.value!r} {error}") for weight in weights]
     begin, outcomes = 0, []
     for weight, target in zip(weights, targets, strict=True):
         end = begin + target.W.shape[-1]
         if work.ridges is None or weight in work.ridges:
-            outcomes.append(_solve(work, weight, target, fit.of_columns(begin, end), validate.of_columns(begin, end)))
+            fit, validate = (part.of_columns(begin, end) for part in equations)
+            outcomes.append(_solve(work, weight, target, fit, validate, start))
         begin = end
     return outcomes
 
 
-def _solve(work: Work, weight: WeightRef, target: Target, fit: Regression, validate: Regression) -> Outcome:
-    stored, rank, dtype = work.spool.get(weight), work.ranks[weight], numpy_dtype(weight.dtype)
-    residual = target.carried is not None
+def _solve(
+    work: Work, weight: WeightRef, target: Target, fit: Regression, validate: Regression, start: float
+) -> Outcome:
+    """Put new factors of one weight into the spool."""
+    rank, residual = work.ranks[weight], target.carried is not None
+    problem = Problem(weight, target.W, rank, work.options)
+    if not is_usable(fit) or (work.ridges is None and not is_usable(validate)):
+        return Outcome(weight, None, "its inputs on these feeds are all 0, or too large to square", residual=residual)
+    if work.ridges is not None:
+        left, right = pair_solver(problem, fit)(work.ridges[weight])
+        _put(work.spool, weight, left, target.out_of_metric(right))
+        return Outcome(weight, work.ridges[weight], rows=fit.rows, residual=residual)
+    stored, dtype = work.spool.get(weight), numpy_dtype(weight.dtype)
 
     def as_stored(factors: tuple[Array, Array]) -> tuple[Array, Array]:
         rounded = target.out_of_metric(factors[1]).astype(dtype).astype(factors[1].dtype)
         return factors[0].astype(dtype), target.in_metric(rounded)
 
-    if work.ridges is not None:
-        ridge = work.ridges[weight]
-        left, right = solve_pair(fit, weight, target.W, rank, ridge, work.options)
-        _put(work.spool, weight, left, target.out_of_metric(right))
-        return Outcome(weight, ridge, rows=fit.rows, residual=residual)
-    before = tuple(stored.read(part, rank).astype(target.W.dtype) for part in ("left", "right"))
-    error_before = validate.error(before[0], target.in_metric(before[1]))
-    found = choose_ridge(fit, validate, weight, target.W, rank, as_stored, work.options)
-    if found is None or not math.isfinite(found.error):
-        return Outcome(weight, None, "its inputs on these feeds say nothing", rows=fit.rows, residual=residual)
+    left, right = (stored.read(part, rank).astype(target.W.dtype) for part in ("left", "right"))
+    error_before = validate.error(left, target.in_metric(right))
+    found = choose_ridge(problem, fit, validate, as_stored, start)
     _put(work.spool, weight, found.left, target.out_of_metric(found.right))
     return Outcome(weight, found.ridge, "", error_before, found.error, fit.rows, residual)
 
@@ -153,7 +160,7 @@ def _equations(work: Work, twins: Twins, step: Step, targets: Sequence[Target]) 
 def _wanted_rows(in_features: int, out_features: int, positions: int) -> int:
     """Rows over all feeds. Adding up n rows takes n in**2 multiplications, the sites positions in out."""
     least, most = (number * in_features for number in ROWS_PER_FEATURE)
-    return max(least, LEAST_SAMPLED_ROWS, min(most, positions * out_features // in_features))
+    return max(least, LEAST_SAMPLED_ROWS, min(most, WORK_SHARE * positions * out_features // in_features))
 
 
 def _add_feed(
