@@ -244,3 +244,22 @@ def test_validate_reports_speed_without_judging_it(path: Path, monkeypatch: pyte
     assert verdict.passed
     assert verdict.relative_error == 0.0
     assert verdict.latency is not None
+
+
+def test_factors_are_refined_with_real_feeds_and_only_then(path: Path) -> None:
+    generator = np.random.default_rng(0)
+    feeds = [{"x": generator.standard_normal((32, 128)).astype(np.float32)} for _ in range(8)]
+    config = Config(budget=FixedRank(4), objective="size")
+    real = lowrank_onnx.compress(path, config, feeds=feeds)
+    assert real.refinement is not None
+    assert (real.refinement.feeds, real.refinement.held_out) == (6, 1)
+    assert [(w.weight, w.reason) for w in real.refinement.weights if not w.refined] == [
+        ("w0", "its inputs are the original's")
+    ]
+    assert real.refinement.error_before is not None
+    assert real.refinement.error_after is not None
+    assert real.refinement.error_after < real.refinement.error_before
+    assert "refine" in real.seconds
+    assert next(s for s in real.sites if s.weight == "w1").solver.endswith(", refined")
+    assert lowrank_onnx.compress(path, config).refinement is None
+    assert lowrank_onnx.compress(path, replace(config, refine=False), feeds=feeds).refinement is None

@@ -55,7 +55,7 @@ class PulledRegression:
         backend, xp = self.backend, self.backend.xp
         in_features = self.towards.shape[0]
         with backend.threads_for((in_features, in_features), in_features // 3):
-            root = backend.cholesky_upper(self.gram + pull * xp.eye(in_features, dtype=xp.float64))
+            root = backend.cholesky_upper(self.gram + pull * backend.to_device(np.eye(in_features)))
             if root is None:
                 raise FactorizationError(f"normal equations with a pull of {pull:.3g} are singular: give a larger one")
             correction = backend.solve_upper(root, self.missing, transposed=True)
@@ -93,7 +93,11 @@ def pulled_regression(gram: Doubles, cross: Doubles, towards: Array, device: Dev
         )
     if not all(np.isfinite(part).all() for part in (gram, cross, towards)):
         raise FactorizationError("normal equations with NaN or infinite entries: expected finite; check the feeds")
-    backend = select_backend(device)
+    return pulled_regression_on(select_backend(device), gram, cross, towards)
+
+
+def pulled_regression_on(backend: Backend, gram: Doubles, cross: Doubles, towards: Array) -> PulledRegression:
+    """`pulled_regression` on a given backend, without its checks."""
     G, W = backend.to_device(gram), backend.to_device(towards.astype(np.float64))
     dtype = np.float64 if towards.dtype == np.float64 else np.float32
     return PulledRegression(backend, G, backend.to_device(cross) - G @ W, W, dtype)

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from lowrank_onnx.attempt import Workshop, error_on
@@ -129,9 +130,9 @@ class _Walker:
         name = "refining factors" if ridges is None else "refining factors on all feeds"
         with self.progress.stage(name, sum(len(step.members) for step in steps.steps)) as stage:
             feeds = workshop.original.calibration
-            twins = Twins(workshop, self.flow, steps.order, self.replaced, spool, feeds, self.bounds)
-            outcomes = walk_steps(work, twins, steps.steps, stage)
-        return spool, outcomes, len(twins.feeds)
+            with closing(Twins(workshop, self.flow, steps.order, self.replaced, spool, feeds, self.bounds)) as twins:
+                outcomes = walk_steps(work, twins, steps.steps, stage)
+                return spool, outcomes, len(twins.feeds)
 
 
 def _keep_what_helps(

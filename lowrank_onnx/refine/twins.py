@@ -114,6 +114,8 @@ class Twins:
             if apart:
                 sessions["compressed"] = self._open(self._compressed, nodes, inputs, outputs)
         for feed in self.feeds:
+            if feed not in self._feeds:
+                continue  # given up for the sake of an earlier one
             results = {
                 side: session.run({name: self.value(feed, side, name) for name in inputs}, outputs)
                 for side, session in sessions.items()
@@ -124,6 +126,12 @@ class Twins:
                     self._put(feed, side, name, value)
         if apart:
             self._apart.update(outputs)
+
+    def close(self) -> None:
+        """Give up all values."""
+        for feed in self._feeds:
+            self._values.drop(feed)
+        self._feeds.clear()
 
     def _redirected(self, flow: Dataflow, replaced: Sequence[tuple[SharedWeight, int]], spool: FactorSpool) -> Dataflow:
         def placeholder(position: int, name: str) -> onnx.TensorProto:
