@@ -22,11 +22,15 @@ from lowrank_onnx.candidates import tail_energy
 from lowrank_onnx.choose import NOT_FASTER, Choice
 from lowrank_onnx.config import Config, Speedup
 from lowrank_onnx.evaluate import Feeds
+from lowrank_onnx.forms import Form
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.results import CompressionResult, SearchStep, SiteResult, Totals
 from lowrank_onnx.rollback import PUT_BACK
-from lowrank_onnx.types import Site, SiteChoice, Skipped, Verdict, WeightRef
+from lowrank_onnx.types import Site, SiteChoice, Skipped, Tails, Verdict, WeightRef
 from lowrank_onnx.weights import SharedWeight, count_parameters, written_before
+
+CURVE_POINTS = 32
+"""Ranks at which the report states the error of a weight."""
 
 
 class StageClock:
@@ -193,8 +197,21 @@ def _site_result(
         input_error=_input_error(lesson, written),
         importance=lesson.importance,
         predicted_error=math.sqrt(candidate.error) if written and lesson.importance is not None else None,
+        error_curve=_error_curve(lesson, site.forms[0] if written is None else written.form),
         note=lesson.note,
     )
+
+
+def _error_curve(lesson: Lesson, form: Form) -> tuple[tuple[int, float], ...]:
+    """The error of a form's factorization at evenly spaced ranks, from 0 (all is lost) to the largest there is."""
+    curve = lesson.curves.get(form.family)
+    if curve is None:
+        return ()
+    if isinstance(curve, Tails):
+        return tuple((rank, math.sqrt(error)) for rank, error in zip(curve.ranks, curve.errors, strict=True))
+    largest = curve.values.shape[-1]
+    ranks = sorted({round(largest * step / CURVE_POINTS) for step in range(CURVE_POINTS + 1)})
+    return tuple((rank, math.sqrt(tail_energy(curve, rank))) for rank in ranks)
 
 
 def _input_error(lesson: Lesson, written: SiteChoice | None) -> float | None:
