@@ -34,7 +34,7 @@ from lowrank_onnx.cli.terminal import (
     say_error,
     showing_progress,
 )
-from lowrank_onnx.config import Config, Gates, Speedup
+from lowrank_onnx.config import FORM_NAMES, OP_TYPES, Config, Gates, Speedup
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -88,6 +88,7 @@ def compress(
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
     op_types: options.OpTypesOption = None,
+    forms: options.FormsOption = None,
     method: options.MethodOption = options.DEFAULTS.method,
     power_iterations: options.PowerIterationsOption = options.DEFAULTS.power_iterations,
     oversampling: options.OversamplingOption = options.DEFAULTS.oversampling,
@@ -117,7 +118,8 @@ def compress(
         seed=seed,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
-        op_types=checks.split_op_types(op_types),
+        op_types=checks.split_names(op_types, OP_TYPES),
+        forms=checks.split_names(forms, FORM_NAMES),
         whiten=whiten,
         sensitivity=sensitivity,
         rank_multiple=rank_multiple,
@@ -178,6 +180,7 @@ def sweep(
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
     op_types: options.OpTypesOption = None,
+    forms: options.FormsOption = None,
     seed: options.SeedOption = options.DEFAULTS.seed,
     device: options.DeviceOption = options.DEFAULTS.device,
     output: options.SweepOutputOption = None,
@@ -198,7 +201,8 @@ def sweep(
         sensitivity=sensitivity,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
-        op_types=checks.split_op_types(op_types),
+        op_types=checks.split_names(op_types, OP_TYPES),
+        forms=checks.split_names(forms, FORM_NAMES),
         seed=seed,
         device=device,
         provider=provider,
@@ -261,7 +265,7 @@ def inspect(
         seed=seed,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
-        op_types=checks.split_op_types(op_types),
+        op_types=checks.split_names(op_types, OP_TYPES),
         device=device,
         provider=provider,
     )
