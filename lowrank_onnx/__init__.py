@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Gates,
         KeepMacs,
         KeepParams,
+        MaxDrop,
         MaxError,
         Speedup,
     )
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from lowrank_onnx.linalg import factor
+    from lowrank_onnx.metric import Metric
     from lowrank_onnx.pipeline import compress, inspect, validate
     from lowrank_onnx.results import CompressionResult, InspectResult
     from lowrank_onnx.types import Verdict
@@ -46,6 +48,7 @@ _HOMES = {
         "Gates",
         "KeepMacs",
         "KeepParams",
+        "MaxDrop",
         "MaxError",
         "Speedup",
     ),
@@ -58,6 +61,7 @@ _HOMES = {
         "UsageError",
     ),
     "lowrank_onnx.linalg": ("factor",),
+    "lowrank_onnx.metric": ("Metric",),
     "lowrank_onnx.pipeline": ("compress", "inspect", "validate"),
     "lowrank_onnx.results": ("CompressionResult", "InspectResult"),
     "lowrank_onnx.types": ("Verdict",),
@@ -75,7 +79,9 @@ __all__ = [
     "KeepMacs",
     "KeepParams",
     "LowRankError",
+    "MaxDrop",
     "MaxError",
+    "Metric",
     "MissingDependencyError",
     "ModelError",
     "OutputError",

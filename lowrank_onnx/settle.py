@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-from lowrank_onnx.candidates import PlannedWeight
+from lowrank_onnx.candidates import PlannedWeight, dense_candidate
 from lowrank_onnx.choose import NOT_NEEDED, Choice, CostName, choose_alone, choose_together, smallest_share
-from lowrank_onnx.config import Alpha, Config, Energy, FixedRank, KeepMacs, KeepParams, MaxError, Speedup
+from lowrank_onnx.config import Alpha, Config, Energy, FixedRank, KeepMacs, KeepParams, MaxDrop, MaxError, Speedup
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.results import SearchStep
-from lowrank_onnx.search import search_share, search_speedup
-from lowrank_onnx.types import Spectrum
+from lowrank_onnx.search import most_attempts, search_drop, search_share, search_speedup
+from lowrank_onnx.types import MetricComparison, Spectrum
 
 Settled = tuple[tuple[Choice, ...], tuple[SearchStep, ...]]
 
 Race: TypeAlias = Callable[[Sequence[Choice]], tuple[float, float]]
 """Builds the model of some choices; its outputs' relative error and its measured speedup over the original."""
+
+MeasureDrop: TypeAlias = Callable[[Sequence[Choice]], tuple[float, MetricComparison]]
+"""Builds the model of some choices; its outputs' relative error and its task metric beside the original's."""
 
 
 def settle(
@@ -28,6 +31,7 @@ def settle(
     progress: Progress,
     *,
     race: Race | None = None,
+    drop_of: MeasureDrop | None = None,
     original_ms: float | None = None,
     start: float | None = None,
 ) -> Settled:
@@ -42,6 +46,7 @@ def settle(
     config : its budget, objective and rank multiple are used.
     error_of : builds the model of some choices and measures its outputs' relative error; only called by a search.
     progress : receives the attempts.
+    drop_of : for `MaxDrop` only: builds the model of some choices; its outputs' error and its task metric.
     race, original_ms : for `Speedup` only: how an attempt is measured, and milliseconds of one run of the original.
     start : for `Speedup` only: the first share of the latency to try; None takes what the original has to lose.
     """
@@ -54,6 +59,10 @@ def settle(
         return _plan_at(weights, spectra, config, cost)(budget.share), ()
     if isinstance(budget, MaxError):
         return _settle_error(weights, spectra, budget, config, error_of, progress)
+    if isinstance(budget, MaxDrop):
+        if drop_of is None:
+            raise ValueError("a drop can't be settled without a metric")
+        return _settle_drop(weights, spectra, budget, config, drop_of, progress)
     if race is None or original_ms is None:
         raise ValueError("a speedup can't be settled without a race and the original's time")
     if start is None:
@@ -77,6 +86,11 @@ def _plan_at(
         )[0]
 
     return choices_at
+
+
+def models_searched(config: Config) -> int:
+    """How many models at most a budget's search judges by their outputs, and so may favour for what was chance."""
+    return most_attempts() if isinstance(config.budget, MaxError | MaxDrop) else 1
 
 
 def _floor(weights: Sequence[PlannedWeight], config: Config, cost: CostName) -> float:
@@ -120,7 +134,31 @@ def _settle_error(
     if share is not None:
         return choices_at(share), steps
     reason = f"no share tried kept the outputs' relative error within {budget.error:g}"
-    return tuple(_dense(choice, reason) for choice in choices_at(1.0)), steps
+    return _all_dense(weights, choices_at(1.0), reason), steps
+
+
+def _settle_drop(
+    weights: Sequence[PlannedWeight],
+    spectra: Mapping[str, Spectrum],
+    budget: MaxDrop,
+    config: Config,
+    drop_of: MeasureDrop,
+    progress: Progress,
+) -> Settled:
+    cost = _search_cost(weights, config)
+    choices_at = _plan_at(weights, spectra, config, cost)
+    with progress.stage("searching", None) as stage:
+
+        def drop_at(share: float) -> tuple[float, MetricComparison]:
+            error, metric = drop_of(choices_at(share))
+            stage.advance(detail=f"{share:.0%} of the {cost} kept: drop {metric.drop:.3g}, relative error {error:.3g}")
+            return error, metric
+
+        share, steps = search_drop(drop_at, budget.drop, floor=_floor(weights, config, cost))
+    if share is not None:
+        return choices_at(share), steps
+    reason = f"no share tried kept the metric's drop within {budget.drop:g}"
+    return _all_dense(weights, choices_at(1.0), reason), steps
 
 
 def _search_cost(weights: Sequence[PlannedWeight], config: Config) -> CostName:
@@ -162,9 +200,14 @@ def _settle_speedup(
     if share is not None:
         return choices_at(share), steps
     reason = f"no model tried was {budget.speedup:g} times as fast"
-    return tuple(_dense(choice, reason) for choice in choices_at(1.0)), steps
+    return _all_dense(weights, choices_at(1.0), reason), steps
 
 
-def _dense(choice: Choice, reason: str) -> Choice:
-    """At share 1.0 every choice is dense; those that could have shrunk get the search's reason."""
-    return Choice(choice.candidate, reason) if choice.reason == NOT_NEEDED else choice
+def _all_dense(weights: Sequence[PlannedWeight], choices: Sequence[Choice], reason: str) -> tuple[Choice, ...]:
+    """Leave every weight as it is. Those that could have shrunk get the search's reason; at a share of 1 that is also
+    a weight that a rank seems to reproduce without loss.
+    """
+    return tuple(
+        Choice(dense_candidate(weight), reason if not choice.reason or choice.reason == NOT_NEEDED else choice.reason)
+        for weight, choice in zip(weights, choices, strict=True)
+    )

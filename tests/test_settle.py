@@ -8,11 +8,12 @@ import pytest
 
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import Choice
-from lowrank_onnx.config import Budget, Config, Energy, FixedRank, KeepMacs, KeepParams, MaxError, Speedup
+from lowrank_onnx.config import Budget, Config, Energy, FixedRank, KeepMacs, KeepParams, MaxDrop, MaxError, Speedup
 from lowrank_onnx.errors import UsageError
+from lowrank_onnx.metric import Metric
 from lowrank_onnx.progress import SILENT
-from lowrank_onnx.settle import Settled, check_feasible, settle
-from lowrank_onnx.types import MatrixShape, Spectrum
+from lowrank_onnx.settle import Settled, check_feasible, models_searched, settle
+from lowrank_onnx.types import MatrixShape, MetricComparison, Spectrum
 
 WEIGHTS = [PlannedWeight(name, MatrixShape(1, 64, 64), "pair", positions=10) for name in ("steep", "flat")]
 VALUES = {"steep": 0.5 ** np.arange(64.0), "flat": np.ones(64)}
@@ -75,6 +76,61 @@ def test_an_error_that_no_model_meets_leaves_everything_dense_and_says_why() -> 
     assert all(choice.candidate.rank is None for choice in choices)
     assert choices[0].reason == "no share tried kept the outputs' relative error within 0.05"
     assert not any(step.accepted for step in steps)
+
+
+def drop_to(limit: float, drop_of: object) -> Settled:
+    config = Config(budget=MaxDrop(limit), metric=Metric("m", lambda predict: 0.0), rank_multiple=8)
+
+    def unused(choices: Sequence[Choice]) -> float:
+        raise AssertionError("a drop is what is searched for")
+
+    return settle(WEIGHTS, SPECTRA, config, unused, SILENT, drop_of=drop_of if callable(drop_of) else None)
+
+
+def test_a_drop_is_met_by_search_on_the_measured_metric() -> None:
+    def drop_of(choices: Sequence[Choice]) -> tuple[float, MetricComparison]:
+        return 0.1, MetricComparison("m", higher_is_better=True, original=1.0, candidate=kept(choices))
+
+    choices, steps = drop_to(0.4, drop_of)
+    assert 0.6 <= kept(choices) < 0.7
+    assert all(step.accepted == (step.drop is not None and step.drop <= 0.4) for step in steps)
+    assert {step.accepted for step in steps} == {True, False}
+    assert all(step.error == 0.1 for step in steps)
+    assert len(steps) <= models_searched(Config(budget=MaxError(0.1)))
+
+
+def test_what_a_drop_can_be_counts_not_what_it_was() -> None:
+    def drop_of(choices: Sequence[Choice]) -> tuple[float, MetricComparison]:
+        return 0.1, MetricComparison("m", True, 1.0, 1.0, samples=9, drop_bound=0.2 + 1.0 - kept(choices))
+
+    choices, steps = drop_to(0.4, drop_of)
+    assert 0.8 <= kept(choices) < 0.9
+    assert {step.drop for step in steps} == {0.0}
+    assert all(step.judged_drop is not None and step.accepted == (step.judged_drop <= 0.4) for step in steps)
+
+
+def test_a_drop_that_no_model_keeps_leaves_everything_dense_and_says_why() -> None:
+    choices, steps = drop_to(0.01, lambda choices: (0.1, MetricComparison("m", True, 1.0, 0.5)))
+    assert [choice.reason for choice in choices] == ["no share tried kept the metric's drop within 0.01"] * 2
+    assert not any(step.accepted for step in steps)
+
+
+def test_a_drop_can_not_be_settled_without_a_metric() -> None:
+    with pytest.raises(ValueError, match="without a metric"):
+        drop_to(0.01, None)
+
+
+def test_only_searches_by_outputs_favour_what_was_chance() -> None:
+    assert models_searched(Config(budget=MaxError(0.1))) == 6
+    assert models_searched(Config(budget=KeepParams(0.5))) == models_searched(Config(budget=Speedup(1.5))) == 1
+
+
+def test_what_seems_lossless_stays_dense_too_where_no_model_is_good_enough() -> None:
+    exact = {name: Spectrum((np.arange(64.0) < 8)[None] * 1.0, 8.0) for name in VALUES}
+    config = Config(budget=MaxError(0.05), rank_multiple=8)
+    choices, _ = settle(WEIGHTS, exact, config, lambda choices: 1.0, SILENT)
+    assert [choice.candidate.rank for choice in choices] == [None, None]
+    assert {choice.reason for choice in choices} == {"no share tried kept the outputs' relative error within 0.05"}
 
 
 def test_a_search_without_positions_goes_by_parameters() -> None:

@@ -15,6 +15,7 @@ from lowrank_onnx.config import (
     Gates,
     KeepMacs,
     KeepParams,
+    MaxDrop,
     MaxError,
     Objective,
     Speedup,
@@ -111,6 +112,17 @@ MaxErrorOption = Annotated[
         rich_help_panel=_BUDGET,
     ),
 ]
+MaxDropOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="D",
+        help="How much worse --metric may become, in its unit. Alone it is the budget: the smallest model within it "
+        "is searched for. Beside another budget it is a gate. If the metric tells samples apart, the drop is bounded "
+        "with 95 % confidence for data drawn like them.",
+        parser=number,
+        rich_help_panel=_BUDGET,
+    ),
+]
 
 # Gates
 
@@ -136,6 +148,16 @@ MaxErrorGateOption = Annotated[
         "--max-error",
         metavar="E",
         help="Largest relative L2 error of any output.",
+        parser=number,
+        rich_help_panel=_GATES,
+    ),
+]
+MaxDropGateOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop",
+        metavar="D",
+        help="How much worse --metric may become, in its unit.",
         parser=number,
         rich_help_panel=_GATES,
     ),
@@ -178,9 +200,16 @@ def given_budgets(
 
 
 def budget_and_gates(
-    given: GivenBudgets, *, max_error: float | None, min_sqnr: float | None, min_top1: float | None
+    given: GivenBudgets,
+    *,
+    max_error: float | None,
+    max_drop: float | None,
+    min_sqnr: float | None,
+    min_top1: float | None,
 ) -> tuple[Budget, Gates]:
-    """Settle the budget: the one that was given, with ``--max-error`` as a gate; else ``--max-error`` itself.
+    """Settle the budget: the one that was given; else ``--max-drop``, else ``--max-error``.
+
+    Of the last two, those that aren't the budget are gates.
 
     Raises
     ------
@@ -191,8 +220,10 @@ def budget_and_gates(
         raise UsageError(
             f"{' and '.join(given)}: expected one budget, drop {'all but one' if len(given) > 2 else 'one'}"
         )
-    if not given:
-        budget: Budget = MaxError(DEFAULT_MAX_ERROR if max_error is None else max_error)
-        return budget, Gates(min_sqnr_db=min_sqnr, min_top1=min_top1)
-    gates = Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1)
-    return next(iter(given.values())), gates
+    if given:
+        budget = next(iter(given.values()))
+    elif max_drop is not None:
+        budget, max_drop = MaxDrop(max_drop), None
+    else:
+        budget, max_error = MaxError(DEFAULT_MAX_ERROR if max_error is None else max_error), None
+    return budget, Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1, max_drop=max_drop)

@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lowrank_onnx.config import Alpha, Energy, FixedRank, KeepMacs, KeepParams, MaxError, Speedup
+from lowrank_onnx.config import Alpha, Energy, FixedRank, KeepMacs, KeepParams, MaxDrop, MaxError, Speedup
 from lowrank_onnx.errors import OutputError
+from lowrank_onnx.metric import Metric
 from lowrank_onnx.report.escape import encodable, printable
 from lowrank_onnx.report.tables import budget_flag
 from lowrank_onnx.results import CompressionResult, DemoRow, InspectResult
-from lowrank_onnx.types import LatencyComparison, Verdict
+from lowrank_onnx.types import LatencyComparison, MetricComparison, Verdict
 
 SCHEMA = "lowrank-onnx/report/1"
 """Name and version of the format. The number goes up when a field changes its meaning or goes away."""
@@ -29,10 +30,11 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 COMPUTED: Mapping[type, tuple[str, ...]] = {
     Verdict: ("passed", "relative_error"),
     LatencyComparison: ("faster",),
+    MetricComparison: ("drop",),
 }
 """Properties that stand in the report beside the fields of their dataclass."""
 
-OMITTED: Mapping[type, tuple[str, ...]] = {CompressionResult: ("model",)}
+OMITTED: Mapping[type, tuple[str, ...]] = {CompressionResult: ("model",), Metric: ("function",)}
 """Fields that are no part of a report."""
 
 
@@ -79,7 +81,7 @@ def json_value(value: Any) -> Json:
             return _finite_or_name(value)
         case str():
             return encodable(value)
-        case FixedRank() | Alpha() | Energy() | KeepParams() | KeepMacs() | MaxError() | Speedup():
+        case FixedRank() | Alpha() | Energy() | KeepParams() | KeepMacs() | MaxError() | MaxDrop() | Speedup():
             flag, amount = budget_flag(value)
             return {"flag": flag, "value": amount}
         case Mapping():

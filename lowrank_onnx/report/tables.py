@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lowrank_onnx.config import Alpha, Budget, Energy, FixedRank, KeepMacs, KeepParams, MaxError, Speedup
+from lowrank_onnx.config import Alpha, Budget, Energy, FixedRank, KeepMacs, KeepParams, MaxDrop, MaxError, Speedup
 from lowrank_onnx.report.escape import printable
 from lowrank_onnx.report.numbers import plural
 from lowrank_onnx.types import Skipped
@@ -149,5 +149,7 @@ def budget_flag(budget: Budget) -> tuple[str, int | float]:
             return "--keep-macs", share
         case MaxError(error):
             return "--max-error", error
+        case MaxDrop(drop):
+            return "--max-drop", drop
         case Speedup(speedup):
             return "--speedup", speedup
