@@ -35,6 +35,8 @@ class SiteResult:
         None where it was not measured.
     predicted_error : the relative error of the outputs that is expected of this weight alone at its rank; None when
         dense or not measured.
+    error_curve : (rank, relative error) at some ranks, rising: of what the site computes on the feeds where whitened,
+        else of the weight; empty where it was not factorized.
     note : what the feeds could not teach about the weight, and what would help; "" where nothing is amiss.
     """
 
@@ -58,6 +60,7 @@ class SiteResult:
     input_error: float | None = None
     importance: float | None = None
     predicted_error: float | None = None
+    error_curve: tuple[tuple[int, float], ...] = ()
     note: str = ""
 
 

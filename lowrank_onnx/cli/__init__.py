@@ -66,6 +66,7 @@ def _root(
 @app.command()
 @reporting_errors
 def compress(
+    context: typer.Context,
     model: options.ModelArgument,
     rank: budgets.RankOption = None,
     alpha: budgets.AlphaOption = None,
@@ -98,6 +99,7 @@ def compress(
     force: options.ForceOption = False,
     cache: options.CacheOption = None,
     json: options.JsonOption = None,
+    html: options.HtmlOption = None,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
 ) -> int:
@@ -129,6 +131,7 @@ def compress(
     target = output or checks.default_output(model)
     checks.check_output(target, model, force=force)
     checks.check_json(json, (model, target, calib))
+    checks.check_html(html, (model, target, calib, json))
     checks.check_feeds("--calib", calib)
 
     from lowrank_onnx import pipeline
@@ -140,6 +143,10 @@ def compress(
             model, config, feeds=calib, output=target, force=force, cache=cache, progress=progress
         )
     code = _compression_code(result)
+    if html is not None:
+        from lowrank_onnx.report.html import compress_page, write_page
+
+        write_page(compress_page(result, context.obj or ()), html)
     _publish(compress_document(result), json, None if quiet else compress_report(result, verbose=verbose))
     if code != EXIT_DONE and (quiet or _is_standard_output(json)):
         say_error(result.message)
@@ -296,7 +303,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = command.main(args=arguments or ["--help"], prog_name="lowrank-onnx", standalone_mode=False)
+        code = command.main(
+            args=arguments or ["--help"], prog_name="lowrank-onnx", standalone_mode=False, obj=tuple(arguments)
+        )
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         if not isinstance(error, _ClickError):

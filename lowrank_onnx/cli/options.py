@@ -210,6 +210,15 @@ JsonOption = Annotated[
         rich_help_panel=_OUTPUT,
     ),
 ]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        help="Write the report as one self-contained HTML page too, replacing FILE (needs the extra 'html').",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 QuietOption = Annotated[
     bool, typer.Option("--quiet", help="No report and no progress; errors only.", rich_help_panel=_OUTPUT)
 ]
