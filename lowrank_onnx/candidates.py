@@ -27,6 +27,7 @@ class Candidate:
     error : predicted damage, from the tail energy ||W - W_r||_F^2 / ||W||_F^2 (in the norm of the weight's inputs where
         their second moment is known); 0 when dense.
     latency_ms : milliseconds of one run, added up over all sites that use the weight; None where it wasn't measured.
+    itemsize : bytes of one stored weight.
     """
 
     form: str
@@ -35,6 +36,12 @@ class Candidate:
     macs: int | None
     error: float
     latency_ms: float | None = None
+    itemsize: int = 4
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the weights stored."""
+        return self.parameters * self.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,8 @@ class PlannedWeight:
     where no run was observed. `damage` takes the relative squared tail energy of a rank to the planner's unit of
     damage; it must not fall as the tail grows, and be 0 at 0. `latency` takes a rank (None: dense) to the milliseconds
     of one run over all sites of the weight; it is None where they weren't measured, and `unmeasured` then says why, if
-    measuring was tried. Times that differ by no more than the share `noise` can't be told apart.
+    measuring was tried. Times that differ by no more than the share `noise` can't be told apart. `itemsize` is the
+    bytes of one stored weight.
     """
 
     name: str
@@ -56,6 +64,7 @@ class PlannedWeight:
     latency: Callable[[int | None], float] | None = field(default=None, compare=False)
     noise: float = 0.0
     unmeasured: str = ""
+    itemsize: int = 4
 
 
 def natural_rank_multiple(shape: MatrixShape) -> int:
@@ -96,7 +105,7 @@ def dense_candidate(weight: PlannedWeight) -> Candidate:
     """The candidate that leaves `weight` as it is."""
     parameters = weight.shape.parameters
     macs = None if weight.positions is None else weight.positions * parameters
-    return Candidate(DENSE, None, parameters, macs, error=0.0, latency_ms=_latency(weight, None))
+    return Candidate(DENSE, None, parameters, macs, 0.0, _latency(weight, None), weight.itemsize)
 
 
 def low_rank_candidate(weight: PlannedWeight, spectrum: Spectrum, rank: int) -> Candidate:
@@ -104,7 +113,8 @@ def low_rank_candidate(weight: PlannedWeight, spectrum: Spectrum, rank: int) -> 
     form = FORMS[weight.form]
     macs = None if weight.positions is None else form.macs(weight.shape, rank, weight.positions)
     error = weight.damage(tail_energy(spectrum, rank))
-    return Candidate(weight.form, rank, form.parameters(weight.shape, rank), macs, error, _latency(weight, rank))
+    parameters = form.parameters(weight.shape, rank)
+    return Candidate(weight.form, rank, parameters, macs, error, _latency(weight, rank), weight.itemsize)
 
 
 def _latency(weight: PlannedWeight, rank: int | None) -> float | None:

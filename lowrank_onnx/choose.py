@@ -26,7 +26,7 @@ from lowrank_onnx.forms import FORMS
 from lowrank_onnx.planner import Plan, plan_budget
 from lowrank_onnx.types import Spectrum
 
-CostName = Literal["parameters", "macs", "latency"]
+CostName = Literal["parameters", "bytes", "macs", "latency"]
 
 NOT_NEEDED = "the budget is met with less damage elsewhere"
 """Why a weight that could have shrunk stays dense in a plan."""
@@ -121,7 +121,8 @@ def choose_together(
     rank_multiple: int | None,
     only_faster: bool = False,
 ) -> tuple[tuple[Choice, ...], Plan]:
-    """Settle all weights at once: the least total damage at `share` of their dense parameters, MACs or latency.
+    """Settle all weights at once: the least total damage at `share` of their dense parameters, bytes, MACs or
+    latency.
 
     `spectra` is by weight name; a weight without one stays dense. With `cost` "macs" or "latency", weights for which
     that is not known stay dense and are left out of the budget.
@@ -154,8 +155,8 @@ def choose_together(
 def smallest_share(
     weights: Sequence[PlannedWeight], *, cost: CostName, rank_multiple: int | None, only_faster: bool = False
 ) -> float:
-    """The smallest share of dense parameters, MACs or latency that the weights can be brought to; 1.0 where none can
-    shrink. `only_faster` is that of `choose_together`.
+    """The smallest share of dense parameters, bytes, MACs or latency that the weights can be brought to; 1.0 where none
+    can shrink. `only_faster` is that of `choose_together`.
     """
     least = dense = 0
     for weight in weights:
@@ -187,9 +188,11 @@ def _dense_reason(weight: PlannedWeight, candidate: Candidate, rank_multiple: in
 
 
 def figure(candidate: Candidate, cost: CostName) -> int:
-    """The parameters, the MACs or the nanoseconds of a candidate: whole numbers, so that sums are exact."""
+    """Parameters, bytes, MACs or nanoseconds of a candidate: whole numbers, so that sums are exact."""
     if cost == "parameters":
         return candidate.parameters
+    if cost == "bytes":
+        return candidate.stored_bytes
     if cost == "latency":
         if candidate.latency_ms is None:
             raise ValueError("the latency of this candidate is not known")
@@ -210,6 +213,8 @@ def _figure_at(weight: PlannedWeight, rank: int | None, cost: CostName) -> int |
     parameters = weight.shape.parameters if rank is None else FORMS[weight.form].parameters(weight.shape, rank)
     if cost == "parameters":
         return parameters
+    if cost == "bytes":
+        return parameters * weight.itemsize
     if weight.positions is None:
         return None
     return (

@@ -66,6 +66,19 @@ class KeepParams:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepBytes:
+    """The share of the bytes in which the eligible sites' parameters are stored, least total damage (``--keep-bytes``).
+
+    It differs from `KeepParams` where weights of several types are stored: a float32 costs twice as much as a float16.
+    """
+
+    share: float
+
+    def __post_init__(self) -> None:
+        _check_share("--keep-bytes", self.share)
+
+
+@dataclass(frozen=True, slots=True)
 class KeepMacs:
     """The share of the eligible sites' multiply-accumulates to keep, least total damage (``--keep-macs``)."""
 
@@ -111,9 +124,9 @@ class Speedup:
             raise UsageError(f"--speedup {self.speedup:g}: expected a factor above 1, e.g. --speedup 1.5")
 
 
-Budget: TypeAlias = FixedRank | Alpha | Energy | KeepParams | KeepMacs | MaxError | MaxDrop | Speedup
+Budget: TypeAlias = FixedRank | Alpha | Energy | KeepParams | KeepBytes | KeepMacs | MaxError | MaxDrop | Speedup
 
-PlannedBudget: TypeAlias = KeepParams | KeepMacs | MaxError | MaxDrop | Speedup
+PlannedBudget: TypeAlias = KeepParams | KeepBytes | KeepMacs | MaxError | MaxDrop | Speedup
 """The budgets over the whole model, for which the weights compete."""
 
 
@@ -147,8 +160,8 @@ class Config:
 
     Parameters
     ----------
-    budget : exactly one of `FixedRank`, `Alpha`, `Energy`, `KeepParams`, `KeepMacs`, `MaxError`, `MaxDrop`,
-        `Speedup`.
+    budget : exactly one of `FixedRank`, `Alpha`, `Energy`, `KeepParams`, `KeepBytes`, `KeepMacs`,
+        `MaxError`, `MaxDrop`, `Speedup`.
     objective : "latency" plans by the time that each weight takes here, and refuses a result that isn't measurably
         faster than the original; "size" does neither.
     method : "auto" (the cheapest solver that comes within 2 % of the optimal spectral error, exact where that is as

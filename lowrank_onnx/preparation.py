@@ -119,6 +119,7 @@ def planned_weights(
             form=group.form,
             positions=total_positions(group.sites, positions),
             damage=damage,
+            itemsize=group.weight.itemsize,
         )
         for group, damage in zip(prepared.groups, damages, strict=True)
     )

@@ -7,7 +7,18 @@ from typing import TypeAlias
 
 from lowrank_onnx.candidates import PlannedWeight, dense_candidate
 from lowrank_onnx.choose import NOT_NEEDED, Choice, CostName, choose_alone, choose_together, smallest_share
-from lowrank_onnx.config import Alpha, Config, Energy, FixedRank, KeepMacs, KeepParams, MaxDrop, MaxError, Speedup
+from lowrank_onnx.config import (
+    Alpha,
+    Config,
+    Energy,
+    FixedRank,
+    KeepBytes,
+    KeepMacs,
+    KeepParams,
+    MaxDrop,
+    MaxError,
+    Speedup,
+)
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.results import SearchStep
@@ -54,9 +65,8 @@ def settle(
     if isinstance(budget, (FixedRank, Alpha, Energy)):
         alone = (choose_alone(weight, spectra.get(weight.name), budget, config.rank_multiple) for weight in weights)
         return tuple(alone), ()
-    if isinstance(budget, (KeepParams, KeepMacs)):
-        cost: CostName = "macs" if isinstance(budget, KeepMacs) else "parameters"
-        return _plan_at(weights, spectra, config, cost)(budget.share), ()
+    if isinstance(budget, KeepParams | KeepBytes | KeepMacs):
+        return _plan_at(weights, spectra, config, _limited(budget))(budget.share), ()
     if isinstance(budget, MaxError):
         return _settle_error(weights, spectra, budget, config, error_of, progress)
     if isinstance(budget, MaxDrop):
@@ -68,6 +78,20 @@ def settle(
     if start is None:
         start = _start(weights, budget, original_ms)
     return _settle_speedup(weights, spectra, budget, config, race, start, progress)
+
+
+def _limited(budget: KeepParams | KeepBytes | KeepMacs) -> CostName:
+    """The figure of which a budget keeps a share."""
+    if isinstance(budget, KeepMacs):
+        return "macs"
+    return "bytes" if isinstance(budget, KeepBytes) else "parameters"
+
+
+_SHARE_FLAGS: Mapping[CostName, str] = {
+    "parameters": "--keep-params",
+    "bytes": "--keep-bytes",
+    "macs": "--keep-macs",
+}
 
 
 def _plan_at(
@@ -101,15 +125,14 @@ def _floor(weights: Sequence[PlannedWeight], config: Config, cost: CostName) -> 
 def check_feasible(weights: Sequence[PlannedWeight], config: Config) -> None:
     """Refuse a share that no choice of ranks can reach, before anything is factorized (`UsageError`)."""
     budget = config.budget
-    if not isinstance(budget, KeepParams | KeepMacs):
+    if not isinstance(budget, KeepParams | KeepBytes | KeepMacs):
         return
-    cost: CostName = "macs" if isinstance(budget, KeepMacs) else "parameters"
+    cost = _limited(budget)
     floor = smallest_share(weights, cost=cost, rank_multiple=config.rank_multiple)
     if weights and budget.share < floor:
-        flag = "--keep-macs" if cost == "macs" else "--keep-params"
         raise UsageError(
-            f"{flag} {budget.share:g}: the smallest share that these weights can be brought to is {floor:.3f}; "
-            f"ask for at least that, or for smaller ranks with --rank-multiple 1"
+            f"{_SHARE_FLAGS[cost]} {budget.share:g}: the smallest share that these weights can be brought to is "
+            f"{floor:.3f}; ask for at least that, or for smaller ranks with --rank-multiple 1"
         )
 
 

@@ -8,7 +8,18 @@ import pytest
 
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import Choice
-from lowrank_onnx.config import Budget, Config, Energy, FixedRank, KeepMacs, KeepParams, MaxDrop, MaxError, Speedup
+from lowrank_onnx.config import (
+    Budget,
+    Config,
+    Energy,
+    FixedRank,
+    KeepBytes,
+    KeepMacs,
+    KeepParams,
+    MaxDrop,
+    MaxError,
+    Speedup,
+)
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.metric import Metric
 from lowrank_onnx.progress import SILENT
@@ -32,11 +43,22 @@ def run(budget: Budget, error_of: object = None, weights: Sequence[PlannedWeight
     return settle(weights, SPECTRA, Config(budget=budget, rank_multiple=8), measure, SILENT)
 
 
-@pytest.mark.parametrize("budget", [KeepParams(0.7), KeepMacs(0.7)])
+@pytest.mark.parametrize("budget", [KeepParams(0.7), KeepBytes(0.7), KeepMacs(0.7)])
 def test_shares_are_kept(budget: Budget) -> None:
     choices, steps = run(budget)
     assert 0.5 < kept(choices) <= 0.7
     assert steps == ()
+
+
+def test_bytes_count_as_they_are_stored() -> None:
+    mixed = [replace(WEIGHTS[0], itemsize=2), replace(WEIGHTS[1], itemsize=4)]
+    choices, _ = run(KeepBytes(0.5), weights=mixed)
+    by_hand = sum(choice.candidate.parameters * size for choice, size in zip(choices, (2, 4), strict=True))
+    assert by_hand == sum(choice.candidate.stored_bytes for choice in choices)
+    assert 0.4 < by_hand / (6 * 64 * 64) <= 0.5
+    equal = run(KeepParams(0.5))[0]
+    assert [c.candidate.rank for c in run(KeepBytes(0.5))[0]] == [c.candidate.rank for c in equal]
+    assert [c.candidate.rank for c in choices] != [c.candidate.rank for c in equal]
 
 
 @pytest.mark.parametrize("budget", [FixedRank(16), Energy(0.99)])
@@ -49,6 +71,8 @@ def test_budgets_by_weight_need_no_search(budget: Budget) -> None:
 def test_an_impossible_share_names_the_smallest_possible() -> None:
     with pytest.raises(UsageError, match=r"--keep-params 0.1: the smallest share .* is 0.250"):
         check_feasible(WEIGHTS, Config(budget=KeepParams(0.1), rank_multiple=8))
+    with pytest.raises(UsageError, match=r"--keep-bytes 0.2: the smallest share .* is 0.250"):
+        check_feasible(WEIGHTS, Config(budget=KeepBytes(0.2), rank_multiple=8))
     with pytest.raises(UsageError, match=r"--keep-macs 0.249"):
         check_feasible(WEIGHTS, Config(budget=KeepMacs(0.249), rank_multiple=8))
 

@@ -72,6 +72,7 @@ def compress(
     alpha: budgets.AlphaOption = None,
     energy: budgets.EnergyOption = None,
     keep_params: budgets.KeepParamsOption = None,
+    keep_bytes: budgets.KeepBytesOption = None,
     keep_macs: budgets.KeepMacsOption = None,
     speedup: budgets.SpeedupOption = None,
     max_error: budgets.MaxErrorOption = None,
@@ -104,7 +105,7 @@ def compress(
     verbose: options.VerboseOption = False,
 ) -> int:
     """Factorize the weights of a model, prove what that did, and write the result if it is worth it."""
-    given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_macs, speedup)
+    given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_bytes, keep_macs, speedup)
     budget, gates = budgets.budget_and_gates(
         given, max_error=max_error, max_drop=max_drop, min_sqnr=min_sqnr, min_top1=min_top1
     )

@@ -13,6 +13,7 @@ from lowrank_onnx.config import (
     Energy,
     FixedRank,
     Gates,
+    KeepBytes,
     KeepMacs,
     KeepParams,
     MaxDrop,
@@ -79,6 +80,15 @@ KeepParamsOption = Annotated[
     typer.Option(
         metavar="F",
         help="Keep the share F of the eligible weights' parameters, where they do the least damage.",
+        parser=number,
+        rich_help_panel=_BUDGET,
+    ),
+]
+KeepBytesOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="F",
+        help="The same in bytes as stored, where weights have several types.",
         parser=number,
         rich_help_panel=_BUDGET,
     ),
@@ -179,6 +189,7 @@ def given_budgets(
     alpha: float | None,
     energy: float | None,
     keep_params: float | None,
+    keep_bytes: float | None,
     keep_macs: float | None,
     speedup: float | None,
 ) -> GivenBudgets:
@@ -192,6 +203,8 @@ def given_budgets(
         found["--energy"] = Energy(energy)
     if keep_params is not None:
         found["--keep-params"] = KeepParams(keep_params)
+    if keep_bytes is not None:
+        found["--keep-bytes"] = KeepBytes(keep_bytes)
     if keep_macs is not None:
         found["--keep-macs"] = KeepMacs(keep_macs)
     if speedup is not None:

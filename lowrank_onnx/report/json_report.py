@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lowrank_onnx.config import Alpha, Energy, FixedRank, KeepMacs, KeepParams, MaxDrop, MaxError, Speedup
+from lowrank_onnx.config import Alpha, Energy, FixedRank, KeepBytes, KeepMacs, KeepParams, MaxDrop, MaxError, Speedup
 from lowrank_onnx.metric import Metric
 from lowrank_onnx.report.escape import encodable
 from lowrank_onnx.report.tables import budget_flag
@@ -80,7 +80,17 @@ def json_value(value: Any) -> Json:
             return _finite_or_name(value)
         case str():
             return encodable(value)
-        case FixedRank() | Alpha() | Energy() | KeepParams() | KeepMacs() | MaxError() | MaxDrop() | Speedup():
+        case (
+            FixedRank()
+            | Alpha()
+            | Energy()
+            | KeepParams()
+            | KeepBytes()
+            | KeepMacs()
+            | MaxError()
+            | MaxDrop()
+            | Speedup()
+        ):
             flag, amount = budget_flag(value)
             return {"flag": flag, "value": amount}
         case Mapping():

@@ -22,6 +22,7 @@ from lowrank_onnx.config import (
     Energy,
     FixedRank,
     Gates,
+    KeepBytes,
     KeepMacs,
     KeepParams,
     MaxDrop,
@@ -80,7 +81,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # Options
 
 FLAGS_OF_FIELDS = {
-    "budget": "--rank --alpha --energy --keep-params --keep-macs --max-error --max-drop --speedup",
+    "budget": "--rank --alpha --energy --keep-params --keep-bytes --keep-macs --max-error --max-drop --speedup",
     "gates": "--min-sqnr --max-error --min-top1 --max-drop",
     "validate": "--no-validate",
 }
@@ -95,6 +96,7 @@ FLAGS_OF_FIELDS = {
         ("--alpha 0.4", Alpha(0.4)),
         ("--energy 0.99", Energy(0.99)),
         ("--keep-params 0.6", KeepParams(0.6)),
+        ("--keep-bytes 0.5", KeepBytes(0.5)),
         ("--keep-macs 1", KeepMacs(1.0)),
         ("--speedup 1.5", Speedup(1.5)),
     ],
@@ -236,8 +238,8 @@ def test_validate_and_inspect_arrive(pipeline: FakePipeline, model: Path, tmp_pa
 SEE_HELP = ": see lowrank-onnx compress --help"
 NO_FEEDS = "no such file or directory, expected an .npz, a directory of .npz or of test_data_set_*"
 FLAGS = """
-    --rank --alpha --energy --keep-params --keep-macs --max-error --min-sqnr --min-top1 --objective --calib --provider
-    --no-validate --include --exclude --op-types --method --power-iterations --oversampling --rank-multiple --seed
+    --rank --alpha --energy --keep-params --keep-bytes --keep-macs --max-error --min-sqnr --min-top1 --objective --calib
+    --provider --no-validate --include --exclude --op-types --method --power-iterations --oversampling --rank-multiple --seed
     --metric --max-drop --device --output -o --force --cache --json --quiet --verbose
 """
 
@@ -254,6 +256,7 @@ FLAGS = """
         ("--alpha 1.5", "--alpha 1.5: expected a share above 0 and at most 1, e.g. --alpha 0.6"),
         ("--energy 0", "--energy 0: expected a share above 0 and at most 1, e.g. --energy 0.6"),
         ("--keep-params -1", "--keep-params -1: expected a share above 0 and at most 1, e.g. --keep-params 0.6"),
+        ("--keep-bytes 0", "--keep-bytes 0: expected a share above 0 and at most 1, e.g. --keep-bytes 0.6"),
         ("--keep-macs 2", "--keep-macs 2: expected a share above 0 and at most 1, e.g. --keep-macs 0.6"),
         ("--max-error 1", "--max-error 1: expected a relative error between 0 and 1, e.g. 0.05"),
         ("--rank 8 --max-error 0", "--max-error 0: expected a relative error above 0, e.g. 0.05"),

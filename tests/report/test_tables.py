@@ -2,7 +2,18 @@ from __future__ import annotations
 
 from typing import get_args
 
-from lowrank_onnx.config import Alpha, Budget, Energy, FixedRank, KeepMacs, KeepParams, MaxDrop, MaxError, Speedup
+from lowrank_onnx.config import (
+    Alpha,
+    Budget,
+    Energy,
+    FixedRank,
+    KeepBytes,
+    KeepMacs,
+    KeepParams,
+    MaxDrop,
+    MaxError,
+    Speedup,
+)
 from lowrank_onnx.report.tables import budget_flag, by_reason, largest
 from tests.report.rendering import rendered
 
@@ -13,6 +24,7 @@ def test_every_budget_has_its_flag() -> None:
         Alpha(0.1),
         Energy(0.2),
         KeepParams(0.3),
+        KeepBytes(0.35),
         KeepMacs(0.4),
         MaxError(0.5),
         MaxDrop(0.6),
@@ -24,6 +36,7 @@ def test_every_budget_has_its_flag() -> None:
         ("--alpha", 0.1),
         ("--energy", 0.2),
         ("--keep-params", 0.3),
+        ("--keep-bytes", 0.35),
         ("--keep-macs", 0.4),
         ("--max-error", 0.5),
         ("--max-drop", 0.6),
