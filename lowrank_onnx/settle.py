@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeAlias
 
-from lowrank_onnx.candidates import PlannedWeight
+from lowrank_onnx.candidates import Candidate, PlannedWeight, find_candidates
 from lowrank_onnx.choose import NOT_NEEDED, Choice, CostName, choose_alone, choose_together, smallest_share
 from lowrank_onnx.config import Alpha, Config, Energy, FixedRank, KeepMacs, KeepParams, MaxError, Speedup
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.results import SearchStep
 from lowrank_onnx.search import search_share, search_speedup
+from lowrank_onnx.trust import PlanJudge, in_own_unit, with_trust
 from lowrank_onnx.types import Spectrum
 
 Settled = tuple[tuple[Choice, ...], tuple[SearchStep, ...]]
@@ -30,6 +32,7 @@ def settle(
     race: Race | None = None,
     original_ms: float | None = None,
     start: float | None = None,
+    plan_judge: PlanJudge | None = None,
 ) -> Settled:
     """Choose for every weight, and report the attempts where it took a search.
 
@@ -44,6 +47,8 @@ def settle(
     progress : receives the attempts.
     race, original_ms : for `Speedup` only: how an attempt is measured, and milliseconds of one run of the original.
     start : for `Speedup` only: the first share of the latency to try; None takes what the original has to lose.
+    plan_judge : decides between several plans of a share by what they do to the outputs. None: measured damage is
+        added up as it is.
     """
     budget = config.budget
     if isinstance(budget, (FixedRank, Alpha, Energy)):
@@ -51,32 +56,42 @@ def settle(
         return tuple(alone), ()
     if isinstance(budget, (KeepParams, KeepMacs)):
         cost: CostName = "macs" if isinstance(budget, KeepMacs) else "parameters"
-        return _plan_at(weights, spectra, config, cost)(budget.share), ()
+        return _plan_at(weights, spectra, config, cost, plan_judge)(budget.share), ()
     if isinstance(budget, MaxError):
-        return _settle_error(weights, spectra, budget, config, error_of, progress)
+        return _settle_error(weights, spectra, budget, config, error_of, progress, plan_judge)
     if race is None or original_ms is None:
         raise ValueError("a speedup can't be settled without a race and the original's time")
     if start is None:
         start = _start(weights, budget, original_ms)
-    return _settle_speedup(weights, spectra, budget, config, race, start, progress)
+    return _settle_speedup(weights, spectra, budget, config, race, start, progress, plan_judge)
 
 
 def _plan_at(
-    weights: Sequence[PlannedWeight], spectra: Mapping[str, Spectrum], config: Config, cost: CostName
+    weights: Sequence[PlannedWeight],
+    spectra: Mapping[str, Spectrum],
+    config: Config,
+    cost: CostName,
+    plan_judge: PlanJudge | None,
 ) -> Callable[[float], tuple[Choice, ...]]:
     """The choices at a share of the cost."""
 
-    def choices_at(share: float) -> tuple[Choice, ...]:
-        return choose_together(
-            weights,
+    def candidates_of(weight: PlannedWeight) -> Sequence[Candidate]:
+        return find_candidates(weight, spectra[weight.name], config.rank_multiple)
+
+    def choices_at(share: float, trust: float = 1.0) -> tuple[Choice, ...]:
+        choices, _ = choose_together(
+            with_trust(weights, trust),
             spectra,
             cost=cost,
             share=share,
             rank_multiple=config.rank_multiple,
             only_faster=config.objective == "latency",
-        )[0]
+        )
+        return in_own_unit(weights, choices, candidates_of)
 
-    return choices_at
+    if plan_judge is None:
+        return choices_at
+    return lambda share: plan_judge.choose(share, partial(choices_at, share)) if share < 1.0 else choices_at(share)
 
 
 def _floor(weights: Sequence[PlannedWeight], config: Config, cost: CostName) -> float:
@@ -106,9 +121,10 @@ def _settle_error(
     config: Config,
     error_of: Callable[[Sequence[Choice]], float],
     progress: Progress,
+    plan_judge: PlanJudge | None,
 ) -> Settled:
     cost = _search_cost(weights, config)
-    choices_at = _plan_at(weights, spectra, config, cost)
+    choices_at = _plan_at(weights, spectra, config, cost, plan_judge)
     with progress.stage("searching", None) as stage:
 
         def error_at(share: float) -> float:
@@ -146,8 +162,9 @@ def _settle_speedup(
     race: Race,
     start: float,
     progress: Progress,
+    plan_judge: PlanJudge | None,
 ) -> Settled:
-    choices_at = _plan_at(weights, spectra, config, "latency")
+    choices_at = _plan_at(weights, spectra, config, "latency", plan_judge)
     floor = _floor(weights, config, "latency")
     if floor >= 1.0:
         return choices_at(1.0), ()

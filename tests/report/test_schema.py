@@ -16,6 +16,7 @@ from lowrank_onnx.report.json_report import (
     validate_document,
 )
 from lowrank_onnx.report.schema import report_schema
+from lowrank_onnx.results import PlanTrial
 from tests.report.samples import DEMO_ROW, FAILED, INSPECTED, SYNTHETIC, VERDICT, compression, unchanged
 from tests.report.schema_check import problems
 
@@ -26,6 +27,7 @@ DOCUMENTS: dict[str, Any] = {
     "written": compress_document(compression()),
     "rejected": compress_document(compression(status="rejected", output=None, verdict=FAILED)),
     "synthetic": compress_document(compression(verdict=SYNTHETIC, synthetic=True)),
+    "tried": compress_document(compression(trials=(PlanTrial(0.6, 1.0, 0.04, False), PlanTrial(0.6, 0.5, None, True)))),
     "unchanged": compress_document(unchanged("no rank makes it smaller")),
     "inspect": inspect_document(INSPECTED),
     "validate": validate_document("a.onnx", "b.onnx", VERDICT),
