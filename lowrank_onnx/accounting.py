@@ -24,7 +24,7 @@ from lowrank_onnx.config import Config, MaxDrop, Speedup
 from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.forms import Form
 from lowrank_onnx.model_io import Model
-from lowrank_onnx.results import CompressionResult, SearchStep, SiteResult, Totals
+from lowrank_onnx.results import CompressionResult, PlanTrial, SearchStep, SiteResult, Totals
 from lowrank_onnx.rollback import PUT_BACK
 from lowrank_onnx.types import Site, SiteChoice, Skipped, Tails, Verdict, WeightRef
 from lowrank_onnx.weights import SharedWeight, count_parameters, written_before
@@ -65,6 +65,7 @@ class Bookkeeping:
     config: Config
     clock: StageClock
     notes: tuple[str, ...] = ()
+    trials: Sequence[PlanTrial] = ()
 
     def unchanged(self) -> CompressionResult:
         """No weight was replaced: the model is left as it is."""
@@ -125,6 +126,7 @@ class Bookkeeping:
             synthetic=self.feeds is not None and self.feeds.synthetic,
             already_compressed=written_before(self.model.skeleton),
             notes=self.notes,
+            trials=tuple(self.trials),
         )
 
 
