@@ -14,7 +14,8 @@ from lowrank_onnx.factorize import FactorSpool, measure_errors
 from lowrank_onnx.model_io import Model, new_tensor_proto
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.types import NewTensor, SiteChoice
-from lowrank_onnx.weights import SharedWeight, stored_tensors
+from lowrank_onnx.weight_reader import WeightReader
+from lowrank_onnx.weights import SharedWeight
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def build_candidate(
     With `measure`, the errors of the factors are measured as they will be stored, one weight in memory at a time; else
     (attempts of a search) they are left at zero, and nothing of them is shown.
     """
-    tensors = stored_tensors(model.skeleton, (group.weight for group in groups))
+    weights = WeightReader(model, (group.weight for group in groups))
     written: list[SiteChoice] = []
     ranks = {}
     chosen = [(group, choice.candidate.rank) for group, choice in zip(groups, choices, strict=True)]
@@ -52,7 +53,7 @@ def build_candidate(
             stored = spool.get(group.weight)
             errors = (0.0, 0.0)
             if measure:
-                values = model.store.array(tensors[group.weight])
+                values = weights.read(group.weight)
                 left, right = (stored.read(part, rank).astype(stored.accumulation) for part in ("left", "right"))
                 errors = measure_errors(values, group.sites[0].to_matrices, left, right)
             written.extend(SiteChoice(site, rank, stored.solver, *errors) for site in group.sites)

@@ -45,7 +45,9 @@ class PlannedWeight:
     where no run was observed. `damage` takes the relative squared tail energy of a rank to the planner's unit of
     damage; it must not fall as the tail grows, and be 0 at 0. `latency` takes a rank (None: dense) to the milliseconds
     of one run over all sites of the weight; it is None where they weren't measured, and `unmeasured` then says why, if
-    measuring was tried. Times that differ by no more than the share `noise` can't be told apart.
+    measuring was tried. Times that differ by no more than the share `noise` can't be told apart. `largest_useful` is
+    the largest rank at which factors take less room than what is stored now, which may be narrower than they are; None
+    where only the number of weights counts.
     """
 
     name: str
@@ -56,6 +58,13 @@ class PlannedWeight:
     latency: Callable[[int | None], float] | None = field(default=None, compare=False)
     noise: float = 0.0
     unmeasured: str = ""
+    largest_useful: int | None = None
+
+    @property
+    def largest_useful_rank(self) -> int:
+        """The largest rank at which the form stores less than what is stored now; 0 where there is none."""
+        largest = FORMS[self.form].largest_useful_rank(self.shape)
+        return largest if self.largest_useful is None else min(largest, self.largest_useful)
 
 
 def natural_rank_multiple(shape: MatrixShape) -> int:
@@ -73,7 +82,7 @@ def natural_rank_multiple(shape: MatrixShape) -> int:
 def useful_ranks(weight: PlannedWeight, rank_multiple: int | None) -> tuple[int, ...]:
     """The ranks worth considering, ascending: multiples of `rank_multiple` at which the form stores less than dense."""
     multiple = rank_multiple or natural_rank_multiple(weight.shape)
-    return tuple(range(multiple, FORMS[weight.form].largest_useful_rank(weight.shape) + 1, multiple))
+    return tuple(range(multiple, weight.largest_useful_rank + 1, multiple))
 
 
 def tail_energy(spectrum: Spectrum, rank: int) -> float:

@@ -47,7 +47,7 @@ class Choice:
 
 
 def _too_large(weight: PlannedWeight, rank: int) -> str:
-    shape, useful = weight.shape, FORMS[weight.form].largest_useful_rank(weight.shape)
+    shape, useful = weight.shape, weight.largest_useful_rank
     return (
         f"rank {rank} would not make it smaller: factors of {shape.in_features} x {shape.out_features} "
         f"save weights up to rank {useful}"
@@ -68,7 +68,7 @@ def factor_rank(weight: PlannedWeight, budget: Budget, rank_multiple: int | None
     """
     if isinstance(budget, (FixedRank, Alpha)):
         rank = asked_rank(weight, budget, rank_multiple)
-        useful = FORMS[weight.form].largest_useful_rank(weight.shape)
+        useful = weight.largest_useful_rank
         if allow_larger:
             return min(rank, weight.shape.max_rank)
         return rank if rank <= useful else 0
@@ -106,7 +106,7 @@ def _choose_energy(
 
 def nothing_useful(weight: PlannedWeight, rank_multiple: int | None) -> str:
     """Why a weight has no candidate but dense."""
-    useful = FORMS[weight.form].largest_useful_rank(weight.shape)
+    useful = weight.largest_useful_rank
     if useful == 0:
         return f"too small: no rank of {weight.shape.in_features} x {weight.shape.out_features} saves weights"
     return f"no multiple of {rank_multiple} is at most {useful}, the largest rank that saves weights"

@@ -32,7 +32,8 @@ from lowrank_onnx.types import (
     numpy_dtype,
     rearrange,
 )
-from lowrank_onnx.weights import SharedWeight, stored_tensors
+from lowrank_onnx.weight_reader import WeightReader
+from lowrank_onnx.weights import SharedWeight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,13 +199,13 @@ def spool_factors(
     earlier run made of the same weight with the same options. Returns the spectra, None for a
     weight that was left alone.
     """
-    tensors = stored_tensors(model.skeleton, (group.weight for group in groups))
+    weights = WeightReader(model, (group.weight for group in groups))
     spectra: list[Spectrum | None] = []
     with progress.stage("factorizing", len(groups)) as stage:
         for group, rank in zip(groups, ranks, strict=True):
             spectrum = None
             if rank:
-                stored = model.store.array(tensors[group.weight])
+                stored = weights.read(group.weight)
                 arrangement, moment = group.sites[0].to_matrices, second_moments.get(group.weight)
                 factors, spectrum = _remembered(cache, stored, group.weight, arrangement, rank, options, moment)
                 del stored
