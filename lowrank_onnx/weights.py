@@ -9,7 +9,7 @@ from math import prod
 
 import onnx
 
-from lowrank_onnx.forms import FORMS
+from lowrank_onnx.forms import Form
 from lowrank_onnx.passes.graph_view import child_graphs
 from lowrank_onnx.types import MatrixShape, Scope, Site, WeightRef
 
@@ -23,7 +23,7 @@ _MOVES = ("transpose", "reshape")
 
 @dataclass(frozen=True, slots=True)
 class SharedWeight:
-    """A stored weight and every site that uses it; it is factorized once, at one rank."""
+    """A stored weight and every site that uses it; it is written once, in one form at one rank."""
 
     weight: WeightRef
     sites: tuple[Site, ...]
@@ -34,9 +34,13 @@ class SharedWeight:
         return self.sites[0].shape
 
     @property
-    def form(self) -> str:
-        """The form in which the sites' rule writes the factors."""
-        return self.sites[0].form
+    def forms(self) -> tuple[Form, ...]:
+        """The forms in which the sites can be written, the same at every site; the plain one first."""
+        return self.sites[0].forms
+
+    def form(self, name: str) -> Form:
+        """One of its forms by name (`KeyError` where it has none of that name)."""
+        return {form.name: form for form in self.forms}[name]
 
 
 def group_by_weight(sites: Iterable[Site]) -> tuple[SharedWeight, ...]:
@@ -47,26 +51,22 @@ def group_by_weight(sites: Iterable[Site]) -> tuple[SharedWeight, ...]:
     return tuple(SharedWeight(weight, tuple(users)) for weight, users in groups.items())
 
 
-def largest_useful(group: SharedWeight) -> int | None:
-    """The largest rank at which factors, in the type that the nodes compute in, have fewer bytes than what is stored;
-    None where the weight is stored as it is read, and so has no fewer bytes than its number tells.
+def room_for_factors(weight: WeightRef) -> int | None:
+    """How many values, of the type that the nodes compute in, take as many bytes as what is stored; None where the
+    weight is stored as it is read, and the answer is its own number.
     """
-    encoding = group.weight.encoding
-    if encoding is None:
-        return None
-    bytes_per_rank = FORMS[group.form].parameters(group.shape, 1) * group.weight.itemsize
-    return (encoding.nbytes - 1) // bytes_per_rank
+    return None if weight.encoding is None else weight.encoding.nbytes // weight.itemsize
 
 
 def decoding_notes(weights: Iterable[WeightRef]) -> tuple[str, ...]:
-    """What is to be said of factors that replace weights which are stored in another way than they are read."""
+    """What is to be said of factors that replace weights which are stored in another type than they are read in."""
     found = Counter(
         (weight.encoding.description, weight.dtype)
         for weight in weights
         if weight.encoding is not None and any(step.operation not in _MOVES for step in weight.encoding.steps)
     )
     return tuple(
-        f"{count} weight{'s' if count > 1 else ''} stored as {description}: replaced by {dtype} factors of fewer bytes"
+        f"{count} weight{'s' if count > 1 else ''} stored as {description}: replaced by {dtype} factors"
         for (description, dtype), count in found.items()
     )
 
