@@ -13,21 +13,16 @@ from tests.linalg.test_leading import SHAPE, kernel, missed, patches
 
 
 def product(factors: TuckerFactors, shape: tuple[int, ...]) -> np.ndarray:
-    found = np.einsum(
-        "cs,skt,to->cko", *(part.astype(np.float64) for part in (factors.first, factors.core, factors.last))
-    )
-    return found.reshape(shape)
+    parts = [part.astype(np.float64) for part in (factors.first, factors.core, factors.last)]
+    found: np.ndarray = np.einsum("cs,skt,to->cko", *parts).reshape(shape)
+    return found
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_any_kernel_is_exact_at_full_ranks(data: st.DataObject) -> None:
-    axes = data.draw(st.integers(1, 3))
-    shape = (
-        data.draw(st.integers(1, 5)),
-        *(data.draw(st.integers(1, 3)) for _ in range(axes)),
-        data.draw(st.integers(1, 6)),
-    )
+    positions = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    shape = (data.draw(st.integers(1, 5)), *positions, data.draw(st.integers(1, 6)))
     W = kernel(shape)
     rank = min(shape[0], W.size // shape[0])
     X = patches(W.size // shape[-1], data.draw(st.sampled_from([3, 200])))
