@@ -169,6 +169,9 @@ def _site_result(
     candidate = choice.candidate
     before = site.shape.parameters
     after = candidate.parameters if written else before
+    macs_after = None
+    if positions is not None:
+        macs_after = written.form.macs(site.shape, written.rank, positions) if written else positions * before
     return SiteResult(
         name=site.name,
         op_type=site.op_type,
@@ -183,7 +186,7 @@ def _site_result(
         parameters_before=before,
         parameters_after=after,
         macs_before=None if positions is None else positions * before,
-        macs_after=None if positions is None else positions * after,
+        macs_after=macs_after,
         relative_error=written.relative_error if written else None,
         spectral_error=written.spectral_error if written else None,
         solver=written.solver if written else "",
@@ -195,9 +198,9 @@ def _site_result(
 
 
 def _input_error(lesson: Lesson, written: SiteChoice | None) -> float | None:
-    if written is None or lesson.spectrum is None or not lesson.whitened:
+    if written is None or not lesson.curves or not lesson.whitened:
         return None
-    return math.sqrt(tail_energy(lesson.spectrum, written.rank))
+    return math.sqrt(tail_energy(lesson.curves[written.form.family], written.rank))
 
 
 def totals(
@@ -215,10 +218,11 @@ def totals(
         parameters += rows[first.name].parameters_after if rows else group.shape.parameters
         for site in group.sites:
             at = positions.get(site.name)
+            after = rows[site.name].macs_after if rows else None
             if at is None:
                 known = False
                 continue
-            macs += at * (rows[site.name].parameters_after if rows else site.shape.parameters)
+            macs += at * site.shape.parameters if after is None else after
     return Totals(
         parameters=count_parameters(skeleton),
         site_parameters=parameters,

@@ -31,7 +31,7 @@ from lowrank_onnx.cli.terminal import (
     say_error,
     showing_progress,
 )
-from lowrank_onnx.config import Config, Gates, Speedup
+from lowrank_onnx.config import FORM_NAMES, OP_TYPES, Config, Gates, Speedup
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -85,6 +85,7 @@ def compress(
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
     op_types: options.OpTypesOption = None,
+    forms: options.FormsOption = None,
     method: options.MethodOption = options.DEFAULTS.method,
     power_iterations: options.PowerIterationsOption = options.DEFAULTS.power_iterations,
     oversampling: options.OversamplingOption = options.DEFAULTS.oversampling,
@@ -111,7 +112,8 @@ def compress(
         seed=seed,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
-        op_types=checks.split_op_types(op_types),
+        op_types=checks.split_names(op_types, OP_TYPES),
+        forms=checks.split_names(forms, FORM_NAMES),
         whiten=whiten,
         sensitivity=sensitivity,
         rank_multiple=rank_multiple,
@@ -167,7 +169,7 @@ def inspect(
         seed=seed,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
-        op_types=checks.split_op_types(op_types),
+        op_types=checks.split_names(op_types, OP_TYPES),
         device=device,
         provider=provider,
     )

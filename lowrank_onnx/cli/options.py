@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lowrank_onnx.cli.budgets import whole_number
-from lowrank_onnx.config import OP_TYPES, Config, Device, Method, SensitivityLevel
+from lowrank_onnx.config import FORM_NAMES, OP_TYPES, Config, Device, Method, SensitivityLevel
 
 DEFAULTS = Config()
 
@@ -97,6 +97,16 @@ OpTypesOption = Annotated[
         metavar="OP[,OP]",
         help="Only these operators: commas between them, or the flag again.",
         show_default=",".join(OP_TYPES),
+        rich_help_panel=_SELECT,
+    ),
+]
+
+FormsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FORM[,FORM]",
+        help="Write weights only in these forms: commas between them, or the flag again.",
+        show_default=",".join(FORM_NAMES),
         rich_help_panel=_SELECT,
     ),
 ]
