@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,9 @@ from lowrank_onnx.forms.conv_spatial import ConvSpatial
 from lowrank_onnx.forms.conv_tucker import ConvTucker
 from lowrank_onnx.linalg.leading import LeadingFamily, fit_leading
 from lowrank_onnx.linalg.tucker import factor_tucker, tucker_errors
+from lowrank_onnx.model_io import Model
 from lowrank_onnx.types import Array, MatrixShape, Rearrangement, Tails, WeightRef, rearrange
+from lowrank_onnx.weights import SharedWeight, stored_tensors
 
 SWEEPS = 1
 """Of alternating least squares for the factors that are written: a second one gains a tenth of what the first does."""
@@ -44,6 +46,25 @@ class ChainWeight:
         """(groups, in, out)."""
         return MatrixShape(*self.to_matrices.merged)
 
+    @property
+    def solver(self) -> str:
+        """What makes the factors."""
+        return "svd" if self.second_moment is None else f"als({SWEEPS} sweep), weighted"
+
+
+def kernel_reader(
+    model: Model, groups: Sequence[SharedWeight], second_moments: Mapping[WeightRef, Array], device: Device
+) -> Callable[[WeightRef], ChainWeight]:
+    """Reads the kernels of a model, each when it is asked for."""
+    tensors = stored_tensors(model.skeleton, (group.weight for group in groups))
+    arrangements = {group.weight: group.sites[0].to_matrices for group in groups}
+
+    def read(weight: WeightRef) -> ChainWeight:
+        stored = model.store.array(tensors[weight])
+        return ChainWeight(weight, stored, arrangements[weight], second_moments.get(weight), device)
+
+    return read
+
 
 def chain_errors(kernel: ChainWeight, form: ConvChain, ranks: Sequence[int]) -> Tails:
     """The relative squared errors over all groups at some ranks, ascending, in the norm of the inputs where known.
@@ -57,7 +78,7 @@ def chain_errors(kernel: ChainWeight, form: ConvChain, ranks: Sequence[int]) -> 
     """
     fits = _fit(kernel, form, max(ranks))
     energy = sum(fit.energy for fit in fits)
-    missed = sum(fit.energy * _errors(fit, form, kernel.shape, ranks) for fit in fits)
+    missed = np.sum([fit.energy * _errors(fit, form, kernel.shape, ranks) for fit in fits], axis=0)
     errors = missed / energy if energy else np.zeros(len(ranks))
     return Tails(tuple(ranks), tuple(float(error) for error in errors))
 
@@ -95,9 +116,11 @@ def _fit(kernel: ChainWeight, form: ConvChain, rank: int) -> list[LeadingFamily]
 
 def _errors(fit: LeadingFamily, form: ConvChain, shape: MatrixShape, ranks: Sequence[int]) -> Array:
     if not isinstance(form, ConvTucker):
-        return fit.errors[np.asarray(ranks) - 1]
+        known: Array = fit.errors[np.asarray(ranks) - 1]
+        return known
     inner = [form.output_rank(shape, rank) - 1 for rank in ranks]
-    return tucker_errors(fit, ranks)[np.arange(len(inner)), inner]
+    table: Array = tucker_errors(fit, ranks)[np.arange(len(inner)), inner]
+    return table
 
 
 def _factor(fit: LeadingFamily, form: ConvChain, shape: MatrixShape, rank: int) -> tuple[Array, ...]:

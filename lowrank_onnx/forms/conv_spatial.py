@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from lowrank_onnx.forms.conv_chain import ConvChain, ConvGeometry, Link
 from lowrank_onnx.types import MatrixShape
 
+SPATIAL = "channels and a kernel axis"
+"""The family of conv spatial: a leading factor on the channels and one kernel axis."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConvSpatial(ConvChain):
@@ -28,7 +31,7 @@ class ConvSpatial(ConvChain):
     @property
     def family(self) -> str:
         """A leading factor on the channels and one kernel axis."""
-        return f"leading kernel axis {self.axis}"
+        return SPATIAL
 
     @property
     def part_names(self) -> tuple[str, ...]:

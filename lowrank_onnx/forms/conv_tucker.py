@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from lowrank_onnx.forms.conv_chain import ConvChain, ConvGeometry, Link
 from lowrank_onnx.types import MatrixShape
 
-LEADING_CHANNELS = "leading channels"
+INPUT = "channels"
 """The family of conv input: a leading factor on the channels."""
 
 TUCKER = "tucker"
@@ -38,7 +38,7 @@ class ConvInput(ConvChain):
     @property
     def family(self) -> str:
         """A leading factor on the channels."""
-        return LEADING_CHANNELS
+        return INPUT
 
     @property
     def part_names(self) -> tuple[str, ...]:
