@@ -51,7 +51,7 @@ class ConvGeometry:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One convolution of the chain: `inputs` and `outputs` are channels of a group, `axes` the kernel axes it covers."""
+    """One convolution: `inputs` and `outputs` are the channels of a group, `axes` the kernel axes that it covers."""
 
     part: str
     inputs: int
@@ -100,7 +100,7 @@ class ConvChain(Form):
     def approximate(self, parts: Mapping[str, Array]) -> Array:
         """The product of the chain, its kernel axes put back in order."""
         product, *others = (parts[name] for name in self.part_names)
-        groups, features, _ = product.shape
+        groups = product.shape[0]
         for part in others:
             inner = product.shape[-1]
             product = np.matmul(product, part.reshape(groups, inner, -1)).reshape(groups, -1, part.shape[-1])

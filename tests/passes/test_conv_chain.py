@@ -71,7 +71,7 @@ def test_auto_pad_is_resolved_axis_by_axis(name: str, auto_pad: str, strides: li
 
 
 def test_a_link_carries_the_attributes_of_its_axes() -> None:
-    attributes = {"group": 2, "pads": [1, 2, 0, 1], "strides": [2, 1], "dilations": [1, 2]}
+    attributes: dict[str, Any] = {"group": 2, "pads": [1, 2, 0, 1], "strides": [2, 1], "dilations": [1, 2]}
     model = model_of(weight(8, 4, 3, 5), (1, 8, 9, 12), bias=weight(8), **attributes)
     (site,) = sites_of(model)
     form = ConvSpatial(form_named(site, "conv_spatial").geometry, 0)
