@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from fractions import Fraction
-from typing import Any, cast
+from typing import Any, TypeGuard
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -38,7 +37,7 @@ def chain_forms(candidate: Candidate, stored: tuple[int, ...], groups: int) -> t
     kernel, attributes = stored[2:], candidate.node.attrs
     if math.prod(kernel) == 1 or chain_problem(attributes, len(kernel)) is not None:
         return ()
-    geometry = ConvGeometry(stored[1], kernel, _spread(candidate, attributes, kernel))
+    geometry = ConvGeometry(stored[1], kernel, _sizes(candidate, attributes, kernel))
     shape = MatrixShape(groups, math.prod(stored[1:]), stored[0] // groups)
     forms = (spatial_form(geometry, shape), ConvInput(geometry), ConvTucker(geometry))
     return tuple(form for form in forms if form is not None and form.largest_useful_rank(shape) > 0)
@@ -55,17 +54,23 @@ def chain_problem(attributes: Mapping[str, Any], spatial: int) -> str | None:
     return None
 
 
-def _spread(candidate: Candidate, attributes: Mapping[str, Any], kernel: tuple[int, ...]) -> tuple[Fraction, ...]:
-    """The input's size over the output's along each axis, where both are known; else the stride."""
+def _sizes(candidate: Candidate, attributes: Mapping[str, Any], kernel: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """The sizes of input and output along each axis, where the model states both; else the stride and 1."""
     strides = attributes.get("strides") or [1] * len(kernel)
-    read, made = (candidate.scope.dims(name) for name in (candidate.proto.input[0], candidate.proto.output[0]))
-    known = read is not None and made is not None and len(read) == len(made) == len(kernel) + 2
-    spread = []
-    for axis, stride in enumerate(strides):
-        before, after = (read[2 + axis], made[2 + axis]) if known and read and made else (None, None)
-        sizes = isinstance(before, int) and isinstance(after, int) and before > 0 and after > 0
-        spread.append(Fraction(cast(int, before), cast(int, after)) if sizes else Fraction(max(1, int(stride))))
-    return tuple(spread)
+    unknown = (None,) * (len(kernel) + 2)
+    read, made = (
+        candidate.scope.dims(name) or unknown for name in (candidate.proto.input[0], candidate.proto.output[0])
+    )
+    if not len(read) == len(made) == len(unknown):
+        read = made = unknown
+    return tuple(
+        (before, after) if _is_size(before) and _is_size(after) else (max(1, int(stride)), 1)
+        for before, after, stride in zip(read[2:], made[2:], strides, strict=True)
+    )
+
+
+def _is_size(dim: object) -> TypeGuard[int]:
+    return isinstance(dim, int) and dim > 0
 
 
 def _form(choice: SiteChoice) -> ConvChain:

@@ -32,17 +32,22 @@ class ConvGeometry:
     ----------
     channels : input channels of a group.
     kernel : size of each kernel axis.
-    spread : the input's size over the output's along each axis; exact where the sizes are known, else the stride.
+    sizes : the sizes of input and output along each axis, or (stride, 1) where they aren't known: what counts is their
+        ratio.
     """
 
     channels: int
     kernel: tuple[int, ...]
-    spread: tuple[Fraction, ...] = field(compare=False)
+    sizes: tuple[tuple[int, int], ...] = field(compare=False)
 
     @property
     def axes(self) -> tuple[int, ...]:
         """All kernel axes."""
         return tuple(range(len(self.kernel)))
+
+    def spread(self, axes: tuple[int, ...]) -> Fraction:
+        """How many more positions the input has than the output along some of the axes."""
+        return math.prod((Fraction(*self.sizes[axis]) for axis in axes), start=Fraction(1))
 
     def taps(self, axes: tuple[int, ...]) -> int:
         """Kernel positions over some of the axes."""
@@ -80,9 +85,9 @@ class ConvChain(Form):
     def macs(self, shape: MatrixShape, rank: int, positions: int) -> int:
         """Multiply-accumulates at rank r for an output of `positions` positions."""
         total = Fraction(0)
-        at = positions * math.prod(self.geometry.spread, start=Fraction(1))
+        at = positions * self.geometry.spread(self.geometry.axes)
         for link in self.links(shape, rank):
-            at /= math.prod((self.geometry.spread[axis] for axis in link.axes), start=Fraction(1))
+            at /= self.geometry.spread(link.axes)
             total += at * shape.groups * link.inputs * self.geometry.taps(link.axes) * link.outputs
         return round(total)
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,7 +46,7 @@ def test_a_single_row_or_column_has_no_useful_rank() -> None:
 
 
 def test_every_form_is_offered_to_users_by_its_name() -> None:
-    geometry = ConvGeometry(4, (3, 3), (Fraction(1), Fraction(1)))
+    geometry = ConvGeometry(4, (3, 3), ((1, 1), (1, 1)))
     chains = (ConvSpatial(geometry, 0), ConvInput(geometry), ConvTucker(geometry))
     forms = (PAIR, CONV_CHANNEL, CONV_TRANSPOSE_CHANNEL, PIVOTED, *chains)
     assert [form.name for form in forms] == list(FORM_NAMES)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -99,7 +98,7 @@ def test_tucker_writes_three_and_states_the_shapes_between() -> None:
     model.graph.output[0].CopyFrom(h.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 32, 5, 12]))
     (site,) = sites_of(model)
     form = form_named(site, "conv_tucker")
-    assert form.geometry.spread == (Fraction(9, 5), Fraction(1))
+    assert form.geometry.sizes == ((9, 5), (12, 12))
     outcome = compress(model, lambda one: 2, form)
     inner = form.part_shapes(site.shape, 2)["last"][1]
     assert [node.name for node in outcome.model.graph.node] == ["conv.first", "conv.core", "conv"]
