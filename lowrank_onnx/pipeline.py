@@ -22,6 +22,7 @@ from lowrank_onnx.cache.facts import environment_facts, model_facts
 from lowrank_onnx.calibration import lessons
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight
+from lowrank_onnx.chain_factors import kernel_reader
 from lowrank_onnx.config import Config, PlannedBudget, Speedup
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, judge, measure_latency, open_session
@@ -147,7 +148,8 @@ def compress(
         weights = planned_weights(prepared, observed, sensitivities)
         by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
         refs = {weight.name: group.weight for weight, group in zip(weights, prepared.groups, strict=True)}
-        realiser = Realiser(spool, refs, by_name, whitening, config.seed)
+        kernel = kernel_reader(prepared.model, prepared.groups, whitening, config.device)
+        realiser = Realiser(spool, refs, by_name, whitening, config.seed, kernel)
         workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric)
         judge_of_plans = plan_judge(workshop) if sensitivities else None
 
