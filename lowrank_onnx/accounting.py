@@ -18,11 +18,12 @@ import onnx
 from lowrank_onnx import __version__
 from lowrank_onnx.calibration import NO_LESSON, Lesson
 from lowrank_onnx.candidate_model import CandidateModel
-from lowrank_onnx.candidates import tail_energy
+from lowrank_onnx.candidates import PlannedWeight, tail_energy
 from lowrank_onnx.choose import NOT_FASTER, Choice
 from lowrank_onnx.config import Config, MaxDrop, Speedup
 from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.model_io import Model
+from lowrank_onnx.outcome import find_reached
 from lowrank_onnx.results import CompressionResult, SearchStep, SiteResult, Totals
 from lowrank_onnx.rollback import PUT_BACK
 from lowrank_onnx.types import Site, SiteChoice, Skipped, Verdict, WeightRef
@@ -59,8 +60,10 @@ class Bookkeeping:
     lessons: Mapping[WeightRef, Lesson]
     positions: Mapping[str, int]
     feeds: Feeds | None
+    weights: tuple[PlannedWeight, ...]
     choices: tuple[Choice, ...]
     search: tuple[SearchStep, ...]
+    calibration_feeds: int
     config: Config
     clock: StageClock
     notes: tuple[str, ...] = ()
@@ -106,25 +109,36 @@ class Bookkeeping:
         verdict: Verdict | None = None,
     ) -> CompressionResult:
         rows = site_results(self.groups, self.choices, written, self.positions, self.lessons)
+        before = totals(self.model.skeleton, self.model.file_bytes, self.groups, None, self.positions)
+        after = None if model is None else totals(model.skeleton, file_bytes, self.groups, rows, self.positions)
+        sites = tuple(rows.values())
         return CompressionResult(
             status=status,
             output=None,
             input=self.source,
             config=self.config,
-            sites=tuple(rows.values()),
+            sites=sites,
             skipped=self.skipped,
-            before=totals(self.model.skeleton, self.model.file_bytes, self.groups, None, self.positions),
-            after=None if model is None else totals(model.skeleton, file_bytes, self.groups, rows, self.positions),
+            before=before,
+            after=after,
             verdict=verdict,
+            reached=find_reached(self.config, before, after, sites, self.weights, self.choices, verdict),
             search=self.search,
             message=message,
             seconds=self.clock.seconds,
+            pass_seconds=self._pass_seconds(verdict),
             versions=versions(),
             feeds="" if self.feeds is None else self.feeds.description,
             synthetic=self.feeds is not None and self.feeds.synthetic,
             already_compressed=written_before(self.model.skeleton),
             notes=self.notes,
         )
+
+    def _pass_seconds(self, verdict: Verdict | None) -> float | None:
+        """Of one pass of the original over the calibration feeds, from the time that it took in the comparison."""
+        if verdict is None or verdict.latency is None:
+            return None
+        return verdict.latency.original.median_ms / 1000 * self.calibration_feeds
 
 
 def unchanged_message(book: Bookkeeping) -> str:

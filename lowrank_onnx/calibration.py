@@ -16,7 +16,7 @@ from lowrank_onnx.cache import NO_CACHE, Cache, Slot
 from lowrank_onnx.cache.codecs import recall_moments, sensitivity_codec, store_moments
 from lowrank_onnx.cache.facts import feed_facts
 from lowrank_onnx.candidates import tail_energy
-from lowrank_onnx.config import SensitivityLevel
+from lowrank_onnx.effort import SensitivityLevel
 from lowrank_onnx.evaluate import Feeds, Session
 from lowrank_onnx.factorize import FactorSpool
 from lowrank_onnx.moments import Moment, advise_rows, keep_moment, merge_moments, observe_moments

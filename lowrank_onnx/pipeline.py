@@ -59,12 +59,6 @@ from lowrank_onnx.types import LatencyComparison, Spectrum, Verdict
 
 DEFAULTS = Config()
 
-TIMING_SECONDS = 20.0
-"""Time for the paired measurement; it ends sooner where the difference is plain."""
-
-ATTEMPT_SECONDS = 5.0
-"""The same for one attempt of a search."""
-
 
 def compress(
     model: ModelSource,
@@ -135,13 +129,14 @@ def compress(
         by_name = {w.name: s for w, s in zip(weights, spectra, strict=True) if s is not None}
         workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric)
 
+        planned = isinstance(config.budget, PlannedBudget) and config.objective == "latency" and config.validate
+
         @functools.cache
         def timed_weights() -> tuple[PlannedWeight, ...]:
             with clock.stage("time weights"):
                 return _timed_weights(workshop, weights, config, kept, progress)
 
         def settled(config: Config, start: float | None = None) -> Settled:
-            planned = isinstance(config.budget, PlannedBudget) and config.objective == "latency" and config.validate
             chosen_from = timed_weights() if planned else weights
             with clock.stage("plan"):
                 return _settled(workshop, chosen_from, by_name, config, start, progress)
@@ -155,8 +150,10 @@ def compress(
             lessons=lessons(prepared.groups, spectra, moments, sensitivities),
             positions=observed.positions if observed else {},
             feeds=observed.feeds if observed else None,
+            weights=timed_weights() if planned else weights,
             choices=choices,
             search=search,
+            calibration_feeds=len(observed.calibration) if observed else 0,
             config=config,
             clock=clock,
             notes=kept.notes,
@@ -204,8 +201,10 @@ def _timed_weights(
     if workshop.observed is None:
         return tuple(weights)
 
+    scale = config.preset.curve_scale
+
     def open_table(seconds: float) -> LatencyTable:
-        return LatencyTable(kept.directory("latency"), provider=config.provider, seconds_per_site=seconds)
+        return LatencyTable(kept.directory("latency"), provider=config.provider, seconds_per_site=scale * seconds)
 
     found = measure_weights(workshop.model.skeleton, workshop.groups, workshop.observed.sites, open_table, progress)
     return with_latency(weights, [found[group.weight] for group in workshop.groups])
@@ -220,7 +219,7 @@ def _settled(
     progress: Progress,
 ) -> Settled:
     def stopwatch(original: Session, candidate: Session, feeds: Feeds) -> LatencyComparison:
-        return measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=ATTEMPT_SECONDS)
+        return measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=config.preset.attempt_seconds)
 
     original_ms = None
     if isinstance(config.budget, Speedup):
@@ -276,7 +275,7 @@ def _compare(
         measured = None if metric is None else metric(candidate)
     with progress.stage("timing", None) as stage:
         latency = measure_latency(
-            original, candidate, feeds, seed=config.seed, max_seconds=TIMING_SECONDS, progress=stage
+            original, candidate, feeds, seed=config.seed, max_seconds=config.preset.timing_seconds, progress=stage
         )
     gates = config.gates
     providers = tuple(dict.fromkeys((*original.providers_used, *candidate.providers_used)))

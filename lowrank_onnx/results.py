@@ -83,6 +83,24 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class Reached:
+    """One figure of the result.
+
+    Attributes
+    ----------
+    figure : what it is.
+    asked : as budget or gate; None where nothing was asked of it.
+    predicted : by the plan, before the model was made; None where the plan says nothing of it.
+    reached : as counted or measured.
+    """
+
+    figure: str
+    asked: float | None
+    predicted: float | None
+    reached: float
+
+
+@dataclass(frozen=True, slots=True)
 class SearchStep:
     """One attempt of the search for ``--max-error``, ``--max-drop`` or ``--speedup``.
 
@@ -128,6 +146,9 @@ class CompressionResult:
     feeds : describes the feeds behind MACs, outputs and latency; "" when nothing was run.
     synthetic : whether those feeds were made up from the model's signature.
     already_compressed : whether the input holds factors that an earlier run wrote; "unchanged" is then a success.
+    reached : what was asked beside what was predicted and what came of it; empty where nothing was rewritten.
+    pass_seconds : of one pass of the original over the calibration feeds, the unit in which the time of the stages
+        doesn't depend on the model; None where it was not timed.
     notes : sentences on what a user should know of the run itself, e.g. a damaged entry of the cache.
     """
 
@@ -148,6 +169,8 @@ class CompressionResult:
     feeds: str = ""
     synthetic: bool = False
     already_compressed: bool = False
+    reached: tuple[Reached, ...] = ()
+    pass_seconds: float | None = None
     notes: tuple[str, ...] = ()
 
 
