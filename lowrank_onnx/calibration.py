@@ -37,12 +37,14 @@ class Lesson:
     spectrum : its leading singular values, in the norm of its inputs where `whitened`; None where it stayed dense.
     importance : measured output error per tail energy, or None.
     note : what could not be learnt and what would help, or "".
+    sensitivity : what was measured, where it was.
     """
 
     whitened: bool
     spectrum: Spectrum | None
     importance: float | None
     note: str
+    sensitivity: Sensitivity | None = None
 
 
 NO_LESSON = Lesson(whitened=False, spectrum=None, importance=None, note="")
@@ -72,8 +74,10 @@ def _lesson(
         notes.append(sensitivity.problem)
     elif sensitivity is not None:
         notes.append(f"effect not measured: {sensitivity.reason}")
-    importance = sensitivity.importance if isinstance(sensitivity, Sensitivity) else None
-    return Lesson(isinstance(moment, Moment), spectrum, importance, "; ".join(note for note in notes if note))
+    measured = sensitivity if isinstance(sensitivity, Sensitivity) else None
+    importance = None if measured is None else measured.importance
+    note = "; ".join(note for note in notes if note)
+    return Lesson(isinstance(moment, Moment), spectrum, importance, note, measured)
 
 
 RunModel = Callable[[onnx.ModelProto], Session]

@@ -37,6 +37,9 @@ class SiteResult:
         dense or not measured.
     error_curve : (rank, relative error) at some ranks, rising: of what the site computes on the feeds where whitened,
         else of the weight; empty where it was not factorized.
+    probes : (rank, relative error of the outputs with this weight alone at that rank) as measured, the most telling
+        rank first; empty where it was not measured.
+    exclude : why the site should be excluded; "" where it need not be.
     note : what the feeds could not teach about the weight, and what would help; "" where nothing is amiss.
     """
 
