@@ -16,17 +16,18 @@ from typing import Literal
 import onnx
 
 from lowrank_onnx import __version__
-from lowrank_onnx.calibration import NO_LESSON, Lesson
+from lowrank_onnx.calibration import NO_LESSON, Lesson, exclusions
 from lowrank_onnx.candidate_model import CandidateModel
 from lowrank_onnx.candidates import PlannedWeight, tail_energy
 from lowrank_onnx.choose import NOT_FASTER, Choice
 from lowrank_onnx.config import Config, MaxDrop, Speedup
 from lowrank_onnx.evaluate import Feeds
+from lowrank_onnx.forms import Form
 from lowrank_onnx.model_io import Model
-from lowrank_onnx.outcome import find_reached
+from lowrank_onnx.outcome import allowed_error, find_reached
 from lowrank_onnx.results import CompressionResult, SearchStep, SiteResult, Totals
 from lowrank_onnx.rollback import PUT_BACK
-from lowrank_onnx.types import Site, SiteChoice, Skipped, Verdict, WeightRef
+from lowrank_onnx.types import Site, SiteChoice, Skipped, Tails, Verdict, WeightRef
 from lowrank_onnx.weights import SharedWeight, count_parameters, written_before
 
 CURVE_POINTS = 32
@@ -108,7 +109,9 @@ class Bookkeeping:
         file_bytes: int = 0,
         verdict: Verdict | None = None,
     ) -> CompressionResult:
-        rows = site_results(self.groups, self.choices, written, self.positions, self.lessons)
+        rows = site_results(
+            self.groups, self.choices, written, self.positions, self.lessons, allowed_error(self.config)
+        )
         before = totals(self.model.skeleton, self.model.file_bytes, self.groups, None, self.positions)
         after = None if model is None else totals(model.skeleton, file_bytes, self.groups, rows, self.positions)
         sites = tuple(rows.values())
@@ -179,12 +182,19 @@ def site_results(
     written: Sequence[SiteChoice],
     positions: Mapping[str, int],
     lessons: Mapping[WeightRef, Lesson],
+    max_error: float | None = None,
 ) -> dict[str, SiteResult]:
-    """The report's rows by site name, in the order of the groups."""
+    """The report's rows by site name, in the order of the groups; `max_error` is what the outputs' error may be."""
+    excluded = exclusions(groups, lessons, max_error)
     done = {choice.site.name: choice for choice in written}
     return {
         site.name: _site_result(
-            site, choice, done.get(site.name), positions.get(site.name), lessons.get(site.weight, NO_LESSON)
+            site,
+            choice,
+            done.get(site.name),
+            positions.get(site.name),
+            lessons.get(site.weight, NO_LESSON),
+            excluded.get(site.weight, ""),
         )
         for group, choice in zip(groups, choices, strict=True)
         for site in group.sites
@@ -192,12 +202,15 @@ def site_results(
 
 
 def _site_result(
-    site: Site, choice: Choice, written: SiteChoice | None, positions: int | None, lesson: Lesson
+    site: Site, choice: Choice, written: SiteChoice | None, positions: int | None, lesson: Lesson, exclude: str
 ) -> SiteResult:
     """One row of the report; `written` is None where the site stays dense."""
     candidate = choice.candidate
     before = site.shape.parameters
     after = candidate.parameters if written else before
+    macs_after = None
+    if positions is not None:
+        macs_after = written.form.macs(site.shape, written.rank, positions) if written else positions * before
     return SiteResult(
         name=site.name,
         op_type=site.op_type,
@@ -212,31 +225,43 @@ def _site_result(
         parameters_before=before,
         parameters_after=after,
         macs_before=None if positions is None else positions * before,
-        macs_after=None if positions is None else positions * after,
+        macs_after=macs_after,
         relative_error=written.relative_error if written else None,
         spectral_error=written.spectral_error if written else None,
         solver=written.solver if written else "",
         input_error=_input_error(lesson, written),
         importance=lesson.importance,
         predicted_error=math.sqrt(candidate.error) if written and lesson.importance is not None else None,
-        error_curve=_error_curve(lesson),
+        probes=_probes(lesson),
+        exclude=exclude,
+        error_curve=_error_curve(lesson, site.forms[0] if written is None else written.form),
         note=lesson.note,
     )
 
 
-def _error_curve(lesson: Lesson) -> tuple[tuple[int, float], ...]:
-    """The error at evenly spaced ranks, from 0 (all is lost) to the largest that was factorized."""
-    if lesson.spectrum is None:
+def _probes(lesson: Lesson) -> tuple[tuple[int, float], ...]:
+    if lesson.sensitivity is None:
         return ()
-    largest = lesson.spectrum.values.shape[-1]
+    pairs = zip(lesson.sensitivity.ranks, lesson.sensitivity.output_errors, strict=True)
+    return tuple((rank, math.sqrt(error)) for rank, error in pairs)
+
+
+def _error_curve(lesson: Lesson, form: Form) -> tuple[tuple[int, float], ...]:
+    """The error of a form's factorization at evenly spaced ranks, from 0 (all is lost) to the largest there is."""
+    curve = lesson.curves.get(form.family)
+    if curve is None:
+        return ()
+    if isinstance(curve, Tails):
+        return tuple((rank, math.sqrt(error)) for rank, error in zip(curve.ranks, curve.errors, strict=True))
+    largest = curve.values.shape[-1]
     ranks = sorted({round(largest * step / CURVE_POINTS) for step in range(CURVE_POINTS + 1)})
-    return tuple((rank, math.sqrt(tail_energy(lesson.spectrum, rank))) for rank in ranks)
+    return tuple((rank, math.sqrt(tail_energy(curve, rank))) for rank in ranks)
 
 
 def _input_error(lesson: Lesson, written: SiteChoice | None) -> float | None:
-    if written is None or lesson.spectrum is None or not lesson.whitened:
+    if written is None or not lesson.curves or not lesson.whitened:
         return None
-    return math.sqrt(tail_energy(lesson.spectrum, written.rank))
+    return math.sqrt(tail_energy(lesson.curves[written.form.family], written.rank))
 
 
 def totals(
@@ -254,10 +279,11 @@ def totals(
         parameters += rows[first.name].parameters_after if rows else group.shape.parameters
         for site in group.sites:
             at = positions.get(site.name)
+            after = rows[site.name].macs_after if rows else None
             if at is None:
                 known = False
                 continue
-            macs += at * (rows[site.name].parameters_after if rows else site.shape.parameters)
+            macs += at * site.shape.parameters if after is None else after
     return Totals(
         parameters=count_parameters(skeleton),
         site_parameters=parameters,

@@ -12,9 +12,9 @@ from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, open_session
 from lowrank_onnx.evaluate.scores import MetricJudge
-from lowrank_onnx.factorize import FactorSpool
 from lowrank_onnx.model_io import Model, stage_model
 from lowrank_onnx.observed import Observed
+from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import LatencyComparison, MetricComparison
 from lowrank_onnx.weights import SharedWeight
 

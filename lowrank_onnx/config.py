@@ -153,6 +153,9 @@ class Gates:
 OP_TYPES: tuple[str, ...] = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 """Operators whose weights can be factorized."""
 
+FORM_NAMES: tuple[str, ...] = ("pair", "conv_channel", "conv_transpose_channel", "pivoted")
+"""The forms that weights can be written in (`lowrank_onnx.forms`)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -172,6 +175,8 @@ class Config:
     seed : of the sketches, the synthetic feeds and the bootstrap.
     include, exclude : globs on node and weight names; empty `include` means all.
     op_types : the operators to compress.
+    forms : the forms that weights may be written in. Budgets over the whole model choose among all of those that a
+        weight's operator has; those that name a rank take the plain form, the first of them.
     whiten : with real feeds, minimise the error of what each site computes on them, not that of its weight.
     effort : how much time to take for how much quality: sets `sensitivity` (fast: off, default: fast, full: full)
         unless that is given, how finely a search looks, and how long is timed; see `lowrank_onnx.effort`.
@@ -196,6 +201,7 @@ class Config:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     op_types: tuple[str, ...] = OP_TYPES
+    forms: tuple[str, ...] = FORM_NAMES
     whiten: bool = True
     effort: EffortLevel = "default"
     sensitivity: SensitivityLevel | None = None
@@ -216,6 +222,7 @@ class Config:
             raise UsageError(f"--seed {self.seed}: expected a whole number from 0 to 2**63 - 1")
         if self.rank_multiple is not None and self.rank_multiple < 1:
             raise UsageError(f"--rank-multiple {self.rank_multiple}: expected at least 1, e.g. 16")
+        self._check_forms()
         unknown = sorted(set(self.op_types) - set(OP_TYPES))
         if unknown:
             raise UsageError(f"--op-types {','.join(unknown)}: expected some of {', '.join(OP_TYPES)}")
@@ -228,6 +235,11 @@ class Config:
                 f"--max-drop {self.required_drop:g} is about a metric: give --metric FILE.py:FUNCTION, or --max-error"
             )
         self._check_validation()
+
+    def _check_forms(self) -> None:
+        unknown = sorted(set(self.forms) - set(FORM_NAMES))
+        if unknown or not self.forms:
+            raise UsageError(f"--forms {','.join(unknown)}: expected some of {', '.join(FORM_NAMES)}")
 
     @property
     def preset(self) -> Effort:

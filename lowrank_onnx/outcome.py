@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lowrank_onnx.candidates import PlannedWeight
+from lowrank_onnx.candidates import DENSE, PlannedWeight
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Config, KeepBytes, KeepMacs, KeepParams, MaxError, Speedup
 from lowrank_onnx.results import Reached, SiteResult, Totals
@@ -39,7 +39,7 @@ def find_reached(
         rows.append(Reached("share of the MACs", budget.share, kept, kept))
     if verdict is None:
         return tuple(rows)
-    asked_error = budget.error if isinstance(budget, MaxError) else config.gates.max_error
+    asked_error = allowed_error(config)
     rows.append(Reached("relative error of the outputs", asked_error, _error(sites, choices), verdict.relative_error))
     if verdict.metric is not None:
         rows.append(Reached("drop of the metric", config.required_drop, None, verdict.metric.drop))
@@ -48,6 +48,11 @@ def find_reached(
         predicted = _speed(weights, choices, verdict.latency.original.median_ms)
         rows.append(Reached("speed, times the original's", asked_speed, predicted, verdict.latency.speedup))
     return tuple(rows)
+
+
+def allowed_error(config: Config) -> float | None:
+    """The largest relative error of the outputs that was asked for, as budget or gate."""
+    return config.budget.error if isinstance(config.budget, MaxError) else config.gates.max_error
 
 
 def _bytes_kept(sites: Sequence[SiteResult]) -> float:
@@ -69,7 +74,7 @@ def _speed(weights: Sequence[PlannedWeight], choices: Sequence[Choice], original
     if all(weight.latency is None for weight in weights):
         return None
     saved = math.fsum(
-        weight.latency(None) - weight.latency(choice.candidate.rank)
+        weight.latency(DENSE, None) - weight.latency(choice.candidate.form, choice.candidate.rank)
         for weight, choice in zip(weights, choices, strict=True)
         if weight.latency is not None
     )

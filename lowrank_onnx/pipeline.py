@@ -26,7 +26,7 @@ from lowrank_onnx.config import Config, PlannedBudget, Speedup
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, judge, measure_latency, open_session
 from lowrank_onnx.evaluate.scores import MetricJudge, judge_by
-from lowrank_onnx.factorize import FactorSpool, spool_factors
+from lowrank_onnx.factorize import spool_factors
 from lowrank_onnx.inspection import inspect_weights
 from lowrank_onnx.latency.plan import measure_weights, time_runs, with_latency
 from lowrank_onnx.latency.table import LatencyTable
@@ -43,19 +43,21 @@ from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
 from lowrank_onnx.observed import FeedSource, Observed, find_feeds, observe, open_model
 from lowrank_onnx.preparation import (
+    factor_ranks,
     factorize_options,
     input_moments,
     measured_sensitivities,
     observe_if_needed,
     planned_weights,
     prepare,
-    rank_to_factor,
 )
 from lowrank_onnx.progress import SILENT, Progress
+from lowrank_onnx.realise import Realiser
 from lowrank_onnx.results import CompressionResult, InspectResult
 from lowrank_onnx.revision import MAX_ROUNDS, Reviser, required_speedup
 from lowrank_onnx.settle import Settled, check_feasible, models_searched, settle
-from lowrank_onnx.types import LatencyComparison, Spectrum, Verdict
+from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.types import LatencyComparison, Verdict
 
 DEFAULTS = Config()
 
@@ -118,15 +120,17 @@ def compress(
             moments = input_moments(prepared, observed, config, directory, progress, on_model)
         spool = FactorSpool(directory)
         with clock.stage("factorize"):
-            ranks = [rank_to_factor(weight, config) for weight in unmeasured]
+            ranks = [factor_ranks(weight, config) for weight in unmeasured]
             whitening = ShrunkMoments({w: m for w, m in moments.items() if isinstance(m, Moment)})
-            spectra = spool_factors(
+            curves = spool_factors(
                 prepared.model, prepared.groups, ranks, spool, factorize_options(config), whitening, progress, kept
             )
         with clock.stage("measure sensitivity"):
-            sensitivities = measured_sensitivities(prepared, observed, spectra, spool, config, progress, on_model)
+            sensitivities = measured_sensitivities(prepared, observed, curves, spool, config, progress, on_model)
         weights = planned_weights(prepared, observed, sensitivities)
-        by_name = {w.name: s for w, s in zip(weights, spectra, strict=True) if s is not None}
+        by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
+        refs = {weight.name: group.weight for weight, group in zip(weights, prepared.groups, strict=True)}
+        realiser = Realiser(spool, refs, by_name, whitening, config.seed)
         workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric)
 
         planned = isinstance(config.budget, PlannedBudget) and config.objective == "latency" and config.validate
@@ -139,7 +143,7 @@ def compress(
         def settled(config: Config, start: float | None = None) -> Settled:
             chosen_from = timed_weights() if planned else weights
             with clock.stage("plan"):
-                return _settled(workshop, chosen_from, by_name, config, start, progress)
+                return _settled(workshop, chosen_from, realiser, config, start, progress)
 
         choices, search = settled(config)
         book = Bookkeeping(
@@ -147,7 +151,7 @@ def compress(
             model=prepared.model,
             groups=prepared.groups,
             skipped=prepared.skipped,
-            lessons=lessons(prepared.groups, spectra, moments, sensitivities),
+            lessons=lessons(prepared.groups, curves, moments, sensitivities),
             positions=observed.positions if observed else {},
             feeds=observed.feeds if observed else None,
             weights=timed_weights() if planned else weights,
@@ -213,7 +217,7 @@ def _timed_weights(
 def _settled(
     workshop: Workshop,
     weights: Sequence[PlannedWeight],
-    spectra: Mapping[str, Spectrum],
+    realiser: Realiser,
     config: Config,
     start: float | None,
     progress: Progress,
@@ -226,7 +230,7 @@ def _settled(
         original_ms = time_runs(workshop.original.session, next(iter(workshop.original.feeds)))
     return settle(
         weights,
-        spectra,
+        realiser.curves,
         config,
         partial(error_of, workshop),
         progress,
@@ -234,6 +238,7 @@ def _settled(
         drop_of=partial(drop_of, workshop),
         original_ms=original_ms,
         start=start,
+        holds=realiser.holds,
     )
 
 

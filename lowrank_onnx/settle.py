@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeAlias
 
-from lowrank_onnx.candidates import PlannedWeight, dense_candidate
-from lowrank_onnx.choose import NOT_NEEDED, Choice, CostName, choose_alone, choose_together, smallest_share
+from lowrank_onnx.candidates import DENSE, PlannedWeight, dense_candidate
+from lowrank_onnx.choose import (
+    NOT_NEEDED,
+    Choice,
+    CostName,
+    Holds,
+    always,
+    choose_alone,
+    choose_together,
+    smallest_share,
+)
 from lowrank_onnx.config import (
     Alpha,
     Config,
@@ -23,7 +33,7 @@ from lowrank_onnx.errors import UsageError
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.results import SearchStep
 from lowrank_onnx.search import most_attempts, search_drop, search_share, search_speedup
-from lowrank_onnx.types import MetricComparison, Spectrum
+from lowrank_onnx.types import Curves, MetricComparison
 
 Settled = tuple[tuple[Choice, ...], tuple[SearchStep, ...]]
 
@@ -36,7 +46,7 @@ MeasureDrop: TypeAlias = Callable[[Sequence[Choice]], tuple[float, MetricCompari
 
 def settle(
     weights: Sequence[PlannedWeight],
-    spectra: Mapping[str, Spectrum],
+    curves: Mapping[str, Curves],
     config: Config,
     error_of: Callable[[Sequence[Choice]], float],
     progress: Progress,
@@ -45,6 +55,7 @@ def settle(
     drop_of: MeasureDrop | None = None,
     original_ms: float | None = None,
     start: float | None = None,
+    holds: Holds = always,
 ) -> Settled:
     """Choose for every weight, and report the attempts where it took a search.
 
@@ -53,31 +64,33 @@ def settle(
 
     Parameters
     ----------
-    weights, spectra : the weights, and the spectra by name of those that were factorized.
+    weights, curves : the weights, and the errors by rank, by name, of those that were factorized.
     config : its budget, objective and rank multiple are used.
     error_of : builds the model of some choices and measures its outputs' relative error; only called by a search.
     progress : receives the attempts.
     drop_of : for `MaxDrop` only: builds the model of some choices; its outputs' error and its task metric.
     race, original_ms : for `Speedup` only: how an attempt is measured, and milliseconds of one run of the original.
     start : for `Speedup` only: the first share of the latency to try; None takes what the original has to lose.
+    holds : whether a candidate that is about to be chosen can be written.
     """
     budget = config.budget
     if isinstance(budget, (FixedRank, Alpha, Energy)):
-        alone = (choose_alone(weight, spectra.get(weight.name), budget, config.rank_multiple) for weight in weights)
-        return tuple(alone), ()
+        alone = (choose_alone(weight, curves.get(weight.name, {}), budget, config.rank_multiple) for weight in weights)
+        return tuple(_checked(weight, choice, holds) for weight, choice in zip(weights, alone, strict=True)), ()
+    choices_at = partial(_choices_at, weights, curves, config, holds)
     if isinstance(budget, KeepParams | KeepBytes | KeepMacs):
-        return _plan_at(weights, spectra, config, _limited(budget))(budget.share), ()
+        return choices_at(_limited(budget), budget.share), ()
     if isinstance(budget, MaxError):
-        return _settle_error(weights, spectra, budget, config, error_of, progress)
+        return _settle_error(weights, budget, config, error_of, choices_at, progress)
     if isinstance(budget, MaxDrop):
         if drop_of is None:
             raise ValueError("a drop can't be settled without a metric")
-        return _settle_drop(weights, spectra, budget, config, drop_of, progress)
+        return _settle_drop(weights, budget, config, drop_of, choices_at, progress)
     if race is None or original_ms is None:
         raise ValueError("a speedup can't be settled without a race and the original's time")
     if start is None:
         start = _start(weights, budget, original_ms)
-    return _settle_speedup(weights, spectra, budget, config, race, start, progress)
+    return _settle_speedup(weights, budget, config, race, start, partial(choices_at, "latency"), progress)
 
 
 def _limited(budget: KeepParams | KeepBytes | KeepMacs) -> CostName:
@@ -94,22 +107,33 @@ _SHARE_FLAGS: Mapping[CostName, str] = {
 }
 
 
-def _plan_at(
-    weights: Sequence[PlannedWeight], spectra: Mapping[str, Spectrum], config: Config, cost: CostName
-) -> Callable[[float], tuple[Choice, ...]]:
+def _choices_at(
+    weights: Sequence[PlannedWeight],
+    curves: Mapping[str, Curves],
+    config: Config,
+    holds: Holds,
+    cost: CostName,
+    share: float,
+) -> tuple[Choice, ...]:
     """The choices at a share of the cost."""
+    return choose_together(
+        weights,
+        curves,
+        cost=cost,
+        share=share,
+        rank_multiple=config.rank_multiple,
+        only_faster=config.objective == "latency",
+        holds=holds,
+    )[0]
 
-    def choices_at(share: float) -> tuple[Choice, ...]:
-        return choose_together(
-            weights,
-            spectra,
-            cost=cost,
-            share=share,
-            rank_multiple=config.rank_multiple,
-            only_faster=config.objective == "latency",
-        )[0]
 
-    return choices_at
+def _checked(weight: PlannedWeight, choice: Choice, holds: Holds) -> Choice:
+    """The choice, or dense with the reason where it can't be written."""
+    candidate = choice.candidate
+    if candidate.rank is None or holds(weight, candidate):
+        return choice
+    reason = f"{candidate.form} at rank {candidate.rank} would round too much in the stored dtype"
+    return Choice(dense_candidate(weight), reason)
 
 
 def models_searched(config: Config) -> int:
@@ -138,14 +162,14 @@ def check_feasible(weights: Sequence[PlannedWeight], config: Config) -> None:
 
 def _settle_error(
     weights: Sequence[PlannedWeight],
-    spectra: Mapping[str, Spectrum],
     budget: MaxError,
     config: Config,
     error_of: Callable[[Sequence[Choice]], float],
+    plan_at: Callable[[CostName, float], tuple[Choice, ...]],
     progress: Progress,
 ) -> Settled:
     cost = _search_cost(weights, config)
-    choices_at = _plan_at(weights, spectra, config, cost)
+    choices_at = partial(plan_at, cost)
     with progress.stage("searching", None) as stage:
 
         def error_at(share: float) -> float:
@@ -164,14 +188,14 @@ def _settle_error(
 
 def _settle_drop(
     weights: Sequence[PlannedWeight],
-    spectra: Mapping[str, Spectrum],
     budget: MaxDrop,
     config: Config,
     drop_of: MeasureDrop,
+    plan_at: Callable[[CostName, float], tuple[Choice, ...]],
     progress: Progress,
 ) -> Settled:
     cost = _search_cost(weights, config)
-    choices_at = _plan_at(weights, spectra, config, cost)
+    choices_at = partial(plan_at, cost)
     with progress.stage("searching", None) as stage:
 
         def drop_at(share: float) -> tuple[float, MetricComparison]:
@@ -199,20 +223,19 @@ def _search_cost(weights: Sequence[PlannedWeight], config: Config) -> CostName:
 
 def _start(weights: Sequence[PlannedWeight], budget: Speedup, original_ms: float) -> float:
     """The share at which the sites save T - T/S of the original's T milliseconds, if the model gains what they do."""
-    sites_ms = sum(weight.latency(None) for weight in weights if weight.latency is not None)
+    sites_ms = sum(weight.latency(DENSE, None) for weight in weights if weight.latency is not None)
     return 1.0 - original_ms * (1.0 - 1.0 / budget.speedup) / sites_ms if sites_ms > 0.0 else 0.0
 
 
 def _settle_speedup(
     weights: Sequence[PlannedWeight],
-    spectra: Mapping[str, Spectrum],
     budget: Speedup,
     config: Config,
     race: Race,
     start: float,
+    choices_at: Callable[[float], tuple[Choice, ...]],
     progress: Progress,
 ) -> Settled:
-    choices_at = _plan_at(weights, spectra, config, "latency")
     floor = _floor(weights, config, "latency")
     if floor >= 1.0:
         return choices_at(1.0), ()

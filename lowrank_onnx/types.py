@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from lowrank_onnx.forms import Form
 
 Array: TypeAlias = NDArray[Any]
 """A NumPy array of any shape and dtype (bfloat16 through ml_dtypes included)."""
@@ -88,11 +91,12 @@ class Site:
     op_type : "MatMul", "Gemm", "Conv", "ConvTranspose", ...
     weight : where the weight is stored.
     to_matrices : from the stored layout to (groups, in, out).
-    form : the form in which the operator's rule will write the factors ("pair", "conv_channel", ...).
+    forms : the forms in which the operator's rule can write the factors, the plain one first.
     input, output : names of the activation read and of the node's first output.
     counted : name of the activation whose number of elements, divided by `counted_features`, is the number of
         positions at which the matrices are applied (MACs of one run = positions x parameters of one position).
     counted_features : elements of `counted` per position.
+    bias : the stored bias (out,) that the node adds, where a form may write it anew; else None.
     """
 
     name: str
@@ -101,11 +105,12 @@ class Site:
     op_type: str
     weight: WeightRef
     to_matrices: Rearrangement
-    form: str
+    forms: tuple[Form, ...]
     input: str
     output: str
     counted: str
     counted_features: int
+    bias: WeightRef | None = None
 
     @property
     def shape(self) -> MatrixShape:
@@ -165,10 +170,32 @@ class Spectrum:
 
 
 @dataclass(frozen=True, slots=True)
+class Tails:
+    """The relative squared errors that were measured at some ranks of a weight, where smaller ranks are no prefixes.
+
+    `ranks` are ascending; only they can be candidates.
+    """
+
+    ranks: tuple[int, ...]
+    errors: tuple[float, ...]
+
+
+ErrorCurve: TypeAlias = Spectrum | Tails
+"""The error of one factorization of a weight by rank."""
+
+Curves: TypeAlias = Mapping[str, ErrorCurve]
+"""The errors of one weight, by the family of forms that share a factorization; empty where it wasn't factorized."""
+
+
+@dataclass(frozen=True, slots=True)
 class SiteChoice:
-    """What the plan and the factorization settled for one site: enough to write its nodes."""
+    """What the plan and the factorization settled for one site: enough to write its nodes.
+
+    `form` is one of the site's, with what the values settled of it (the pivots of a pivoted form).
+    """
 
     site: Site
+    form: Form
     rank: int
     solver: str
     relative_error: float
@@ -179,8 +206,9 @@ class SiteChoice:
 class NewTensor:
     """An initializer to be made from factors.
 
-    `part` says which factor, `arrangement` leads from (groups, in, r) or (groups, r, out) to the stored layout. `key`
-    is unique among the new tensors of one rewrite.
+    `part` says which part of the weight's form, written at `rank`; `arrangement` leads from the part's own layout to
+    the stored one. With `bias`, `part` is a bias that the form makes of that stored one. `key` is unique among the new
+    tensors of one rewrite.
     """
 
     name: str
@@ -188,8 +216,11 @@ class NewTensor:
     dtype: str
     shape: tuple[int, ...]
     weight: WeightRef
-    part: Literal["left", "right"]
+    form: str
+    rank: int
+    part: str
     arrangement: Rearrangement
+    bias: WeightRef | None = None
     key: str = ""
 
 

@@ -9,6 +9,7 @@ import pytest
 from lowrank_onnx.candidates import Candidate, PlannedWeight
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Budget, Config, Gates, KeepBytes, KeepMacs, KeepParams, MaxDrop, MaxError, Speedup
+from lowrank_onnx.forms import PAIR
 from lowrank_onnx.metric import Metric
 from lowrank_onnx.outcome import find_reached
 from lowrank_onnx.results import Reached, Totals
@@ -22,8 +23,8 @@ SITES = (
     replace(REWRITTEN, weight="b", dtype="float16", parameters_before=100, parameters_after=75, predicted_error=0.4),
 )
 CHOICES = (Choice(Candidate("pair", 8, 25, None, 0.09)), Choice(Candidate("pair", 16, 75, None, 0.16)))
-WEIGHTS = tuple(PlannedWeight(name, MatrixShape(1, 10, 10), "pair", None) for name in "ab")
-TIMED = tuple(replace(weight, latency=lambda rank: 1.0 if rank is None else rank / 32) for weight in WEIGHTS)
+WEIGHTS = tuple(PlannedWeight(name, MatrixShape(1, 10, 10), (PAIR,), None) for name in "ab")
+TIMED = tuple(replace(weight, latency=lambda form, rank: 1.0 if rank is None else rank / 32) for weight in WEIGHTS)
 
 
 def rows(
@@ -67,7 +68,7 @@ def test_a_speed_is_predicted_where_weights_were_timed() -> None:
 
 
 def test_saving_more_than_there_is_predicts_nothing() -> None:
-    slow = [replace(weight, latency=lambda rank: 9.0 if rank is None else 0.0) for weight in WEIGHTS]
+    slow = [replace(weight, latency=lambda form, rank: 9.0 if rank is None else 0.0) for weight in WEIGHTS]
     assert rows(Speedup(1.4), weights=slow)["speed, times the original's"].predicted is None
 
 

@@ -21,14 +21,15 @@ from lowrank_onnx.config import (
     Speedup,
 )
 from lowrank_onnx.errors import UsageError
+from lowrank_onnx.forms import MATRIX, PAIR
 from lowrank_onnx.metric import Metric
 from lowrank_onnx.progress import SILENT
 from lowrank_onnx.settle import Settled, check_feasible, models_searched, settle
 from lowrank_onnx.types import MatrixShape, MetricComparison, Spectrum
 
-WEIGHTS = [PlannedWeight(name, MatrixShape(1, 64, 64), "pair", positions=10) for name in ("steep", "flat")]
+WEIGHTS = [PlannedWeight(name, MatrixShape(1, 64, 64), (PAIR,), positions=10) for name in ("steep", "flat")]
 VALUES = {"steep": 0.5 ** np.arange(64.0), "flat": np.ones(64)}
-SPECTRA = {name: Spectrum(v[None], float(np.sum(v**2))) for name, v in VALUES.items()}
+SPECTRA = {name: {MATRIX: Spectrum(v[None], float(np.sum(v**2)))} for name, v in VALUES.items()}
 
 
 def kept(choices: Sequence[Choice]) -> float:
@@ -150,7 +151,7 @@ def test_only_searches_by_outputs_favour_what_was_chance() -> None:
 
 
 def test_what_seems_lossless_stays_dense_too_where_no_model_is_good_enough() -> None:
-    exact = {name: Spectrum((np.arange(64.0) < 8)[None] * 1.0, 8.0) for name in VALUES}
+    exact = {name: {MATRIX: Spectrum((np.arange(64.0) < 8)[None] * 1.0, 8.0)} for name in VALUES}
     config = Config(budget=MaxError(0.05), rank_multiple=8)
     choices, _ = settle(WEIGHTS, exact, config, lambda choices: 1.0, SILENT)
     assert [choice.candidate.rank for choice in choices] == [None, None]
@@ -158,7 +159,7 @@ def test_what_seems_lossless_stays_dense_too_where_no_model_is_good_enough() -> 
 
 
 def test_a_search_without_positions_goes_by_parameters() -> None:
-    blind = [PlannedWeight(w.name, w.shape, w.form, positions=None) for w in WEIGHTS]
+    blind = [PlannedWeight(w.name, w.shape, w.forms, positions=None) for w in WEIGHTS]
     choices, _ = run(MaxError(0.4), lambda choices: 1.0 - kept(choices), blind)
     assert 0.6 <= kept(choices) < 0.7
 
@@ -167,8 +168,8 @@ def test_no_weights_settle_to_nothing() -> None:
     assert run(MaxError(0.05), lambda choices: 0.0, [])[0] == ()
 
 
-TIMED = [replace(weight, latency=lambda rank: 4.0 if rank is None else rank / 8.0) for weight in WEIGHTS]
-SLOW = [replace(weight, latency=lambda rank: 4.0, noise=0.05) for weight in WEIGHTS]
+TIMED = [replace(weight, latency=lambda form, rank: 4.0 if rank is None else rank / 8.0) for weight in WEIGHTS]
+SLOW = [replace(weight, latency=lambda form, rank: 4.0, noise=0.05) for weight in WEIGHTS]
 
 
 def latency_kept(choices: Sequence[Choice]) -> float:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lowrank_onnx.cli.budgets import whole_number
-from lowrank_onnx.config import OP_TYPES, Config, Device, Method
+from lowrank_onnx.config import FORM_NAMES, OP_TYPES, Config, Device, Method
 from lowrank_onnx.effort import EffortLevel, SensitivityLevel
 from lowrank_onnx.metric import Metric, load_metric
 
@@ -123,6 +123,16 @@ OpTypesOption = Annotated[
     ),
 ]
 
+FormsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FORM[,FORM]",
+        help="Write weights only in these forms: commas between them, or the flag again.",
+        show_default=",".join(FORM_NAMES),
+        rich_help_panel=_SELECT,
+    ),
+]
+
 # Factorization
 
 MethodOption = Annotated[
@@ -195,6 +205,17 @@ OutputOption = Annotated[
         metavar="FILE",
         help="The file to write.",
         show_default="STEM.lowrank.onnx beside MODEL",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+SweepOutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="The file to write the point that --pick names to.",
+        show_default="nothing is written",
         rich_help_panel=_OUTPUT,
     ),
 ]

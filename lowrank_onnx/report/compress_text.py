@@ -8,6 +8,7 @@ from rich.console import Group
 
 from lowrank_onnx.config import Config
 from lowrank_onnx.report.numbers import UNKNOWN, count, fraction, kept, plural, short_count, significant, size
+from lowrank_onnx.report.sensitivity_text import sensitivity_block
 from lowrank_onnx.report.tables import (
     blocks,
     budget_flag,
@@ -36,6 +37,7 @@ def compress_report(result: CompressionResult, *, verbose: bool = False) -> Grou
             _sites_block(rewritten, verbose=verbose),
             by_reason(f"left dense: {plural(len(dense), 'site')}", dense, verbose=verbose),
             skipped_block(result.skipped, verbose=verbose),
+            sensitivity_block(result.sites, verbose=verbose),
             _notes_block(result.sites, verbose=verbose),
             _search_block(result.search),
             totals_block(result.before, result.after, macs_note=_macs_note(result)),

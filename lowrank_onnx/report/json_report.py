@@ -18,7 +18,7 @@ from lowrank_onnx.metric import Metric
 from lowrank_onnx.report.escape import encodable
 from lowrank_onnx.report.tables import budget_flag
 from lowrank_onnx.report.written import write_text
-from lowrank_onnx.results import CompressionResult, DemoRow, InspectResult
+from lowrank_onnx.results import CompressionResult, DemoRow, InspectResult, SweepResult
 from lowrank_onnx.types import LatencyComparison, MetricComparison, Verdict
 
 SCHEMA = "lowrank-onnx/report/1"
@@ -53,12 +53,17 @@ def validate_document(original: str, candidate: str, verdict: Verdict) -> dict[s
     return head | {"original": encodable(original), "candidate": encodable(candidate), "verdict": json_value(verdict)}
 
 
+def sweep_document(result: SweepResult) -> dict[str, Json]:
+    """The report of a sweep: every point as a compression."""
+    return _document("sweep", result)
+
+
 def demo_document(rows: Sequence[DemoRow]) -> dict[str, Json]:
     """The report of the demo: one row for each shipped model."""
     return {"schema": SCHEMA, "kind": "demo", "rows": [json_value(row) for row in rows]}
 
 
-def _document(kind: str, result: CompressionResult | InspectResult) -> dict[str, Json]:
+def _document(kind: str, result: CompressionResult | InspectResult | SweepResult) -> dict[str, Json]:
     return {"schema": SCHEMA, "kind": kind, **_object(result)}
 
 

@@ -72,7 +72,7 @@ def _reason(probe: Probe, max_error: float | None, outlier: tuple[float, float])
         return f"compressing it breaks the outputs ({probe.sensitivity.problem})"
     if max_error is not None and probe.mildest > max_error**2:
         alone = math.sqrt(probe.mildest)
-        return f"alone, at its largest rank, it costs {alone:.3g} of the relative error of {max_error:g} that is allowed"
+        return f"alone, at its largest rank, it costs a relative error of {alone:.3g}, where {max_error:g} is allowed"
     if probe.price > limit:
         return f"it costs {probe.price / typical:.0f} times as much for each parameter saved as is typical here"
     return ""

@@ -34,13 +34,15 @@ def test_a_weight_that_breaks_the_outputs_is_out() -> None:
 def test_a_weight_that_alone_costs_more_than_is_allowed_is_out() -> None:
     dear = probe("dear", 1e-3, mildest=0.04)
     assert names(dear, max_error=0.1) == {
-        "dear": "alone, at its largest rank, it costs 0.2 of the relative error of 0.1 that is allowed"
+        "dear": "alone, at its largest rank, it costs a relative error of 0.2, where 0.1 is allowed"
     }
     assert names(dear, max_error=0.3) == names(dear) == {}
 
 
 def test_a_weight_far_dearer_than_the_others_is_out() -> None:
-    assert names(probe("dear", 0.1)) == {"dear": "it costs 571 times as much for each parameter saved as is typical here"}
+    assert names(probe("dear", 0.1)) == {
+        "dear": "it costs 571 times as much for each parameter saved as is typical here"
+    }
     assert names(probe("small", 1e-4, saved=2)) == {
         "small": "it costs 286 times as much for each parameter saved as is typical here"
     }
