@@ -19,8 +19,8 @@ from lowrank_onnx import __version__
 from lowrank_onnx.calibration import NO_LESSON, Lesson, exclusions
 from lowrank_onnx.candidate_model import CandidateModel
 from lowrank_onnx.candidates import PlannedWeight, tail_energy
-from lowrank_onnx.choose import NOT_FASTER, Choice
-from lowrank_onnx.config import Config, MaxDrop, Speedup
+from lowrank_onnx.choose import Choice
+from lowrank_onnx.config import Config
 from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.forms import Form
 from lowrank_onnx.model_io import Model
@@ -28,6 +28,7 @@ from lowrank_onnx.outcome import allowed_error, find_reached
 from lowrank_onnx.results import CompressionResult, SearchStep, SiteResult, Totals
 from lowrank_onnx.rollback import PUT_BACK
 from lowrank_onnx.types import Site, SiteChoice, Skipped, Tails, Verdict, WeightRef
+from lowrank_onnx.unreached import unchanged_message
 from lowrank_onnx.weights import SharedWeight, count_parameters, written_before
 
 CURVE_POINTS = 32
@@ -71,7 +72,15 @@ class Bookkeeping:
 
     def unchanged(self) -> CompressionResult:
         """No weight was replaced: the model is left as it is."""
-        return self._result("unchanged", unchanged_message(self), ())
+        message = unchanged_message(
+            self.config,
+            self.weights,
+            [self.lessons.get(group.weight, NO_LESSON).curves for group in self.groups],
+            self.choices,
+            self.search,
+            compressed_before=written_before(self.model.skeleton),
+        )
+        return self._result("unchanged", message, ())
 
     def rejected(self, candidate: CandidateModel, file_bytes: int, verdict: Verdict) -> CompressionResult:
         """The candidate did not hold; nothing is written."""
@@ -142,38 +151,6 @@ class Bookkeeping:
         if verdict is None or verdict.latency is None:
             return None
         return verdict.latency.original.median_ms / 1000 * self.calibration_feeds
-
-
-def unchanged_message(book: Bookkeeping) -> str:
-    """Why nothing was rewritten, in one sentence."""
-    if not book.groups:
-        return "nothing to compress: the model has no weight that can be factorized"
-    if isinstance(book.config.budget, Speedup) and book.search:
-        fastest = max(book.search, key=lambda step: step.speedup or 0.0)
-        return (
-            f"out of reach: the fastest model tried is {fastest.speedup:.3g} times as fast (relative error of its "
-            f"outputs: {fastest.error:.3g}), below --speedup {book.config.budget.speedup:g}"
-        )
-    if written_before(book.model.skeleton):
-        return "nothing left to compress: an earlier run has factorized what this budget would"
-    if isinstance(book.config.budget, MaxDrop) and book.search:
-        return _no_drop_small_enough(book.config.budget, book.search)
-    if book.search:
-        best = min(step.error for step in book.search)
-        return f"nothing to gain: the smallest relative error of any model tried is {best:.3g}, above the limit"
-    if any(choice.reason.startswith(NOT_FASTER) for choice in book.choices):
-        return "nothing to gain: no weight is measurably faster at any rank"
-    return "nothing to gain: at this budget no weight gets smaller"
-
-
-def _no_drop_small_enough(budget: MaxDrop, search: Sequence[SearchStep]) -> str:
-    best = min(search, key=lambda step: math.inf if step.judged_drop is None else step.judged_drop)
-    judged = best.judged_drop
-    certain = "" if judged == best.drop else f", {judged:.3g} at most with 95 % confidence"
-    return (
-        f"out of reach: the model tried that comes closest keeps the share {best.keep:.3f} and has a drop of "
-        f"{best.drop:.3g}{certain}, above --max-drop {budget.drop:g}"
-    )
 
 
 def site_results(
