@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from lowrank_onnx.linalg import factor
     from lowrank_onnx.pipeline import compress, inspect, validate
-    from lowrank_onnx.results import CompressionResult, InspectResult
+    from lowrank_onnx.results import CompressionResult, InspectResult, SweepResult
     from lowrank_onnx.types import Verdict
 
 __version__ = "0.1.0"
@@ -59,7 +59,7 @@ _HOMES = {
     ),
     "lowrank_onnx.linalg": ("factor",),
     "lowrank_onnx.pipeline": ("compress", "inspect", "validate"),
-    "lowrank_onnx.results": ("CompressionResult", "InspectResult"),
+    "lowrank_onnx.results": ("CompressionResult", "InspectResult", "SweepResult"),
     "lowrank_onnx.types": ("Verdict",),
 }
 
@@ -80,6 +80,7 @@ __all__ = [
     "ModelError",
     "OutputError",
     "Speedup",
+    "SweepResult",
     "UsageError",
     "Verdict",
     "__version__",

@@ -28,6 +28,9 @@ from lowrank_onnx.rollback import PUT_BACK
 from lowrank_onnx.types import Site, SiteChoice, Skipped, Verdict, WeightRef
 from lowrank_onnx.weights import SharedWeight, count_parameters, written_before
 
+CURVE_POINTS = 32
+"""Ranks at which the report states the error of a weight."""
+
 
 class StageClock:
     """Adds up the wall time of named stages."""
@@ -190,8 +193,18 @@ def _site_result(
         input_error=_input_error(lesson, written),
         importance=lesson.importance,
         predicted_error=math.sqrt(candidate.error) if written and lesson.importance is not None else None,
+        error_curve=_error_curve(lesson),
         note=lesson.note,
     )
+
+
+def _error_curve(lesson: Lesson) -> tuple[tuple[int, float], ...]:
+    """The error at evenly spaced ranks, from 0 (all is lost) to the largest that was factorized."""
+    if lesson.spectrum is None:
+        return ()
+    largest = lesson.spectrum.values.shape[-1]
+    ranks = sorted({round(largest * step / CURVE_POINTS) for step in range(CURVE_POINTS + 1)})
+    return tuple((rank, math.sqrt(tail_energy(lesson.spectrum, rank))) for rank in ranks)
 
 
 def _input_error(lesson: Lesson, written: SiteChoice | None) -> float | None:

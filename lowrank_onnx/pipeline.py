@@ -30,6 +30,7 @@ from lowrank_onnx.inspection import inspect_weights
 from lowrank_onnx.latency.plan import measure_weights, time_runs, with_latency
 from lowrank_onnx.latency.table import LatencyTable
 from lowrank_onnx.model_io import (
+    ModelSource,
     StagedModel,
     check_target,
     complete_proto,
@@ -41,7 +42,6 @@ from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
 from lowrank_onnx.observed import FeedSource, Observed, find_feeds, observe, open_model
 from lowrank_onnx.preparation import (
-    ModelSource,
     factorize_options,
     input_moments,
     measured_sensitivities,
@@ -80,7 +80,7 @@ def compress(
 
     Parameters
     ----------
-    model : a path, a `ModelProto` or a `gs.Graph`. It is never modified.
+    model : a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`. It is never modified.
     config : budget, method, gates; see `Config`.
     feeds : inputs that observe, search, validate and time: a `.npz`, a directory of `.npz` or of
         ``test_data_set_*``, or an iterable of dicts. None makes synthetic ones.
@@ -89,7 +89,7 @@ def compress(
     cache : a directory for moments, factors and sensitivities, by content: a run that was killed goes on, and later
         ones with other budgets start from them. What doesn't depend on timing is the same with and without. None keeps
         nothing.
-    base_directory : where the external data of a `ModelProto` or `gs.Graph` lies.
+    base_directory : where the external data of a `ModelProto` or `gs.Graph` lies; an `onnx_ir.Model` knows it.
     progress : receives the stages.
 
     Returns

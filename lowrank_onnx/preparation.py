@@ -6,9 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
-
-import onnx
 
 from lowrank_onnx import passes
 from lowrank_onnx.cache import Cache
@@ -17,18 +14,13 @@ from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import factor_rank
 from lowrank_onnx.config import Config, KeepMacs, PlannedBudget
 from lowrank_onnx.factorize import FactorizeOptions, FactorSpool
-from lowrank_onnx.model_io import Model, load_model
+from lowrank_onnx.model_io import Model, ModelSource, load_model
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.observed import FeedSource, Observed, observe
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.types import Site, Skipped, Spectrum, WeightRef
 from lowrank_onnx.weights import SharedWeight, group_by_weight, total_positions
-
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
-ModelSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | gs.Graph"
 
 
 @dataclass(frozen=True, slots=True)

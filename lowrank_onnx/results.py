@@ -35,6 +35,8 @@ class SiteResult:
         None where it was not measured.
     predicted_error : the relative error of the outputs that is expected of this weight alone at its rank; None when
         dense or not measured.
+    error_curve : (rank, relative error) at some ranks, rising: of what the site computes on the feeds where whitened,
+        else of the weight; empty where it was not factorized.
     note : what the feeds could not teach about the weight, and what would help; "" where nothing is amiss.
     """
 
@@ -58,6 +60,7 @@ class SiteResult:
     input_error: float | None = None
     importance: float | None = None
     predicted_error: float | None = None
+    error_curve: tuple[tuple[int, float], ...] = ()
     note: str = ""
 
 
@@ -203,3 +206,31 @@ class DemoRow:
     accuracy_after: float | None
     batch: int
     result: CompressionResult
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPoint:
+    """One budget of a sweep: what came of it, and whether no other point is better in every figure."""
+
+    result: CompressionResult
+    on_front: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """The outcome of `lowrank_onnx.sweep`.
+
+    Attributes
+    ----------
+    input : the path that was read, or a name for a model given as an object.
+    points : one for each budget, in the order given.
+    picked : index of the point that was written, or None.
+    output : where it was written, or None.
+    message : the outcome in one sentence.
+    """
+
+    input: str
+    points: tuple[SweepPoint, ...]
+    picked: int | None
+    output: str | None
+    message: str

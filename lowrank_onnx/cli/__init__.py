@@ -20,6 +20,9 @@ from lowrank_onnx import __version__
 from lowrank_onnx.cli import budgets as budgets
 from lowrank_onnx.cli import checks as checks
 from lowrank_onnx.cli import options as options
+from lowrank_onnx.cli.config_file import ConfigFileOption as ConfigFileOption
+from lowrank_onnx.cli.config_file import DumpConfigOption as DumpConfigOption
+from lowrank_onnx.cli.config_file import dump_options
 from lowrank_onnx.cli.terminal import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -42,7 +45,6 @@ app = typer.Typer(
     name="lowrank-onnx",
     help="Makes exported ONNX models smaller and faster by low-rank factorization, and proves it.",
     epilog="Exit codes: 0 done, 1 rejected or nothing to compress, 2 wrong usage, 3 the model can't be read.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -66,6 +68,7 @@ def _root(
 @app.command()
 @reporting_errors
 def compress(
+    context: typer.Context,
     model: options.ModelArgument,
     rank: budgets.RankOption = None,
     alpha: budgets.AlphaOption = None,
@@ -96,8 +99,11 @@ def compress(
     force: options.ForceOption = False,
     cache: options.CacheOption = None,
     json: options.JsonOption = None,
+    html: options.HtmlOption = None,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
+    config_file: ConfigFileOption = None,
+    dump_config: DumpConfigOption = None,
 ) -> int:
     """Factorize the weights of a model, prove what that did, and write the result if it is worth it."""
     given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_macs, speedup)
@@ -121,9 +127,11 @@ def compress(
         validate=not no_validate,
         gates=gates,
     )
+    dump_options(context, dump_config)
     target = output or checks.default_output(model)
     checks.check_output(target, model, force=force)
     checks.check_json(json, (model, target, calib))
+    checks.check_html(html, (model, target, calib, json))
     checks.check_feeds("--calib", calib)
 
     from lowrank_onnx import pipeline
@@ -135,6 +143,10 @@ def compress(
             model, config, feeds=calib, output=target, force=force, cache=cache, progress=progress
         )
     code = _compression_code(result)
+    if html is not None:
+        from lowrank_onnx.report.html import compress_page, write_page
+
+        write_page(compress_page(result, context.obj or ()), html)
     _publish(compress_document(result), json, None if quiet else compress_report(result, verbose=verbose))
     if code != EXIT_DONE and (quiet or _is_standard_output(json)):
         say_error(result.message)
@@ -145,6 +157,88 @@ def _compression_code(result: CompressionResult) -> int:
     asked_for_speed = isinstance(result.config.budget, Speedup)  # which "nothing is left" doesn't give
     nothing_left = result.status == "unchanged" and result.already_compressed and not asked_for_speed
     return EXIT_DONE if result.status == "written" or nothing_left else EXIT_FAILED
+
+
+@app.command()
+@reporting_errors
+def sweep(
+    context: typer.Context,
+    model: options.ModelArgument,
+    keep_params: budgets.SweepParamsOption = None,
+    keep_macs: budgets.SweepMacsOption = None,
+    speedup: budgets.SweepSpeedupOption = None,
+    pick: budgets.PickOption = None,
+    min_sqnr: budgets.MinSqnrOption = None,
+    max_error: budgets.MaxErrorGateOption = None,
+    min_top1: budgets.MinTop1Option = None,
+    objective: budgets.ObjectiveOption = options.DEFAULTS.objective,
+    calib: options.CalibOption = None,
+    provider: options.ProviderOption = options.DEFAULTS.provider,
+    sensitivity: options.SensitivityOption = options.DEFAULTS.sensitivity,
+    include: options.IncludeOption = None,
+    exclude: options.ExcludeOption = None,
+    op_types: options.OpTypesOption = None,
+    seed: options.SeedOption = options.DEFAULTS.seed,
+    device: options.DeviceOption = options.DEFAULTS.device,
+    output: options.SweepOutputOption = None,
+    force: options.ForceOption = False,
+    cache: options.CacheOption = None,
+    json: options.JsonOption = None,
+    html: options.HtmlOption = None,
+    quiet: options.QuietOption = False,
+    config_file: ConfigFileOption = None,
+    dump_config: DumpConfigOption = None,
+) -> int:
+    """Compress at several budgets from one calibration, show the trade-off, and write the point that you pick."""
+    points = budgets.sweep_points(keep_params, keep_macs, speedup)
+    config = Config(
+        budget=points[0],
+        gates=Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1),
+        objective=objective,
+        sensitivity=sensitivity,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        op_types=checks.split_op_types(op_types),
+        seed=seed,
+        device=device,
+        provider=provider,
+    )
+    dump_options(context, dump_config)
+    if output is not None:
+        checks.check_output(output, model, force=force)
+    checks.check_json(json, (model, output, calib))
+    checks.check_html(html, (model, output, calib, json))
+    checks.check_feeds("--calib", calib)
+
+    from lowrank_onnx import pipeline
+    from lowrank_onnx.report.json_report import sweep_document
+    from lowrank_onnx.report.sweep_text import sweep_report
+    from lowrank_onnx.sweep import parse_pick
+    from lowrank_onnx.sweep import sweep as run_sweep
+
+    rule = None if pick is None else parse_pick(pick)
+    with showing_progress(quiet=quiet) as progress:
+        result = run_sweep(
+            model,
+            points,
+            config,
+            pipeline.compress,
+            feeds=calib,
+            pick=rule,
+            output=output,
+            force=force,
+            cache=cache,
+            progress=progress,
+        )
+    if html is not None:
+        from lowrank_onnx.report.html import sweep_page, write_page
+
+        write_page(sweep_page(result, context.obj or ()), html)
+    _publish(sweep_document(result), json, None if quiet else sweep_report(result))
+    failed = rule is not None and result.picked is None
+    if failed and (quiet or _is_standard_output(json)):
+        say_error(result.message)
+    return EXIT_FAILED if failed else EXIT_DONE
 
 
 @app.command()
@@ -289,7 +383,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = command.main(args=arguments or ["--help"], prog_name="lowrank-onnx", standalone_mode=False)
+        code = command.main(
+            args=arguments or ["--help"], prog_name="lowrank-onnx", standalone_mode=False, obj=tuple(arguments)
+        )
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         if not isinstance(error, _ClickError):

@@ -176,6 +176,17 @@ OutputOption = Annotated[
         rich_help_panel=_OUTPUT,
     ),
 ]
+SweepOutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="The file to write the point that --pick names to.",
+        show_default="nothing is written",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 CacheOption = Annotated[
     Path | None,
     typer.Option(
@@ -195,6 +206,15 @@ JsonOption = Annotated[
         "--json",
         metavar="FILE",
         help="Write the report as JSON too, replacing FILE. '-' is standard output, with nothing else on it.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        help="Write the report as one self-contained HTML page too, replacing FILE (needs the extra 'html').",
         rich_help_panel=_OUTPUT,
     ),
 ]
