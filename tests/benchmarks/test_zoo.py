@@ -1,4 +1,4 @@
-"""The zoo's own machinery on a shipped model: what is saved, what is run again, and what the report says."""
+"""The zoo's own machinery on a small model: what is saved, what is run again, and what the report says."""
 
 from __future__ import annotations
 
@@ -20,28 +20,26 @@ from benchmarks import zoo
 from benchmarks.gloss_probe import parse_gloss
 from benchmarks.zoo_cases import CASES, ZooCase
 from lowrank_onnx import CompressionResult, Config, compress
-from lowrank_onnx.demo import find_demo_files
 from lowrank_onnx.evaluate import Session, open_session
+from tests.tiny_model import write_classifier
 
 
 class Loader:
     """Loads one case, and counts how often the model was judged."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
+        self.path, _ = write_classifier(directory)
         self.loaded = self.judged = 0
 
     def __call__(self) -> ZooCase:
         self.loaded += 1
-        files = find_demo_files()
-        images, labels = files.images[:64], files.labels[:64]
+        samples = np.random.default_rng(0).standard_normal((64, 128)).astype(np.float32)
 
         def judge(session: Session) -> Mapping[str, float]:
             self.judged += 1
-            best = session.run({"image": images})["probabilities"].argmax(axis=-1)
-            return {"top-1": float((best == labels).mean())}
+            return {"top share": float(session.run({"x": samples})["y"].max(axis=-1).mean())}
 
-        calibration = tuple({"image": part} for part in np.split(files.calibration[:64], 4))
-        return ZooCase("vgg", files.models[0], calibration, judge, False, "calibrated with a few images")
+        return ZooCase("tiny", self.path, ({"x": samples[:32]},), judge, False, "calibrated with noise")
 
 
 def compress_for_size(model: Path, config: Config, **options: Any) -> CompressionResult:
@@ -51,25 +49,25 @@ def compress_for_size(model: Path, config: Config, **options: Any) -> Compressio
 
 def test_a_run_that_was_stopped_goes_on_behind_its_last_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo, "compress", compress_for_size)
-    load = Loader()
-    zoo.run_model(load, "vgg", (0.6,), tmp_path, quick=True, again=False)
+    load = Loader(tmp_path)
+    zoo.run_model(load, "tiny", (0.6,), tmp_path, quick=True, again=False)
     assert (load.loaded, load.judged) == (1, 2)
-    zoo.run_model(load, "vgg", (0.6,), tmp_path, quick=True, again=False)
+    zoo.run_model(load, "tiny", (0.6,), tmp_path, quick=True, again=False)
     assert load.loaded == 1
-    (tmp_path / "zoo" / "vgg-macs-0.6.json").unlink()
-    zoo.run_model(load, "vgg", (0.6,), tmp_path, quick=True, again=False)
+    (tmp_path / "zoo" / "tiny-macs-0.6.json").unlink()
+    zoo.run_model(load, "tiny", (0.6,), tmp_path, quick=True, again=False)
     assert (load.loaded, load.judged) == (2, 3)
-    point = zoo.read(tmp_path / "zoo" / "vgg-macs-0.6.json")
-    original = zoo.read(tmp_path / "zoo" / "vgg.json")
+    point = zoo.read(tmp_path / "zoo" / "tiny-macs-0.6.json")
+    original = zoo.read(tmp_path / "zoo" / "tiny.json")
     assert point["status"] == "written", point["message"]
     assert point["macs_kept"] <= 0.6
     assert point["parameters"] < original["parameters"]
     assert point["file_bytes"] < original["file_bytes"]
     zoo.write_report(tmp_path)
     report = (tmp_path / "zoo.md").read_text(encoding="utf-8")
-    assert "## vgg" in report
-    assert f"| 0.6 (quick) | {point['metrics']['top-1']:.4f} |" in report
-    assert f"| all | {original['metrics']['top-1']:.4f} |" in report
+    assert "## tiny" in report
+    assert f"| 0.6 (quick) | {point['metrics']['top share']:.4f} |" in report
+    assert f"| all | {original['metrics']['top share']:.4f} |" in report
 
 
 def test_a_quick_result_is_not_enough_for_a_full_run(tmp_path: Path) -> None:
