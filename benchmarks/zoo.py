@@ -9,24 +9,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import functools
-import json
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
 import onnx
 
+from benchmarks.saved_results import circumstances, is_saved, read, save
 from benchmarks.zoo_cases import CASES, ZooCase
 from benchmarks.zoo_report import markdown
 from lowrank_onnx import CompressionResult, Config, KeepMacs, compress
-from lowrank_onnx.accounting import versions
 from lowrank_onnx.evaluate import open_session
-from lowrank_onnx.latency.machine import machine_key
 
 RESULTS = Path(__file__).parent / "results"
 SHARES = (0.8, 0.6, 0.5, 0.4)
@@ -125,7 +120,7 @@ def measure_original(case: ZooCase, *, quick: bool) -> Original:
         metrics=case.judge(open_session(case.path)),
         parameters=count_parameters(case.path),
         file_bytes=case.path.stat().st_size,
-        **_circumstances(),
+        **circumstances(),
     )
 
 
@@ -156,7 +151,7 @@ def measure_point(case: ZooCase, share: float, scratch: Path, *, quick: bool) ->
         milliseconds=latency.candidate.median_ms if latency is not None else None,
         milliseconds_before=latency.original.median_ms if latency is not None else None,
         seconds=sum(result.seconds.values()),
-        **_circumstances(),
+        **circumstances(),
     )
 
 
@@ -172,30 +167,6 @@ def _macs_kept(result: CompressionResult) -> float | None:
     if result.after is None or result.after.macs is None or not result.before.macs:
         return None
     return result.after.macs / result.before.macs
-
-
-def _circumstances() -> dict[str, Any]:
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return {"date": today, "machine": machine_key(Config().provider, None), "versions": versions()}
-
-
-def save(place: Path, result: Original | Point) -> None:
-    """Write one result in one step."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = place.with_name(f".{place.name}.unfinished")
-    unfinished.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(place)
-
-
-def read(place: Path) -> dict[str, Any]:
-    """One saved result."""
-    found: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
-    return found
-
-
-def is_saved(place: Path, quick: bool) -> bool:
-    """Whether a result is there that is good enough: a full one, or a quick one where that is asked for."""
-    return place.is_file() and (quick or not read(place)["quick"])
 
 
 def write_report(out: Path) -> None:

@@ -36,7 +36,7 @@ HIDDEN = -1e9
 Tensors = Mapping[str, NDArray[Any]]
 
 
-class _Transformer(GraphWriter):
+class Transformer(GraphWriter):
     """What encoder and decoder share."""
 
     def __init__(self, tensors: Tensors, root: str) -> None:
@@ -114,7 +114,7 @@ class _Transformer(GraphWriter):
 
 def build_encoder(tensors: Tensors) -> onnx.ModelProto:
     """The encoder, from the variables by their names in the file."""
-    writer = _Transformer(tensors, "encoder")
+    writer = Transformer(tensors, "encoder")
     value = "features"
     for name, stride in (("conv1", 1), ("conv2", 2)):
         inputs = [
@@ -136,7 +136,7 @@ def build_encoder(tensors: Tensors) -> onnx.ModelProto:
 
 def build_decoder(tensors: Tensors) -> onnx.ModelProto:
     """The decoder, from the variables by their names in the file."""
-    writer = _Transformer(tensors, "decoder")
+    writer = Transformer(tensors, "decoder")
     embeddings = writer.stored("embeddings/weight")
     value = writer.node("Gather", [writer.constant("embeddings", embeddings), "tokens"], "words", axis=0)
     length = writer.node("Shape", ["tokens"], "length", start=1, end=2)
