@@ -6,6 +6,7 @@ show time, memory and latency, nothing of accuracy.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import tempfile
@@ -22,8 +23,8 @@ from onnx import TensorProto, helper
 from benchmarks.large_model import run_measured
 from benchmarks.saved_results import circumstances
 from benchmarks.spectra import matrix, slow
-from models.export_whisper import Transformer
 from models.graph_writer import GraphWriter, write_model
+from models.transformer_writer import Transformer
 
 IMAGE_SIZE, CLASSES = 224, 1000
 VGG_STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
@@ -83,7 +84,7 @@ def build_vgg19(divisor: int = 1) -> onnx.ModelProto:
         value = writer.node("MaxPool", [value], f"pool{stage}", kernel_shape=[2, 2], strides=[2, 2])
     value = writer.node("Flatten", [value], "flat", axis=1)
     sizes = (channels * (IMAGE_SIZE // 32) ** 2, VGG_HIDDEN // divisor, VGG_HIDDEN // divisor, CLASSES)
-    for index, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False), start=6):
+    for index, (before, after) in enumerate(itertools.pairwise(sizes), start=6):
         stored = [
             writer.constant(f"fc{index}.weight", draw((after, before), seed)),
             writer.constant(f"fc{index}.bias", np.zeros(after, np.float32)),
@@ -129,7 +130,9 @@ def _write_vit(writer: Transformer) -> onnx.ModelProto:
     shape = writer.node(
         "Concat", [batch, writer.constant("one_token", np.array([1, VIT_WIDTH], np.int64))], "class_shape", axis=0
     )
-    token = writer.node("Expand", [writer.constant("class_token", np.zeros((1, 1, VIT_WIDTH), np.float32)), shape], "cls")
+    token = writer.node(
+        "Expand", [writer.constant("class_token", np.zeros((1, 1, VIT_WIDTH), np.float32)), shape], "cls"
+    )
     value = writer.node("Concat", [token, tokens], "tokens", axis=1)
     value = writer.positions(value, writer.node("Shape", [value], "length", start=1, end=2))
     for index in range(writer.layers):
@@ -158,7 +161,9 @@ def measure_graph(network: str, kept: float, *, quick: bool) -> GraphResult:
     RuntimeError
         If the command fails.
     """
-    build = {"vgg19": lambda: build_vgg19(4), "vit-b32": lambda: build_vit_b32(2)}[network] if quick else NETWORKS[network]
+    build = (
+        {"vgg19": lambda: build_vgg19(4), "vit-b32": lambda: build_vit_b32(2)}[network] if quick else NETWORKS[network]
+    )
     with tempfile.TemporaryDirectory() as scratch:
         source, target, report = (Path(scratch) / name for name in ("in.onnx", "out.onnx", "report.json"))
         write_model(build(), source)

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
 import onnx
 
 from benchmarks.saved_results import circumstances, is_saved, read, save

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.markdown_table import table
+
 Row = Mapping[str, Any]
 
 
@@ -41,7 +43,7 @@ def _model(original: Row, points: Sequence[Row]) -> list[str]:
         f"{original['data'][0].upper()}{original['data'][1:]}; {better}."
         + (" A quick run on few samples." if original["quick"] else ""),
         "",
-        *_table(head, rows),
+        *table(head, rows),
         "",
         *(f"Nothing written at {point['share']:g}: {point['message']}\n" for point in points if not point["metrics"]),
         f"Measured on {dates}: {original['machine']}; {versions}.",
@@ -65,8 +67,3 @@ def _point(point: Row, metrics: Sequence[str]) -> list[str]:
 
 def _size(row: Row) -> list[str]:
     return [f"{row['parameters'] / 1e6:.2f} M", f"{row['file_bytes'] / 1e6:.1f} MB"]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(cells)} |" for cells in lines]

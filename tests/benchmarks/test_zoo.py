@@ -18,6 +18,7 @@ pytest.importorskip("sklearn", reason="needs scikit-learn (extra bench)")
 
 from benchmarks import zoo
 from benchmarks.gloss_probe import parse_gloss
+from benchmarks.saved_results import is_saved, read
 from benchmarks.zoo_cases import CASES, ZooCase
 from lowrank_onnx import CompressionResult, Config, compress
 from lowrank_onnx.evaluate import Session, open_session
@@ -57,8 +58,8 @@ def test_a_run_that_was_stopped_goes_on_behind_its_last_result(tmp_path: Path, m
     (tmp_path / "zoo" / "tiny-macs-0.6.json").unlink()
     zoo.run_model(load, "tiny", (0.6,), tmp_path, quick=True, again=False)
     assert (load.loaded, load.judged) == (2, 3)
-    point = zoo.read(tmp_path / "zoo" / "tiny-macs-0.6.json")
-    original = zoo.read(tmp_path / "zoo" / "tiny.json")
+    point = read(tmp_path / "zoo" / "tiny-macs-0.6.json")
+    original = read(tmp_path / "zoo" / "tiny.json")
     assert point["status"] == "written", point["message"]
     assert point["macs_kept"] <= 0.6
     assert point["parameters"] < original["parameters"]
@@ -72,13 +73,13 @@ def test_a_run_that_was_stopped_goes_on_behind_its_last_result(tmp_path: Path, m
 
 def test_a_quick_result_is_not_enough_for_a_full_run(tmp_path: Path) -> None:
     place = tmp_path / "a.json"
-    assert not zoo.is_saved(place, quick=True)
+    assert not is_saved(place, quick=True)
     place.write_text(json.dumps({"quick": True}), encoding="utf-8")
-    assert zoo.is_saved(place, quick=True)
-    assert not zoo.is_saved(place, quick=False)
+    assert is_saved(place, quick=True)
+    assert not is_saved(place, quick=False)
     place.write_text(json.dumps({"quick": False}), encoding="utf-8")
-    assert zoo.is_saved(place, quick=True)
-    assert zoo.is_saved(place, quick=False)
+    assert is_saved(place, quick=True)
+    assert is_saved(place, quick=False)
 
 
 def test_parameters_of_constant_nodes_count(tmp_path: Path) -> None:
