@@ -16,10 +16,10 @@ from lowrank_onnx.attempt import Workshop, error_of, plan_judge
 from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_sensitivities
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight, dense_candidate
-from lowrank_onnx.choose import Choice, CostName, factor_rank, figure
+from lowrank_onnx.choose import Choice, CostName, figure, ranks_to_factor
 from lowrank_onnx.config import Config, KeepMacs, KeepParams, Method, SensitivityLevel
 from lowrank_onnx.evaluate import Session, open_session
-from lowrank_onnx.factorize import FactorizeOptions, FactorSpool, spool_factors
+from lowrank_onnx.factorize import FactorizeOptions, spool_factors
 from lowrank_onnx.model_io import load_model, stage_model
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import shrunk_second_moment
@@ -28,7 +28,8 @@ from lowrank_onnx.progress import SILENT
 from lowrank_onnx.results import PlanTrial
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.settle import settle
-from lowrank_onnx.types import Array, Spectrum, WeightRef
+from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.types import Array, Curves, WeightRef
 from lowrank_onnx.weights import group_by_weight, total_positions
 
 DEFAULTS = Config()
@@ -85,7 +86,7 @@ class Workbench:
         self._observed = observe(self._model, sites, feeds, provider=DEFAULTS.provider, seed=seed)
         self._directory, self._seed = directory, seed
         self._moments: dict[WeightRef, Array] | None = None
-        self._factors: dict[Key, tuple[FactorSpool, tuple[Spectrum | None, ...]]] = {}
+        self._factors: dict[Key, tuple[FactorSpool, tuple[Curves, ...]]] = {}
         self._measured: dict[Variant, dict[WeightRef, Sensitivity | Unmeasured]] = {}
 
     @property
@@ -95,10 +96,10 @@ class Workbench:
 
     def plan(self, variant: Variant, cost: CostName, share: float) -> Planned:
         """What the library settles for a share, blind to time."""
-        spool, spectra = self._factorized(variant)
+        spool, curves = self._factorized(variant)
         sensitivities = self.sensitivities(variant)
         weights = self._weights(sensitivities)
-        by_name = {w.name: s for w, s in zip(weights, spectra, strict=True) if s is not None}
+        by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
         workshop = Workshop(self._model, self._groups, spool, self._directory, self._observed)
         judge = plan_judge(workshop) if sensitivities else None
         config = Config(budget=KeepParams(share) if cost == "parameters" else KeepMacs(share), objective="size")
@@ -118,11 +119,11 @@ class Workbench:
     def sensitivities(self, variant: Variant) -> dict[WeightRef, Sensitivity | Unmeasured]:
         """What was measured of each weight; empty for a variant without sensitivity."""
         if variant not in self._measured:
-            spool, spectra = self._factorized(variant)
+            spool, curves = self._factorized(variant)
             self._measured[variant] = weight_sensitivities(
                 self._model.skeleton,
                 self._groups,
-                spectra,
+                curves,
                 spool,
                 self._observed.run,
                 self._observed.calibration,
@@ -137,7 +138,7 @@ class Workbench:
             PlannedWeight(
                 name=f"{group.weight.scope!r} {group.weight.name}",
                 shape=group.shape,
-                form=group.form,
+                forms=group.forms[:1],
                 positions=total_positions(group.sites, self._observed.positions),
                 damage=damage,
             )
@@ -158,7 +159,7 @@ class Workbench:
             self._moments = {weight: shrunk_second_moment(m) for weight, m in found.items() if isinstance(m, Moment)}
         return self._moments
 
-    def _factorized(self, variant: Variant) -> tuple[FactorSpool, tuple[Spectrum | None, ...]]:
+    def _factorized(self, variant: Variant) -> tuple[FactorSpool, tuple[Curves, ...]]:
         key = (variant.method, variant.power_iterations, variant.oversampling, variant.whiten)
         if key not in self._factors:
             options = FactorizeOptions(
@@ -169,10 +170,10 @@ class Workbench:
                 device=DEFAULTS.device,
             )
             spool = FactorSpool(self._scratch(f"factors-{len(self._factors)}"))
-            ranks = [factor_rank(weight, KeepParams(0.5), None) for weight in self._weights({})]
+            ranks = [ranks_to_factor(weight, KeepParams(0.5), None) for weight in self._weights({})]
             moments = self._second_moments() if variant.whiten else {}
-            spectra = spool_factors(self._model, self._groups, ranks, spool, options, moments, SILENT)
-            self._factors[key] = (spool, spectra)
+            curves = spool_factors(self._model, self._groups, ranks, spool, options, moments, SILENT)
+            self._factors[key] = (spool, curves)
         return self._factors[key]
 
     def _scratch(self, name: str) -> Path:

@@ -20,12 +20,13 @@ from lowrank_onnx.calibration import NO_LESSON, Lesson
 from lowrank_onnx.candidate_model import CandidateModel
 from lowrank_onnx.candidates import tail_energy
 from lowrank_onnx.choose import NOT_FASTER, Choice
-from lowrank_onnx.config import Config, Speedup
+from lowrank_onnx.config import Config, MaxDrop, Speedup
 from lowrank_onnx.evaluate import Feeds
+from lowrank_onnx.forms import Form
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.results import CompressionResult, PlanTrial, SearchStep, SiteResult, Totals
 from lowrank_onnx.rollback import PUT_BACK
-from lowrank_onnx.types import Site, SiteChoice, Skipped, Verdict, WeightRef
+from lowrank_onnx.types import Site, SiteChoice, Skipped, Tails, Verdict, WeightRef
 from lowrank_onnx.weights import SharedWeight, count_parameters, written_before
 
 CURVE_POINTS = 32
@@ -141,12 +142,24 @@ def unchanged_message(book: Bookkeeping) -> str:
         )
     if written_before(book.model.skeleton):
         return "nothing left to compress: an earlier run has factorized what this budget would"
+    if isinstance(book.config.budget, MaxDrop) and book.search:
+        return _no_drop_small_enough(book.config.budget, book.search)
     if book.search:
         best = min(step.error for step in book.search)
         return f"nothing to gain: the smallest relative error of any model tried is {best:.3g}, above the limit"
     if any(choice.reason.startswith(NOT_FASTER) for choice in book.choices):
         return "nothing to gain: no weight is measurably faster at any rank"
     return "nothing to gain: at this budget no weight gets smaller"
+
+
+def _no_drop_small_enough(budget: MaxDrop, search: Sequence[SearchStep]) -> str:
+    best = min(search, key=lambda step: math.inf if step.judged_drop is None else step.judged_drop)
+    judged = best.judged_drop
+    certain = "" if judged == best.drop else f", {judged:.3g} at most with 95 % confidence"
+    return (
+        f"out of reach: the model tried that comes closest keeps the share {best.keep:.3f} and has a drop of "
+        f"{best.drop:.3g}{certain}, above --max-drop {budget.drop:g}"
+    )
 
 
 def site_results(
@@ -174,6 +187,9 @@ def _site_result(
     candidate = choice.candidate
     before = site.shape.parameters
     after = candidate.parameters if written else before
+    macs_after = None
+    if positions is not None:
+        macs_after = written.form.macs(site.shape, written.rank, positions) if written else positions * before
     return SiteResult(
         name=site.name,
         op_type=site.op_type,
@@ -188,31 +204,34 @@ def _site_result(
         parameters_before=before,
         parameters_after=after,
         macs_before=None if positions is None else positions * before,
-        macs_after=None if positions is None else positions * after,
+        macs_after=macs_after,
         relative_error=written.relative_error if written else None,
         spectral_error=written.spectral_error if written else None,
         solver=written.solver if written else "",
         input_error=_input_error(lesson, written),
         importance=lesson.importance,
         predicted_error=math.sqrt(candidate.error) if written and lesson.importance is not None else None,
-        error_curve=_error_curve(lesson),
+        error_curve=_error_curve(lesson, site.forms[0] if written is None else written.form),
         note=lesson.note,
     )
 
 
-def _error_curve(lesson: Lesson) -> tuple[tuple[int, float], ...]:
-    """The error at evenly spaced ranks, from 0 (all is lost) to the largest that was factorized."""
-    if lesson.spectrum is None:
+def _error_curve(lesson: Lesson, form: Form) -> tuple[tuple[int, float], ...]:
+    """The error of a form's factorization at evenly spaced ranks, from 0 (all is lost) to the largest there is."""
+    curve = lesson.curves.get(form.family)
+    if curve is None:
         return ()
-    largest = lesson.spectrum.values.shape[-1]
+    if isinstance(curve, Tails):
+        return tuple((rank, math.sqrt(error)) for rank, error in zip(curve.ranks, curve.errors, strict=True))
+    largest = curve.values.shape[-1]
     ranks = sorted({round(largest * step / CURVE_POINTS) for step in range(CURVE_POINTS + 1)})
-    return tuple((rank, math.sqrt(tail_energy(lesson.spectrum, rank))) for rank in ranks)
+    return tuple((rank, math.sqrt(tail_energy(curve, rank))) for rank in ranks)
 
 
 def _input_error(lesson: Lesson, written: SiteChoice | None) -> float | None:
-    if written is None or lesson.spectrum is None or not lesson.whitened:
+    if written is None or not lesson.curves or not lesson.whitened:
         return None
-    return math.sqrt(tail_energy(lesson.spectrum, written.rank))
+    return math.sqrt(tail_energy(lesson.curves[written.form.family], written.rank))
 
 
 def totals(
@@ -230,10 +249,11 @@ def totals(
         parameters += rows[first.name].parameters_after if rows else group.shape.parameters
         for site in group.sites:
             at = positions.get(site.name)
+            after = rows[site.name].macs_after if rows else None
             if at is None:
                 known = False
                 continue
-            macs += at * (rows[site.name].parameters_after if rows else site.shape.parameters)
+            macs += at * site.shape.parameters if after is None else after
     return Totals(
         parameters=count_parameters(skeleton),
         site_parameters=parameters,

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lowrank_onnx.factorize import FactorizeOptions, factorize
-from lowrank_onnx.forms import FORMS
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.results import InspectedSite
@@ -30,7 +29,7 @@ def inspect_weights(
     found: list[InspectedSite] = []
     with progress.stage("reading spectra", len(groups)) as stage:
         for group in groups:
-            useful = FORMS[group.form].largest_useful_rank(group.shape)
+            useful = group.forms[0].largest_useful_rank(group.shape)
             stored = model.store.array(tensors[group.weight])
             _, spectrum = factorize(stored, group.weight, group.sites[0].to_matrices, max(useful, 1), options)
             del stored

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from lowrank_onnx.forms import Form
 
 Array: TypeAlias = NDArray[Any]
 """A NumPy array of any shape and dtype (bfloat16 through ml_dtypes included)."""
@@ -88,11 +91,12 @@ class Site:
     op_type : "MatMul", "Gemm", "Conv", "ConvTranspose", ...
     weight : where the weight is stored.
     to_matrices : from the stored layout to (groups, in, out).
-    form : the form in which the operator's rule will write the factors ("pair", "conv_channel", ...).
+    forms : the forms in which the operator's rule can write the factors, the plain one first.
     input, output : names of the activation read and of the node's first output.
     counted : name of the activation whose number of elements, divided by `counted_features`, is the number of
         positions at which the matrices are applied (MACs of one run = positions x parameters of one position).
     counted_features : elements of `counted` per position.
+    bias : the stored bias (out,) that the node adds, where a form may write it anew; else None.
     """
 
     name: str
@@ -101,11 +105,12 @@ class Site:
     op_type: str
     weight: WeightRef
     to_matrices: Rearrangement
-    form: str
+    forms: tuple[Form, ...]
     input: str
     output: str
     counted: str
     counted_features: int
+    bias: WeightRef | None = None
 
     @property
     def shape(self) -> MatrixShape:
@@ -165,10 +170,32 @@ class Spectrum:
 
 
 @dataclass(frozen=True, slots=True)
+class Tails:
+    """The relative squared errors that were measured at some ranks of a weight, where smaller ranks are no prefixes.
+
+    `ranks` are ascending; only they can be candidates.
+    """
+
+    ranks: tuple[int, ...]
+    errors: tuple[float, ...]
+
+
+ErrorCurve: TypeAlias = Spectrum | Tails
+"""The error of one factorization of a weight by rank."""
+
+Curves: TypeAlias = Mapping[str, ErrorCurve]
+"""The errors of one weight, by the family of forms that share a factorization; empty where it wasn't factorized."""
+
+
+@dataclass(frozen=True, slots=True)
 class SiteChoice:
-    """What the plan and the factorization settled for one site: enough to write its nodes."""
+    """What the plan and the factorization settled for one site: enough to write its nodes.
+
+    `form` is one of the site's, with what the values settled of it (the pivots of a pivoted form).
+    """
 
     site: Site
+    form: Form
     rank: int
     solver: str
     relative_error: float
@@ -179,8 +206,9 @@ class SiteChoice:
 class NewTensor:
     """An initializer to be made from factors.
 
-    `part` says which factor, `arrangement` leads from (groups, in, r) or (groups, r, out) to the stored layout. `key`
-    is unique among the new tensors of one rewrite.
+    `part` says which part of the weight's form, written at `rank`; `arrangement` leads from the part's own layout to
+    the stored one. With `bias`, `part` is a bias that the form makes of that stored one. `key` is unique among the new
+    tensors of one rewrite.
     """
 
     name: str
@@ -188,8 +216,11 @@ class NewTensor:
     dtype: str
     shape: tuple[int, ...]
     weight: WeightRef
-    part: Literal["left", "right"]
+    form: str
+    rank: int
+    part: str
     arrangement: Rearrangement
+    bias: WeightRef | None = None
     key: str = ""
 
 
@@ -201,6 +232,10 @@ class OutputStatistics:
     over all elements; `top1_agreement` is None where the last axis is no class axis, and for integer, bool and string
     outputs the share of equal elements. `problems` lists what makes the comparison fail by itself (NaN, infinity,
     shape or dtype change); it is empty in a sound comparison, and else the figures are the worst there are.
+
+    `top1_rows` is how many rows of a float output of rank 2 were judged, 0 for all other outputs: where one row is one
+    sample, `top1_bound` is what the agreement is at least, at 95 % confidence, for samples drawn like those of the
+    feeds (Clopper and Pearson); None without such rows or with synthetic feeds.
     """
 
     name: str
@@ -212,6 +247,51 @@ class OutputStatistics:
     cosine: float
     top1_agreement: float | None
     problems: tuple[str, ...]
+    top1_rows: int = 0
+    top1_bound: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricComparison:
+    """A task metric of the original and of a candidate, on the metric's own data.
+
+    Attributes
+    ----------
+    name, higher_is_better : of the metric.
+    original, candidate : the metric of each.
+    samples : how many samples the metric told apart; None where it is one number, of whose sampling error nothing is
+        known. The following are None then, too.
+    lost, gained : samples on which only the original is right, and on which only the candidate is.
+    candidate_bound : what the metric of the candidate is at the worst on data drawn like the samples (Clopper and
+        Pearson).
+    drop_bound : what the drop is at the most on such data.
+    confidence : of each of the two bounds, over all models of the search that were judged by the same samples.
+    """
+
+    name: str
+    higher_is_better: bool
+    original: float
+    candidate: float
+    samples: int | None = None
+    lost: int | None = None
+    gained: int | None = None
+    candidate_bound: float | None = None
+    drop_bound: float | None = None
+    confidence: float | None = None
+
+    @property
+    def drop(self) -> float:
+        """How much worse the candidate is, in the metric's own unit; negative where it is better."""
+        return self.original - self.candidate if self.higher_is_better else self.candidate - self.original
+
+    @property
+    def judged_drop(self) -> float:
+        """What a limit is held against: the bound of the drop where there is one, else the drop."""
+        return self.drop if self.drop_bound is None else self.drop_bound
+
+    def within(self, limit: float) -> bool:
+        """Whether the drop is at most `limit`, up to rounding."""
+        return self.judged_drop <= limit + 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +325,7 @@ class LatencyComparison:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What validation found. `passed` is False whenever `failures` is not empty."""
+    """What validation found. `passed` is False whenever `failures` is not empty; `metric` is None without a metric."""
 
     outputs: tuple[OutputStatistics, ...]
     latency: LatencyComparison | None
@@ -254,6 +334,7 @@ class Verdict:
     samples: int
     providers: tuple[str, ...]
     failures: tuple[str, ...]
+    metric: MetricComparison | None = None
 
     @property
     def passed(self) -> bool:

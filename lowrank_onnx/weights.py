@@ -8,6 +8,7 @@ from math import prod
 
 import onnx
 
+from lowrank_onnx.forms import Form
 from lowrank_onnx.types import MatrixShape, Scope, Site, WeightRef
 
 _FLOATING = frozenset(
@@ -17,7 +18,7 @@ _FLOATING = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class SharedWeight:
-    """A stored weight and every site that uses it; it is factorized once, at one rank."""
+    """A stored weight and every site that uses it; it is written once, in one form at one rank."""
 
     weight: WeightRef
     sites: tuple[Site, ...]
@@ -28,9 +29,13 @@ class SharedWeight:
         return self.sites[0].shape
 
     @property
-    def form(self) -> str:
-        """The form in which the sites' rule writes the factors."""
-        return self.sites[0].form
+    def forms(self) -> tuple[Form, ...]:
+        """The forms in which the sites can be written, the same at every site; the plain one first."""
+        return self.sites[0].forms
+
+    def form(self, name: str) -> Form:
+        """One of its forms by name (`KeyError` where it has none of that name)."""
+        return {form.name: form for form in self.forms}[name]
 
 
 def group_by_weight(sites: Iterable[Site]) -> tuple[SharedWeight, ...]:

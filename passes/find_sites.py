@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import onnx
 
+from lowrank_onnx.forms import Form
 from lowrank_onnx.passes.graph_view import (
     GRAPH_OUTPUT,
     ModelView,
@@ -16,11 +18,11 @@ from lowrank_onnx.passes.graph_view import (
     default_domain,
     view_model,
 )
-from lowrank_onnx.passes.rule import Candidate, weight_slot
+from lowrank_onnx.passes.rule import Candidate, TensorLayout, weight_slot
 from lowrank_onnx.passes.rules import RULE_OF
 from lowrank_onnx.passes.uncovered import uncovered_weight
 from lowrank_onnx.passes.weight_source import WeightSources, is_identity
-from lowrank_onnx.types import Scope, Site, Skipped, WeightRef
+from lowrank_onnx.types import Scope, Site, SiteChoice, Skipped, WeightRef
 
 
 def find_sites(skeleton: onnx.ModelProto, *, op_types: tuple[str, ...]) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
@@ -109,14 +111,19 @@ def _decline_shared(view: ModelView, found: list[Site | Skipped]) -> list[Site |
         if isinstance(item, Site):
             sharing.setdefault(item.weight, []).append(item)
     reasons: dict[WeightRef, str] = {}
+    agreed: dict[str, Site] = {}
     for weight, sites in sharing.items():
         reason = _other_use(view, weight, sites) or _other_layout(view, weight, sites)
         if reason is not None:
             reasons[weight] = reason
+        elif len(sites) > 1:
+            agreed.update((site.name, site) for site in _with_common_forms(view, sites))
     return [
-        Skipped(item.name, item.op_type, reasons[item.weight], item.shape.parameters)
-        if isinstance(item, Site) and item.weight in reasons
-        else item
+        item
+        if isinstance(item, Skipped)
+        else Skipped(item.name, item.op_type, reasons[item.weight], item.shape.parameters)
+        if item.weight in reasons
+        else agreed.get(item.name, item)
         for item in found
     ]
 
@@ -152,15 +159,39 @@ def _final_uses(view: ModelView, scope: Scope, name: str) -> Iterator[Use]:
 
 
 def _other_layout(view: ModelView, weight: WeightRef, sites: list[Site]) -> str | None:
-    def layout(site: Site) -> object:
-        node = view.scopes[site.scope].nodes[site.node_index]
-        return site.to_matrices, RULE_OF[site.op_type].layout(node, site, 1)
-
     first, *others = sites
-    other = next((site for site in others if layout(site) != layout(first)), None)
+    plain = first.forms[0]
+    other = next(
+        (
+            site
+            for site in others
+            if site.to_matrices != first.to_matrices
+            or plain not in site.forms
+            or _layouts(view, site, plain) != _layouts(view, first, plain)
+        ),
+        None,
+    )
     if other is None:
         return None
     return f"weight '{weight.name}' is shared by '{first.name}' and '{other.name}' under different layouts"
+
+
+def _layouts(view: ModelView, site: Site, form: Form) -> tuple[TensorLayout, ...]:
+    """How a site's factors are stored in a form, at rank 1; a bias is each site's own."""
+    node = view.scopes[site.scope].nodes[site.node_index]
+    layouts = RULE_OF[site.op_type].writers[form.name].layout(node, SiteChoice(site, form, 1, "", 0.0, 0.0))
+    return tuple(layout for layout in layouts if layout.bias is None)
+
+
+def _with_common_forms(view: ModelView, sites: list[Site]) -> Iterator[Site]:
+    """The sites of one weight with the forms that all of them have, and under the same layout: it is stored once."""
+    first = sites[0]
+    common = tuple(
+        form
+        for form in first.forms
+        if all(form in site.forms and _layouts(view, site, form) == _layouts(view, first, form) for site in sites[1:])
+    )
+    return (replace(site, forms=common) for site in sites)
 
 
 def _inside_functions(skeleton: onnx.ModelProto, names: _ReportNames) -> Iterator[Skipped]:

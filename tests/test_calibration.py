@@ -15,6 +15,7 @@ import lowrank_onnx
 from lowrank_onnx import Config, FixedRank, KeepParams
 from lowrank_onnx.attempt import TRUST_IN_FEW
 from lowrank_onnx.calibration import FEEDS_TO_PROBE, PASSES_TO_PROBE, feeds_to_probe, predicted_damage, stored_layout
+from lowrank_onnx.forms import PAIR
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.trust import TRUSTS
 from lowrank_onnx.types import Rearrangement, Site, WeightRef, rearrange
@@ -28,7 +29,7 @@ SQUARE = Rearrangement((4, 4), (0, 1), (1, 4, 4))
 
 def shared(name: str, to_matrices: Rearrangement = SQUARE) -> SharedWeight:
     weight = WeightRef((), name, "initializer", "float32", to_matrices.split)
-    return SharedWeight(weight, (Site(name, (), 0, "MatMul", weight, to_matrices, "pair", "x", "y", "y", 4),))
+    return SharedWeight(weight, (Site(name, (), 0, "MatMul", weight, to_matrices, (PAIR,), "x", "y", "y", 4),))
 
 
 @given(st.permutations(range(4)), st.tuples(*[st.integers(1, 4)] * 4))

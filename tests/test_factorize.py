@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from lowrank_onnx.errors import FactorizationError
-from lowrank_onnx.factorize import FactorizeOptions, FactorSpool, factorize, measure_errors, weight_seed
-from lowrank_onnx.types import NewTensor, Rearrangement, WeightRef
+from lowrank_onnx.factorize import FactorizeOptions, factorize, measure_errors, weight_seed
+from lowrank_onnx.forms import MATRIX, PAIR
+from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.types import Rearrangement, WeightRef
 
 OPTIONS = FactorizeOptions(method="svd", power_iterations=4, oversampling=0, seed=0, device="cpu")
 CONV = Rearrangement(split=(2, 6, 4, 3, 3), order=(0, 2, 3, 4, 1), merged=(2, 36, 6))
@@ -31,44 +33,25 @@ def test_full_rank_is_exact_for_every_group() -> None:
     assert spectrum.energy == pytest.approx(float(np.sum(stored.astype(np.float64) ** 2)), rel=1e-6)
 
 
-def test_a_prefix_of_the_spool_is_the_smaller_rank(tmp_path: Path) -> None:
+def test_errors_are_measured_on_what_is_stored(tmp_path: Path) -> None:
     stored, weight = conv_weight()
     factors, spectrum = factorize(stored, weight, CONV, 6, OPTIONS)
     spool = FactorSpool(tmp_path)
-    spool.put(weight, factors)
-    assert weight in spool
-    left, right = (spool.get(weight).read(part, 2) for part in ("left", "right"))
-    np.testing.assert_array_equal(left, factors.left[:, :, :2])
-    np.testing.assert_array_equal(right, factors.right[:, :2])
-    error, spectral = measure_errors(stored, CONV, left, right)
+    spool.put_nested(weight, MATRIX, PAIR, factors)
+    error, spectral = measure_errors(stored, CONV, spool.get(weight, PAIR, 2).approximate())
     kept = float(np.sum(np.square(spectrum.values[:, :2], dtype=np.float64)))
     assert error == pytest.approx(np.sqrt(1 - kept / spectrum.energy), rel=1e-4)
     assert 0 < spectral < 1
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), [("float16", 2e-3), ("bfloat16", 1e-2), ("float64", 1e-9)])
-def test_factors_are_read_in_the_stored_dtype_and_their_rounding_is_measured(
-    tmp_path: Path, dtype: str, rounding: float
-) -> None:
+def test_rounding_to_the_stored_dtype_is_part_of_the_error(tmp_path: Path, dtype: str, rounding: float) -> None:
     stored, weight = conv_weight(dtype)
     factors, _ = factorize(stored, weight, CONV, 6, OPTIONS)
     spool = FactorSpool(tmp_path)
-    spool.put(weight, factors)
-    left, right = (spool.get(weight).read(part, 6) for part in ("left", "right"))
-    assert left.dtype.name == right.dtype.name == dtype
-    error, _ = measure_errors(stored, CONV, left, right)
+    spool.put_nested(weight, MATRIX, PAIR, factors)
+    error, _ = measure_errors(stored, CONV, spool.get(weight, PAIR, 6).approximate())
     assert 0 < error < rounding
-
-
-def test_new_tensors_come_in_their_stored_layout(tmp_path: Path) -> None:
-    stored, weight = conv_weight()
-    factors, _ = factorize(stored, weight, CONV, 6, OPTIONS)
-    spool = FactorSpool(tmp_path)
-    spool.put(weight, factors)
-    arrangement = Rearrangement((2, 36, 3), (0, 2, 1), (6, 4, 3, 3))
-    new = NewTensor("w.left", (), "float32", (6, 4, 3, 3), weight, "left", arrangement)
-    expected = factors.left[:, :, :3].transpose(0, 2, 1).reshape(6, 4, 3, 3)
-    np.testing.assert_array_equal(spool.tensor(new, 3), expected)
 
 
 def test_a_weight_that_is_not_finite_is_named() -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from lowrank_onnx.cli.budgets import whole_number
-from lowrank_onnx.config import OP_TYPES, Config, Device, Method, SensitivityLevel
+from lowrank_onnx.config import FORM_NAMES, OP_TYPES, Config, Device, Method, SensitivityLevel
+from lowrank_onnx.metric import Metric, load_metric
 
 DEFAULTS = Config()
 
@@ -51,6 +52,17 @@ ProviderOption = Annotated[
         metavar="NAME",
         help="The onnxruntime execution provider that validates and times: cpu, cuda, tensorrt or its full name. "
         "One that is absent, or hands nodes to the CPU, is an error.",
+        rich_help_panel=_FEEDS,
+    ),
+]
+MetricOption = Annotated[
+    Metric | None,
+    typer.Option(
+        metavar="FILE.py:FUNCTION",
+        help="Your own measure of a model, reported of both: a Python function that is given predict(feed) and returns "
+        "a number, or for each sample whether the model is right. Higher is better unless the function has the "
+        "attribute higher_is_better = False. The file is run as Python: it must be one that you trust.",
+        parser=load_metric,
         rich_help_panel=_FEEDS,
     ),
 ]
@@ -97,6 +109,16 @@ OpTypesOption = Annotated[
         metavar="OP[,OP]",
         help="Only these operators: commas between them, or the flag again.",
         show_default=",".join(OP_TYPES),
+        rich_help_panel=_SELECT,
+    ),
+]
+
+FormsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FORM[,FORM]",
+        help="Write weights only in these forms: commas between them, or the flag again.",
+        show_default=",".join(FORM_NAMES),
         rich_help_panel=_SELECT,
     ),
 ]
@@ -173,6 +195,17 @@ OutputOption = Annotated[
         metavar="FILE",
         help="The file to write.",
         show_default="STEM.lowrank.onnx beside MODEL",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+SweepOutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="The file to write the point that --pick names to.",
+        show_default="nothing is written",
         rich_help_panel=_OUTPUT,
     ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
@@ -14,6 +15,7 @@ import onnx
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.evaluate.latency import Clock
 from lowrank_onnx.evaluate.session import Runner
+from lowrank_onnx.forms import Form
 from lowrank_onnx.latency.curve import LatencyCurve
 from lowrank_onnx.latency.table import Unmeasured
 from lowrank_onnx.observe import Observation
@@ -40,29 +42,39 @@ _MOST_RUNS = 200
 class CurveTable(Protocol):
     """Where curves come from; `lowrank_onnx.latency.table.LatencyTable` is one."""
 
-    def curve(self, skeleton: onnx.ModelProto, site: Site, input_shape: tuple[int, ...]) -> LatencyCurve | Unmeasured:
-        """How long a site takes, dense and at ranks, or why that can't be said."""
+    def curve(
+        self, skeleton: onnx.ModelProto, site: Site, form: Form, input_shape: tuple[int, ...]
+    ) -> LatencyCurve | Unmeasured:
+        """How long a site takes, dense and in a form at ranks, or why that can't be said."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class WeightLatency:
-    """The time of a weight by rank: the sum over the sites that use it.
+    """The time of a weight by form and rank: the sum over the sites that use it.
 
-    `curves` has one entry for each of those sites. Noise adds up as if all of it had the same direction, the most that
-    it can do.
+    `curves` has, for each form that was measured, one entry for each of those sites. The first form's dense times are
+    taken for dense, and the others' times in proportion to theirs: each was measured against its own. Noise adds up as
+    if all of it had the same direction, the most that it can do.
     """
 
-    curves: tuple[LatencyCurve, ...]
+    curves: Mapping[str, tuple[LatencyCurve, ...]]
 
-    def __call__(self, rank: int | None) -> float:
-        """Milliseconds of one run at a rank, or dense (None)."""
-        return math.fsum(curve.dense_ms if rank is None else curve.at(rank) for curve in self.curves)
+    def __call__(self, form: str, rank: int | None) -> float:
+        """Milliseconds of one run in a form at a rank, or dense (`DENSE`, None)."""
+        first = next(iter(self.curves.values()))
+        if rank is None:
+            return math.fsum(curve.dense_ms for curve in first)
+        pairs = zip(first, self.curves[form], strict=True)
+        return math.fsum(base.dense_ms / curve.dense_ms * curve.at(rank) for base, curve in pairs)
 
     @property
     def noise(self) -> float:
-        """Relative half width of what can't be told apart."""
-        return math.fsum(curve.noise * curve.dense_ms for curve in self.curves) / self(None)
+        """Relative half width of what can't be told apart: of the form with most."""
+        return max(
+            math.fsum(curve.noise * curve.dense_ms for curve in curves) / math.fsum(curve.dense_ms for curve in curves)
+            for curves in self.curves.values()
+        )
 
 
 def measure_weights(
@@ -98,22 +110,24 @@ def measure_weights(
             visible.append(group)
         else:
             found[group.weight] = Unmeasured("no run of the model reaches it where its shape can be seen")
-    kinds = {_kind(site, seen[site.name]) for group in visible for site in group.sites}
+    kinds = {_kind(site, form, seen[site.name]) for group in visible for form in group.forms for site in group.sites}
     table = open_table(_site_seconds(len(kinds), total_seconds))
     known: set[Hashable] = set()
     deadline = clock() + total_seconds
     with progress.stage("timing weights", len(kinds)) as stage:
         for group in sorted(visible, key=lambda one: -_work(one, seen)):
-            curves: list[LatencyCurve | Unmeasured] = []
-            for site in group.sites:
-                kind = _kind(site, seen[site.name])
+            curves: dict[str, list[LatencyCurve | Unmeasured]] = {}
+            for form, site in itertools.product(group.forms, group.sites):
+                kind = _kind(site, form, seen[site.name])
+                curve: LatencyCurve | Unmeasured
                 if kind not in known and clock() >= deadline:
-                    curves.append(Unmeasured(f"the {total_seconds:g} s for timing went to weights with more work"))
-                    continue
-                curves.append(table.curve(skeleton, site, seen[site.name].input_shape))
-                if kind not in known:
-                    known.add(kind)
-                    stage.advance(detail=site.name)
+                    curve = Unmeasured(f"the {total_seconds:g} s for timing went to weights with more work")
+                else:
+                    curve = table.curve(skeleton, site, form, seen[site.name].input_shape)
+                    if kind not in known:
+                        known.add(kind)
+                        stage.advance(detail=f"{site.name}, {form.name}")
+                curves.setdefault(form.name, []).append(curve)
             found[group.weight] = _added_up(curves)
     return found
 
@@ -121,25 +135,37 @@ def measure_weights(
 def with_latency(
     weights: Sequence[PlannedWeight], found: Sequence[WeightLatency | Unmeasured]
 ) -> tuple[PlannedWeight, ...]:
-    """The weights with what was found for each of them; their noise is `MOST_NOISE` at most."""
+    """The weights with what was found for each of them; their noise is `MOST_NOISE` at most.
+
+    A weight keeps the forms that were measured.
+    """
     return tuple(
-        replace(weight, latency=latency, noise=min(latency.noise, MOST_NOISE))
+        replace(
+            weight,
+            forms=tuple(form for form in weight.forms if form.name in latency.curves),
+            latency=latency,
+            noise=min(latency.noise, MOST_NOISE),
+        )
         if isinstance(latency, WeightLatency)
         else replace(weight, unmeasured=latency.reason)
         for weight, latency in zip(weights, found, strict=True)
     )
 
 
-def _added_up(curves: Sequence[LatencyCurve | Unmeasured]) -> WeightLatency | Unmeasured:
-    missing = [curve for curve in curves if isinstance(curve, Unmeasured)]
-    if missing:
-        return missing[0]
-    return WeightLatency(tuple(curve for curve in curves if isinstance(curve, LatencyCurve)))
+def _added_up(curves: Mapping[str, Sequence[LatencyCurve | Unmeasured]]) -> WeightLatency | Unmeasured:
+    """The forms of which all sites were measured; a reason where there is none."""
+    measured = {
+        form: tuple(curve for curve in of_form if isinstance(curve, LatencyCurve)) for form, of_form in curves.items()
+    }
+    complete = {form: known for form, known in measured.items() if len(known) == len(curves[form])}
+    if complete:
+        return WeightLatency(complete)
+    return next(curve for of_form in curves.values() for curve in of_form if isinstance(curve, Unmeasured))
 
 
-def _kind(site: Site, observation: Observation) -> Hashable:
+def _kind(site: Site, form: Form, observation: Observation) -> Hashable:
     """Sites that differ in it differ in time; equal ones may still differ, in an attribute, and cost a curve more."""
-    return site.op_type, site.form, site.weight.dtype, site.to_matrices, observation.input_shape
+    return site.op_type, form, site.weight.dtype, site.to_matrices, observation.input_shape
 
 
 def _work(group: SharedWeight, seen: Mapping[str, Observation]) -> int:

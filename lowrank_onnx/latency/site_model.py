@@ -15,6 +15,7 @@ import onnx
 import onnx.helper
 
 from lowrank_onnx import __version__, passes
+from lowrank_onnx.forms import Form
 from lowrank_onnx.passes.graph_view import default_domain
 from lowrank_onnx.passes.splice import graph_at
 from lowrank_onnx.types import Array, NewTensor, Site, SiteChoice, WeightRef, numpy_dtype
@@ -85,14 +86,14 @@ def build_site_model(skeleton: onnx.ModelProto, site: Site, input_shape: tuple[i
     return SiteModel(proto, _site_in_model(site), input_shape)
 
 
-def at_rank(model: SiteModel, rank: int) -> onnx.ModelProto:
-    """The model with its node rewritten, as the pass rewrites it, at rank r; its initializers have no values.
+def at_rank(model: SiteModel, form: Form, rank: int) -> onnx.ModelProto:
+    """The model with its node rewritten, as the pass rewrites it, in a form at rank r; its initializers have no values.
 
     Raises
     ------
-    ValueError : the rank is outside 1 to min(in, out).
+    ValueError : the site doesn't have the form, or the form not the rank.
     """
-    choice = SiteChoice(model.site, rank, "none", 0.0, 0.0)
+    choice = SiteChoice(model.site, form, rank, "none", 0.0, 0.0)
     return passes.rewrite(model.proto, [choice], tool_version=__version__, placeholder=_placeholder).skeleton
 
 
@@ -136,6 +137,7 @@ def _site_in_model(site: Site) -> Site:
         scope=(),
         node_index=0,
         weight=WeightRef((), WEIGHT, "initializer", site.weight.dtype, site.weight.shape),
+        bias=site.bias and WeightRef((), BIAS, "initializer", site.bias.dtype, site.bias.shape),
         input=INPUT,
         output=OUTPUT,
         counted=INPUT if site.counted == site.input else OUTPUT,

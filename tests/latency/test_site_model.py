@@ -10,6 +10,7 @@ from onnx import TensorProto, numpy_helper
 from onnx import helper as h
 
 from lowrank_onnx.config import OP_TYPES
+from lowrank_onnx.forms import PAIR
 from lowrank_onnx.latency.site_model import SiteModel, at_rank, build_site_model, draw_input, with_values
 from lowrank_onnx.passes import find_sites
 from lowrank_onnx.types import Array, Site, numpy_dtype
@@ -101,7 +102,7 @@ def test_the_node_runs_alone_as_it_does_in_its_model(name: str) -> None:
 def test_at_a_rank_it_is_what_the_pass_writes(name: str) -> None:
     model, input_shape, output_shape = CASES[name]
     alone = model_of(model, input_shape)
-    rewritten = onnx.load_from_string(with_values(at_rank(alone, 3)))
+    rewritten = onnx.load_from_string(with_values(at_rank(alone, alone.site.forms[0], 3)))
     assert len(rewritten.graph.node) == 2
     site = alone.site.shape
     sizes = [numpy_helper.to_array(t).size for t in rewritten.graph.initializer if t.name != "bias"]
@@ -134,7 +135,7 @@ def test_values_are_the_same_each_time_and_not_all_alike() -> None:
 def test_a_large_product_stays_finite_in_float16() -> None:
     model = one_node("MatMul", {"w": weight(2048, 64, dtype="float16")}, ["in", "w"], data_type=TensorProto.FLOAT16)
     alone = model_of(model, (4, 2048))
-    (found,) = run_ort(onnx.load_from_string(with_values(at_rank(alone, 48))), draw_input(alone))
+    (found,) = run_ort(onnx.load_from_string(with_values(at_rank(alone, alone.site.forms[0], 48))), draw_input(alone))
     assert np.isfinite(found).all()
 
 
@@ -143,7 +144,7 @@ def test_the_model_isn_t_changed() -> None:
     skeleton, _ = strip(model)
     before = skeleton.SerializeToString(deterministic=True)
     (site,), _ = find_sites(skeleton, op_types=OP_TYPES)
-    at_rank(build_site_model(skeleton, site, CASES["conv"][1]), 2)
+    at_rank(build_site_model(skeleton, site, CASES["conv"][1]), site.forms[0], 2)
     assert skeleton.SerializeToString(deterministic=True) == before
 
 
@@ -249,7 +250,9 @@ def test_sites_in_subgraphs_are_found_by_their_scope(inner_bias: bool, dims: lis
     assert {site.scope for site in sites} == {((0, "then_branch"),), ((0, "else_branch"),)}
     assert list(models["Gemm"].proto.graph.initializer[1].dims) == dims
     for alone in models.values():
-        (found,) = run_ort(onnx.load_from_string(with_values(at_rank(alone, 4))), draw_input(alone))
+        (found,) = run_ort(
+            onnx.load_from_string(with_values(at_rank(alone, alone.site.forms[0], 4))), draw_input(alone)
+        )
         assert found.shape == (5, 20)
 
 
@@ -280,4 +283,4 @@ def test_a_negative_size_is_refused() -> None:
 
 def test_a_rank_beyond_the_matrix_is_refused() -> None:
     with pytest.raises(ValueError, match="rank 21, expected 1 to 20"):
-        at_rank(model_of(CASES["matmul batched"][0], (5, 24)), 21)
+        at_rank(model_of(CASES["matmul batched"][0], (5, 24)), PAIR, 21)

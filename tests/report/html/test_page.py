@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from lowrank_onnx.errors import OutputError
-from lowrank_onnx.report.html import compress_page, write_page
-from lowrank_onnx.results import CompressionResult
+from lowrank_onnx.report.html import compress_page, sweep_page, write_page
+from lowrank_onnx.results import CompressionResult, SweepPoint, SweepResult
 from lowrank_onnx.types import Skipped
 from tests.report.samples import DENSE, FAILED, GROUPED, OUTPUT, REWRITTEN, SYNTHETIC, VERDICT, compression, unchanged
 
@@ -216,3 +216,14 @@ def _chromium(page: Path, directory: Path) -> subprocess.CompletedProcess[str]:
     )
     command: list[Any] = [shutil.which("chromium"), *flags, page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+def test_a_sweep_shows_its_trade_off_first_and_then_the_point_that_was_written() -> None:
+    points = (SweepPoint(_full(), on_front=True), SweepPoint(compression(verdict=FAILED, status="rejected"), False))
+    written = SweepResult("model.onnx", points, 0, "small.onnx", "point 1 written to small.onnx")
+    parser = _parse(sweep_page(written))
+    anchors = [attributes["id"] for tag, attributes in parser.elements if tag == "section"]
+    assert anchors[:2] == ["trade-off", "search"]
+    assert "point 1 written to small.onnx" in parser.text
+    unwritten = _parse(sweep_page(replace(written, picked=None, output=None, message="nothing was written")))
+    assert [a["id"] for tag, a in unwritten.elements if tag == "section"] == ["trade-off", "reproduce"]
