@@ -38,9 +38,6 @@ from lowrank_onnx.types import Curves, MetricComparison
 
 Settled = tuple[tuple[Choice, ...], tuple[SearchStep, ...]]
 
-PlanAt: TypeAlias = Callable[..., tuple[Choice, ...]]
-"""Makes the choices at a share of a cost (`CostName`, float)."""
-
 Race: TypeAlias = Callable[[Sequence[Choice]], tuple[float, float]]
 """Builds the model of some choices; its outputs' relative error and its measured speedup over the original."""
 
@@ -84,9 +81,8 @@ def settle(
     if isinstance(budget, (FixedRank, Alpha, Energy)):
         alone = (choose_alone(weight, curves.get(weight.name, {}), budget, config.rank_multiple) for weight in weights)
         return tuple(_checked(weight, choice, holds) for weight, choice in zip(weights, alone, strict=True)), ()
-    choices_at: PlanAt = partial(_choices_at, weights, curves, config, holds)
-    if plan_judge is not None:
-        choices_at = cache(partial(_best_choices_at, plan_judge, choices_at))
+    # A search asks again for the share that it settles on: that plan isn't judged twice.
+    choices_at = cache(partial(_choices_at, weights, curves, config, holds, plan_judge))
     if isinstance(budget, KeepParams | KeepBytes | KeepMacs):
         return choices_at(_limited(budget), budget.share), ()
     if isinstance(budget, MaxError):
@@ -121,30 +117,28 @@ def _choices_at(
     curves: Mapping[str, Curves],
     config: Config,
     holds: Holds,
+    plan_judge: PlanJudge | None,
     cost: CostName,
     share: float,
-    trust: float = 1.0,
 ) -> tuple[Choice, ...]:
-    """The choices at a share of the cost, with measured damage trusted so far."""
-    choices, _ = choose_together(
-        with_trust(weights, trust),
-        curves,
-        cost=cost,
-        share=share,
-        rank_multiple=config.rank_multiple,
-        only_faster=config.objective == "latency",
-        holds=holds,
-    )
+    """The choices at a share of the cost."""
 
     def candidates_of(weight: PlannedWeight) -> Sequence[Candidate]:
         return find_candidates(weight, curves.get(weight.name, {}), config.rank_multiple)
 
-    return in_own_unit(weights, choices, candidates_of)
+    def trusting(trust: float) -> tuple[Choice, ...]:
+        choices, _ = choose_together(
+            with_trust(weights, trust),
+            curves,
+            cost=cost,
+            share=share,
+            rank_multiple=config.rank_multiple,
+            only_faster=config.objective == "latency",
+            holds=holds,
+        )
+        return in_own_unit(weights, choices, candidates_of)
 
-
-def _best_choices_at(judge: PlanJudge, choices_at: PlanAt, cost: CostName, share: float) -> tuple[Choice, ...]:
-    """The choices at a share of the cost, at the trust that does least harm."""
-    return judge.choose(share, partial(choices_at, cost, share)) if share < 1.0 else choices_at(cost, share)
+    return trusting(1.0) if plan_judge is None or share >= 1.0 else plan_judge.choose(share, trusting)
 
 
 def _checked(weight: PlannedWeight, choice: Choice, holds: Holds) -> Choice:

@@ -30,7 +30,6 @@ DOCUMENTS: dict[str, Any] = {
     "written": compress_document(compression()),
     "rejected": compress_document(compression(status="rejected", output=None, verdict=FAILED)),
     "synthetic": compress_document(compression(verdict=SYNTHETIC, synthetic=True)),
-    "tried": compress_document(compression(trials=(PlanTrial(0.6, 1.0, 0.04, False), PlanTrial(0.6, 0.5, None, True)))),
     "metric": compress_document(
         compression(
             config=Config(budget=MaxDrop(0.01), metric=Metric("accuracy.py:correct", lambda predict: 1.0)),
@@ -38,6 +37,7 @@ DOCUMENTS: dict[str, Any] = {
             search=(SearchStep(0.5, 0.02, True, drop=0.001, judged_drop=0.008),),
         )
     ),
+    "tried": compress_document(compression(trials=(PlanTrial(0.6, 1.0, 0.04, False), PlanTrial(0.6, 0.5, None, True)))),
     "unchanged": compress_document(unchanged("no rank makes it smaller")),
     "inspect": inspect_document(INSPECTED),
     "validate": validate_document("a.onnx", "b.onnx", VERDICT),
