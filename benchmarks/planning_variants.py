@@ -17,7 +17,8 @@ from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_se
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight, dense_candidate
 from lowrank_onnx.choose import Choice, CostName, figure, ranks_to_factor
-from lowrank_onnx.config import Config, KeepMacs, KeepParams, Method, SensitivityLevel
+from lowrank_onnx.config import Config, KeepMacs, KeepParams, Method
+from lowrank_onnx.effort import SensitivityLevel
 from lowrank_onnx.evaluate import Session, open_session
 from lowrank_onnx.factorize import FactorizeOptions, spool_factors
 from lowrank_onnx.model_io import load_model, stage_model

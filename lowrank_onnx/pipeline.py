@@ -22,6 +22,7 @@ from lowrank_onnx.cache.facts import environment_facts, model_facts
 from lowrank_onnx.calibration import lessons
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight
+from lowrank_onnx.chain_factors import kernel_reader
 from lowrank_onnx.config import Config, PlannedBudget, Speedup
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, judge, measure_latency, open_session
@@ -62,11 +63,9 @@ from lowrank_onnx.types import LatencyComparison, Verdict
 
 DEFAULTS = Config()
 
-TIMING_SECONDS = 20.0
-"""Time for the paired measurement at most; it ends sooner where the difference is plain."""
-
 TIMING_PASSES = 4
-"""The same of a compression, in passes of the original over all feeds; but not below `LEAST_TIMING_SECONDS`."""
+"""Time for the paired measurement, in passes of the original over all feeds; but not below `LEAST_TIMING_SECONDS`, and
+not above what the effort says."""
 
 LEAST_TIMING_SECONDS = 2.0
 
@@ -74,9 +73,6 @@ WEIGHT_PASSES = 2.5
 """Time for the weights one by one, in passes of the original over all feeds; but not below `LEAST_WEIGHT_SECONDS`."""
 
 LEAST_WEIGHT_SECONDS = 0.5
-
-ATTEMPT_SECONDS = 5.0
-"""The same for one attempt of a search."""
 
 
 def compress(
@@ -147,9 +143,12 @@ def compress(
         weights = planned_weights(prepared, observed, sensitivities)
         by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
         refs = {weight.name: group.weight for weight, group in zip(weights, prepared.groups, strict=True)}
-        realiser = Realiser(spool, refs, by_name, whitening, config.seed)
+        kernel = kernel_reader(prepared.model, prepared.groups, whitening, config.device)
+        realiser = Realiser(spool, refs, by_name, whitening, config.seed, kernel)
         workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric)
         judge_of_plans = plan_judge(workshop) if sensitivities else None
+
+        planned = isinstance(config.budget, PlannedBudget) and config.objective == "latency" and config.validate
 
         @functools.cache
         def timed_weights() -> tuple[PlannedWeight, ...]:
@@ -157,7 +156,6 @@ def compress(
                 return _timed_weights(workshop, weights, config, kept, progress)
 
         def settled(config: Config, start: float | None = None) -> Settled:
-            planned = isinstance(config.budget, PlannedBudget) and config.objective == "latency" and config.validate
             chosen_from = timed_weights() if planned else weights
             with clock.stage("plan"):
                 return _settled(workshop, chosen_from, realiser, config, start, judge_of_plans, progress)
@@ -171,8 +169,10 @@ def compress(
             lessons=lessons(prepared.groups, curves, moments, sensitivities),
             positions=observed.positions if observed else {},
             feeds=observed.feeds if observed else None,
+            weights=timed_weights() if planned else weights,
             choices=choices,
             search=search,
+            calibration_feeds=len(observed.calibration) if observed else 0,
             config=config,
             clock=clock,
             notes=kept.notes,
@@ -221,8 +221,10 @@ def _timed_weights(
     if workshop.observed is None:
         return tuple(weights)
 
+    scale = config.preset.curve_scale
+
     def open_table(seconds: float) -> LatencyTable:
-        return LatencyTable(kept.directory("latency"), provider=config.provider, seconds_per_site=seconds)
+        return LatencyTable(kept.directory("latency"), provider=config.provider, seconds_per_site=scale * seconds)
 
     found = measure_weights(
         workshop.model.skeleton,
@@ -230,7 +232,7 @@ def _timed_weights(
         workshop.observed.sites,
         open_table,
         progress,
-        total_seconds=_seconds(workshop.observed, WEIGHT_PASSES, LEAST_WEIGHT_SECONDS, TOTAL_SECONDS),
+        total_seconds=scale * _seconds(workshop.observed, WEIGHT_PASSES, LEAST_WEIGHT_SECONDS, TOTAL_SECONDS),
     )
     return with_latency(weights, [found[group.weight] for group in workshop.groups])
 
@@ -250,7 +252,7 @@ def _settled(
     progress: Progress,
 ) -> Settled:
     def stopwatch(original: Session, candidate: Session, feeds: Feeds) -> LatencyComparison:
-        return measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=ATTEMPT_SECONDS)
+        return measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=config.preset.attempt_seconds)
 
     original_ms = None
     if isinstance(config.budget, Speedup):
@@ -283,7 +285,7 @@ def _judged(
         metric=metric,
         require_faster=config.objective == "latency",
         models=models_searched(config),
-        seconds=_seconds(observed, TIMING_PASSES, LEAST_TIMING_SECONDS, TIMING_SECONDS),
+        seconds=_seconds(observed, TIMING_PASSES, LEAST_TIMING_SECONDS, config.preset.timing_seconds),
     )
 
 
@@ -302,14 +304,15 @@ def _compare(
     metric: MetricJudge | None,
     require_faster: bool = False,
     models: int = 1,
-    seconds: float = TIMING_SECONDS,
+    seconds: float | None = None,
 ) -> Verdict:
     with progress.stage("comparing outputs", len(feeds)) as stage:
         outputs = compare_outputs(original, candidate, feeds, progress=stage)
     with progress.stage("measuring the metric", None):
         measured = None if metric is None else metric(candidate)
     with progress.stage("timing", None) as stage:
-        latency = measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=seconds, progress=stage)
+        limit = config.preset.timing_seconds if seconds is None else seconds
+        latency = measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=limit, progress=stage)
     gates = config.gates
     providers = tuple(dict.fromkeys((*original.providers_used, *candidate.providers_used)))
     return judge(

@@ -152,7 +152,7 @@ def _checked(weight: PlannedWeight, choice: Choice, holds: Holds) -> Choice:
 
 def models_searched(config: Config) -> int:
     """How many models at most a budget's search judges by their outputs, and so may favour for what was chance."""
-    return most_attempts() if isinstance(config.budget, MaxError | MaxDrop) else 1
+    return most_attempts(config.preset.resolution) if isinstance(config.budget, MaxError | MaxDrop) else 1
 
 
 def _floor(weights: Sequence[PlannedWeight], config: Config, cost: CostName) -> float:
@@ -191,7 +191,9 @@ def _settle_error(
             stage.advance(detail=f"{share:.0%} of the {cost} kept: relative error {error:.3g}")
             return error
 
-        share, steps = search_share(error_at, budget.error, floor=_floor(weights, config, cost))
+        share, steps = search_share(
+            error_at, budget.error, floor=_floor(weights, config, cost), resolution=config.preset.resolution
+        )
     if share is not None:
         return choices_at(share), steps
     reason = f"no share tried kept the outputs' relative error within {budget.error:g}"
@@ -215,7 +217,9 @@ def _settle_drop(
             stage.advance(detail=f"{share:.0%} of the {cost} kept: drop {metric.drop:.3g}, relative error {error:.3g}")
             return error, metric
 
-        share, steps = search_drop(drop_at, budget.drop, floor=_floor(weights, config, cost))
+        share, steps = search_drop(
+            drop_at, budget.drop, floor=_floor(weights, config, cost), resolution=config.preset.resolution
+        )
     if share is not None:
         return choices_at(share), steps
     reason = f"no share tried kept the metric's drop within {budget.drop:g}"
