@@ -39,6 +39,9 @@ TIMED_SECONDS = 2.0
 
 FEW_SHARE = 0.6
 
+SCHEMA = 2
+"""Of the saved results: those of another one are not kept beside new ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -58,10 +61,14 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class FewSamples:
-    """One way at one share, calibrated with 8 samples."""
+    """One way at one share, calibrated with 8 samples.
+
+    `like_error` is the error on other samples of the source of those 8, `error` that on the judged samples.
+    """
 
     variant: str
     asked: float
+    like_error: float
     error: float
     metrics: Mapping[str, float]
 
@@ -121,7 +128,7 @@ def print_few(name: str, few: Iterable[FewSamples]) -> None:
     print(f"{name}, calibrated with 8 samples, {FEW_SHARE:g} of the parameters kept:", flush=True)
     for way in few:
         figures = ", ".join(f"{metric} {value:.4f}" for metric, value in way.metrics.items())
-        print(f"  {way.variant}: error {way.error:.4f}, {figures}", flush=True)
+        print(f"  {way.variant}: error {way.like_error:.4f}, judged {way.error:.4f}, {figures}", flush=True)
 
 
 class Judge:
@@ -175,13 +182,14 @@ def measure_few(case: Case, judge: Judge) -> Iterator[FewSamples]:
     whitened = next(variant for variant in VARIANTS if variant.name == BALF)
     ways = (VARIANTS[0], whitened, *(variant for variant in VARIANTS if variant.sensitivity != "off"))
     unweighted = replace(ways[2], name="unweighted, sensitivity fast", method="svd", whiten=False)
+    alike = Judge(replace(case, judged=case.like_few, metrics=lambda outputs: {}))
     with tempfile.TemporaryDirectory() as scratch:
         bench = Workbench(case.path, case.few, Path(scratch), seed=SEED)
         for variant in (*ways, unweighted):
             planned = bench.plan(variant, "parameters", FEW_SHARE)
             with bench.build(variant, planned.choices) as model:
                 error, metrics = judge.judge(model)
-                yield FewSamples(variant.name, FEW_SHARE, error, metrics)
+                yield FewSamples(variant.name, FEW_SHARE, alike.judge(model)[0], error, metrics)
 
 
 def measure_default_run(case: Case) -> DefaultRun:
@@ -218,9 +226,10 @@ def save(directory: Path, results: list[ModelResult]) -> None:
     """JSON, and the tables made from it as Markdown beside it; results of other models there are kept."""
     directory.mkdir(parents=True, exist_ok=True)
     place = directory / "planning.json"
-    kept = json.loads(place.read_text(encoding="utf-8"))["models"] if place.is_file() else []
+    saved = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+    kept = saved["models"] if saved.get("schema") == SCHEMA else []
     by_name = {model["model"]: model for model in (*kept, *map(asdict, results))}
-    data = {"schema": 1, "models": [by_name[name] for name in MODELS if name in by_name]}
+    data = {"schema": SCHEMA, "models": [by_name[name] for name in MODELS if name in by_name]}
     place.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     (directory / "planning.md").write_text(markdown(data), encoding="utf-8")
 

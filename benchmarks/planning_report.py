@@ -137,14 +137,15 @@ def _detail_table(points: Sequence[Row], title: str) -> list[str]:
 
 def _few_table(few: Sequence[Row]) -> list[str]:
     lines = [
-        f"Calibrated with 8 samples, {few[0]['asked']:g} of the parameters kept:",
+        f"Calibrated with 8 samples, {few[0]['asked']:g} of the parameters kept; `alike`: the error on other",
+        "samples of the same source:",
         "",
-        "| way | error | " + " | ".join(few[0]["metrics"]) + " |",
-        "|---" * (2 + len(few[0]["metrics"])) + "|",
+        "| way | alike | error | " + " | ".join(few[0]["metrics"]) + " |",
+        "|---" * (3 + len(few[0]["metrics"])) + "|",
     ]
     for way in few:
         figures = " | ".join(f"{value:.4f}" for value in way["metrics"].values())
-        lines.append(f"| {way['variant']} | {way['error']:.4f} | {figures} |")
+        lines.append(f"| {way['variant']} | {way['like_error']:.4f} | {way['error']:.4f} | {figures} |")
     return lines
 
 

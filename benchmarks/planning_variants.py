@@ -100,7 +100,7 @@ class Workbench:
         spool, curves = self._factorized(variant)
         sensitivities = self.sensitivities(variant)
         weights = self._weights(sensitivities)
-        by_name = {w.name: known for w, known in zip(weights, curves, strict=True)}
+        by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
         workshop = Workshop(self._model, self._groups, spool, self._directory, self._observed)
         judge = plan_judge(workshop) if sensitivities else None
         config = Config(budget=KeepParams(share) if cost == "parameters" else KeepMacs(share), objective="size")

@@ -115,9 +115,10 @@ MOST_FEEDS_TO_CHOOSE = 32
 FEWEST_SAMPLES = 12
 """With fewer, effects on the outputs are mostly chance, and a plan can't be judged by the samples that made it."""
 
-TRUST_IN_FEW = 0.25
-"""Measured with 8 samples and 0.6 of the parameters kept: better than unweighted factors on both shipped models and on
-MiniLM-L6, where full trust was not."""
+TRUST_IN_FEW = 0.5
+"""Measured with 8 samples, 0.6 of the parameters kept and other samples like them to judge by: on both shipped models
+and on MiniLM-L6 the error is below that of unweighted factors. Full trust did no better but where effects were measured
+at three ranks (MiniLM-L6, by 2 %); a trust of 0.25 failed on the VGG."""
 
 
 def plan_judge(workshop: Workshop) -> PlanJudge:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TypeAlias
 
 from lowrank_onnx.candidates import DENSE, Candidate, PlannedWeight, dense_candidate, find_candidates
@@ -81,7 +81,8 @@ def settle(
     if isinstance(budget, (FixedRank, Alpha, Energy)):
         alone = (choose_alone(weight, curves.get(weight.name, {}), budget, config.rank_multiple) for weight in weights)
         return tuple(_checked(weight, choice, holds) for weight, choice in zip(weights, alone, strict=True)), ()
-    choices_at = partial(_choices_at, weights, curves, config, holds, plan_judge)
+    # A search asks again for the share that it settles on: that plan isn't judged twice.
+    choices_at = cache(partial(_choices_at, weights, curves, config, holds, plan_judge))
     if isinstance(budget, KeepParams | KeepBytes | KeepMacs):
         return choices_at(_limited(budget), budget.share), ()
     if isinstance(budget, MaxError):
