@@ -114,7 +114,10 @@ class Gates:
             raise UsageError(f"--min-top1 {self.min_top1:g}: expected a share from 0 to 1, e.g. 0.99")
 
 
-OP_TYPES: tuple[str, ...] = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+OP_TYPES: tuple[str, ...] = (
+    *("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"),
+    *("FusedMatMul", "FusedGemm", "FusedConv", "Attention"),
+)
 """Operators whose weights can be factorized."""
 
 FORM_NAMES: tuple[str, ...] = ("pair", "conv_channel", "conv_transpose_channel", "pivoted")
