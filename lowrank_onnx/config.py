@@ -150,7 +150,10 @@ class Gates:
             _check_drop(self.max_drop)
 
 
-OP_TYPES: tuple[str, ...] = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+OP_TYPES: tuple[str, ...] = (
+    *("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"),
+    *("FusedMatMul", "FusedGemm", "FusedConv", "Attention"),
+)
 """Operators whose weights can be factorized."""
 
 FORM_NAMES: tuple[str, ...] = (

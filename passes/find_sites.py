@@ -89,11 +89,12 @@ def _examine(
 ) -> Site | Skipped | None:
     label = f"{scope.path}{scope.label(index)}"
     rule = RULE_OF.get(node.op_type)
-    if rule is None:
+    domain = default_domain(node.domain)
+    if rule is None or (rule.domain and rule.domain != domain):
         uncovered = uncovered_weight(view, scope, node, sources)
         return None if uncovered is None else Skipped(names.claim(label, index), node.op_type, *uncovered)
     candidate = Candidate(view, scope, index, names.claim(label, index), sources)
-    if default_domain(node.domain) != "":
+    if domain != rule.domain:
         _, parameters = uncovered_weight(view, scope, node, sources) or ("", 0)
         reason = f"{node.op_type} of domain '{node.domain}' isn't the standard operator"
         return Skipped(candidate.name, node.op_type, reason, parameters)

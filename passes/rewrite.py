@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from lowrank_onnx.passes.graph_view import ModelView, ScopeView, quiet_graphsurgeon, view_model
+from lowrank_onnx.passes.graph_view import ModelView, ScopeView, default_domain, quiet_graphsurgeon, view_model
 from lowrank_onnx.passes.names import NewNames
 from lowrank_onnx.passes.rule import Parts, TensorLayout, Writer
 from lowrank_onnx.passes.rules import RULE_OF
@@ -144,7 +144,7 @@ class _Writer:
             new.name = self._names.node(f"{scope.label(site.node_index)}.{new.name}")
         nodes[-1].name = node.name
         for new in nodes:
-            new.domain = node.domain
+            new.domain = node.domain if new.op == site.op_type or not default_domain(proto.domain) else None
         self._new_nodes.setdefault(site.scope, {})[site.node_index] = nodes
         self._edit(site.scope).replaced[site.node_index] = self._export(nodes, proto, choice)
         still_read = {value.name for new in nodes for value in new.inputs}
