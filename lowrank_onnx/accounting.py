@@ -25,11 +25,11 @@ from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.forms import Form
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.outcome import allowed_error, find_reached
-from lowrank_onnx.results import CompressionResult, SearchStep, SiteResult, Totals
+from lowrank_onnx.results import CompressionResult, PlanTrial, SearchStep, SiteResult, Totals
 from lowrank_onnx.rollback import PUT_BACK
 from lowrank_onnx.types import Site, SiteChoice, Skipped, Tails, Verdict, WeightRef
 from lowrank_onnx.unreached import unchanged_message
-from lowrank_onnx.weights import SharedWeight, count_parameters, written_before
+from lowrank_onnx.weights import SharedWeight, count_parameters, decoding_notes, written_before
 
 CURVE_POINTS = 32
 """Ranks at which the report states the error of a weight."""
@@ -69,6 +69,7 @@ class Bookkeeping:
     config: Config
     clock: StageClock
     notes: tuple[str, ...] = ()
+    trials: Sequence[PlanTrial] = ()
 
     def unchanged(self) -> CompressionResult:
         """No weight was replaced: the model is left as it is."""
@@ -143,7 +144,8 @@ class Bookkeeping:
             feeds="" if self.feeds is None else self.feeds.description,
             synthetic=self.feeds is not None and self.feeds.synthetic,
             already_compressed=written_before(self.model.skeleton),
-            notes=self.notes,
+            trials=tuple(self.trials),
+            notes=(*self.notes, *decoding_notes(dict.fromkeys(choice.site.weight for choice in written))),
         )
 
     def _pass_seconds(self, verdict: Verdict | None) -> float | None:

@@ -130,6 +130,24 @@ class SearchStep:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanTrial:
+    """One way to add up damage, and what the model was like that it led to.
+
+    Attributes
+    ----------
+    keep : share of the cost that was planned for.
+    trust : the plan added up measured^trust x tail^(1 - trust): effects measured one weight at a time, tail energies.
+    error : relative L2 error of the outputs of the whole model, on calibration feeds; None where it was not measured.
+    chosen : whether this plan was taken at this share.
+    """
+
+    keep: float
+    trust: float
+    error: float | None
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CompressionResult:
     """The outcome of `lowrank_onnx.compress`.
 
@@ -144,6 +162,7 @@ class CompressionResult:
     before, after : figures of the whole model; `after` is None when nothing was rewritten.
     verdict : None without validation, or when nothing was rewritten.
     search : the attempts of ``--max-error``, ``--max-drop`` or ``--speedup``, in order; empty with any other budget.
+    trials : the plans that were tried at each share, where effects were measured; empty otherwise.
     message : the outcome in one sentence.
     seconds : wall time of each stage.
     versions : of this package, its libraries, Python and the platform; "" for what is not installed.
@@ -177,6 +196,7 @@ class CompressionResult:
     reached: tuple[Reached, ...] = ()
     pass_seconds: float | None = None
     notes: tuple[str, ...] = ()
+    trials: tuple[PlanTrial, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from lowrank_onnx.report.tables import (
     text,
 )
 from lowrank_onnx.report.verdict_text import verdict_block
-from lowrank_onnx.results import CompressionResult, Reached, SearchStep, SiteResult, Totals
+from lowrank_onnx.results import CompressionResult, PlanTrial, Reached, SearchStep, SiteResult, Totals
 
 _STATUS_STYLE = {"written": "bold green", "rejected": "bold red", "unchanged": "bold yellow"}
 
@@ -40,6 +40,7 @@ def compress_report(result: CompressionResult, *, verbose: bool = False) -> Grou
             sensitivity_block(result.sites, verbose=verbose),
             _notes_block(result.sites, verbose=verbose),
             _search_block(result.search),
+            _trials_line(result.trials),
             totals_block(result.before, result.after, macs_note=_macs_note(result)),
             _proof_block(result),
             _reached_block(result.reached),
@@ -158,6 +159,20 @@ def _search_block(search: Sequence[SearchStep]) -> Group | None:
         "accepted",
     )
     return Group(heading("search"), table(columns, rows))
+
+
+def _trials_line(trials: Sequence[PlanTrial]) -> Group | None:
+    """How far measured effects were trusted in the plan that was made last, and what the others would have done."""
+    if not trials:
+        return None
+    last = [trial for trial in trials if trial.keep == trials[-1].keep]
+    chosen = next(trial for trial in last if trial.chosen)
+    line = f"plan: measured effects trusted to {chosen.trust:g}"
+    if chosen.error is None:
+        return Group(text(f"{line}, for want of samples to choose by"))
+    others = ", ".join(f"{trial.trust:g}: {significant(trial.error)}" for trial in last if not trial.chosen)
+    error = f"error {significant(chosen.error)} on calibration feeds"
+    return Group(text(f"{line} ({error}{f'; to {others}' if others else ''})"))
 
 
 def _proof_block(result: CompressionResult) -> Group | None:

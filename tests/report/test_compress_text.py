@@ -7,7 +7,7 @@ import pytest
 from lowrank_onnx.config import Config, KeepParams, MaxError, Method
 from lowrank_onnx.report.compress_text import compress_report, options_line
 from lowrank_onnx.report.tables import LISTED_ROWS
-from lowrank_onnx.results import SearchStep
+from lowrank_onnx.results import PlanTrial, SearchStep
 from tests.report.rendering import rendered, widest
 from tests.report.samples import DENSE, FAILED, REWRITTEN, SKIPPED, SYNTHETIC, compression, unchanged
 
@@ -80,6 +80,20 @@ def test_a_search_for_a_drop_shows_what_was_counted_and_what_was_held_against_th
     assert ["1", "0.5000", "0.0200", "0.00100", "yes"] in [
         line.split() for line in rendered(compress_report(numbers)).splitlines()
     ]
+
+
+def test_the_trust_of_the_last_plan_is_shown_beside_the_others() -> None:
+    trials = (
+        PlanTrial(0.7, 1.0, 0.5, chosen=True),
+        PlanTrial(0.6, 1.0, 0.04, chosen=False),
+        PlanTrial(0.6, 0.75, 0.026, chosen=True),
+        PlanTrial(0.6, 0.5, 0.03, chosen=False),
+    )
+    lines = rendered(compress_report(compression(trials=trials)), width=200).splitlines()
+    text = "plan: measured effects trusted to 0.75 (error 0.0260 on calibration feeds; to 1: 0.0400, 0.5: 0.0300)"
+    assert text in lines
+    few = rendered(compress_report(compression(trials=(PlanTrial(0.6, 0.25, None, chosen=True),))), width=200)
+    assert "plan: measured effects trusted to 0.25, for want of samples to choose by" in few.splitlines()
 
 
 def test_a_rejected_result_says_why() -> None:
