@@ -207,4 +207,7 @@ def _seconds_line(result: CompressionResult, *, verbose: bool) -> Group | None:
 
 
 def _time(seconds: float, one_pass: float | None) -> str:
-    return f"{significant(seconds)} s" + (f" ({significant(seconds / one_pass, 2)})" if one_pass else "")
+    if not one_pass:
+        return f"{significant(seconds)} s"
+    passes = seconds / one_pass
+    return f"{significant(seconds)} s ({count(round(passes)) if passes >= 10.0 else significant(passes, 2)})"
