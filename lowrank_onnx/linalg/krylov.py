@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from lowrank_onnx.linalg.backend import Backend, DeviceArray
 from lowrank_onnx.linalg.exact import sorted_triplets, trustworthy
 from lowrank_onnx.linalg.orthonormal import orthonormal_complement, orthonormalize, project_out
-from lowrank_onnx.linalg.sketch import draw_gaussian
+from lowrank_onnx.linalg.sketch import draw_gaussian, draw_uniform
 from lowrank_onnx.linalg.solution import Triplets
 
 NORM_STEPS = 10
@@ -35,6 +35,9 @@ STEEP = 1.2
 
 LARGE_RANK = 320
 """Above this rank the eigendecomposition of a failed check outweighs a few more products."""
+
+LOOSE = 1.1
+"""A tolerance from which on a space of one and a half times the rank may do."""
 
 CACHED_ENTRIES = 4_000_000
 """Of a matrix that stays in the last level of cache, roughly."""
@@ -122,7 +125,7 @@ def solve_krylov(
     size = W.shape[1]
     block = block_width(rank, W.shape[0] * size)
     capacity = min(limit, size)
-    target = planned_dimension(rank, block)
+    target = planned_dimension(rank, block, tolerance)
     if target + block > capacity:
         return None
     space, products = _start(backend, W, block, capacity, seed, through_gram)
@@ -163,11 +166,13 @@ def block_width(rank: int, entries: int) -> int:
     return min(32 * max(1, round(rank / columns_per_tile)), 128)
 
 
-def planned_dimension(rank: int, block: int) -> int:
+def planned_dimension(rank: int, block: int, tolerance: float) -> int:
     """The dimension at which the space is first expected to hold `rank` directions of a slowly decaying spectrum.
 
     Up to LARGE_RANK a check is cheap beside the products, and many spectra need less: aim low. Beyond, aim to pass.
     """
+    if tolerance >= LOOSE:
+        return 3 * rank // 2 + block
     return (43 * rank // 20 if rank > LARGE_RANK else 2 * rank) + block
 
 
@@ -178,7 +183,7 @@ def _start(
     xp = backend.xp
     rows = xp.empty((capacity, W.shape[1]), dtype=W.dtype, device=backend.device)
     projected = xp.zeros((capacity, capacity), dtype=W.dtype, device=backend.device)
-    sketch = backend.to_device(draw_gaussian(W.shape[1], block, seed, backend.numpy_dtype(W)))
+    sketch = backend.to_device(draw_uniform(W.shape[1], block, seed, backend.numpy_dtype(W)))
     first = orthonormalize(backend, sketch)
     if through_gram:
         G = backend.gram(W)
@@ -203,13 +208,21 @@ def residual_norm(backend: Backend, projected: DeviceArray, vectors: DeviceArray
     d may be less than k: V is then padded with zeros. `start` is (k, b), random: a small Krylov space of its own, of
     NORM_STEPS blocks. Squared singular values in and out.
     """
+    return most_left_behind(backend, projected, vectors, start, NORM_STEPS)[0]
+
+
+def most_left_behind(
+    backend: Backend, projected: DeviceArray, vectors: DeviceArray, start: DeviceArray, steps: int
+) -> tuple[float, DeviceArray]:
+    """`residual_norm` from a space of `steps` blocks, and the unit vector (k,) that has it."""
     xp = backend.xp
     size, width = start.shape
     depth = vectors.shape[0]
-    capacity = min(NORM_STEPS * width, size - vectors.shape[1])
+    capacity = min(steps * width, size - vectors.shape[1])
 
     def complement(Y: DeviceArray) -> DeviceArray:
-        return xp.concat((project_out(vectors, Y[:depth, :]), Y[depth:, :]))
+        inside = project_out(vectors, Y[:depth, :])
+        return xp.concat((inside, Y[depth:, :])) if depth < size else inside
 
     space = KrylovSpace(
         backend,
@@ -220,4 +233,5 @@ def residual_norm(backend: Backend, projected: DeviceArray, vectors: DeviceArray
     )
     while space.size + width <= capacity:
         space.extend()
-    return float(backend.eigh_leading(backend.contiguous(space.matrix), 1)[0][0])
+    values, vectors = backend.eigh_leading(backend.contiguous(space.matrix), 1)
+    return float(values[0]), (space.basis @ vectors)[:, 0]
