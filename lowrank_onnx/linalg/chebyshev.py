@@ -53,6 +53,9 @@ MOST_GROWTH = 3e5
 """By how much more one direction may be amplified than another between two orthonormalizations. In float32 the weakest
 is then still known to two digits, and the Gram matrix, which is taken in float64, is positive definite."""
 
+HARMLESS_GROWTH = 300.0
+"""Up to this growth one orthonormalization leaves a basis orthonormal enough to project on."""
+
 MOST_FILTERS = 3
 """In a row: then the exact solver is the better answer."""
 
@@ -147,9 +150,9 @@ def solve_chebyshev(backend: Backend, W: DeviceArray, rank: int, *, tolerance: f
     degree = 1 if flat > 0.0 else filter_degree(float(values[rank - 1]) / last, WANTED_GROWTH)
     total = 1
     for _ in range(MOST_FILTERS):
-        basis = _filtered(backend, G, basis, image, roots(degree, edge), float(values[0]), edge)
+        basis, growth = _filtered(backend, G, basis, image, roots(degree, edge), float(values[0]), edge)
         total += degree
-        pairs = _ritz_pairs(backend, W, G, basis, rank)
+        pairs = _ritz_pairs(backend, W, G, basis, rank, orthonormal=growth <= HARMLESS_GROWTH)
         if pairs is None or not trustworthy(backend, pairs.values[: rank + 1], W.dtype):
             return None
         left_behind, following = _measured(backend, G, pairs, rank, seed)
@@ -195,8 +198,11 @@ def _filtered(
     zeros: list[float],
     top: float,
     edge: float,
-) -> DeviceArray:
-    """An orthonormal basis of the polynomial with these zeros in G, times `basis`; `image` is G times it."""
+) -> tuple[DeviceArray, float]:
+    """A basis of the polynomial with these zeros in G, times `basis`; `image` is G times it.
+
+    Orthonormal to rounding times the growth that is returned: that since the last orthonormalization but one.
+    """
     X, growth = basis, 1.0
     for index, zero in enumerate(zeros):
         step = (top - zero) / (edge / 2)
@@ -205,7 +211,7 @@ def _filtered(
         product = image if index == 0 else G @ X
         X = product - zero * X
         growth *= step
-    return orthonormalize(backend, X)
+    return orthonormalize(backend, X), growth
 
 
 def _outside(backend: Backend, image: DeviceArray, projected: DeviceArray) -> float:
@@ -213,21 +219,27 @@ def _outside(backend: Backend, image: DeviceArray, projected: DeviceArray) -> fl
     return max(squared_norm(backend, image) - squared_norm(backend, projected), 0.0)
 
 
-def _ritz_pairs(backend: Backend, W: DeviceArray, G: DeviceArray, basis: DeviceArray, rank: int) -> _RitzPairs | None:
-    """The Ritz pairs of W'W on the span of `basis`, which needs to be orthonormal to a digit or two only."""
+def _ritz_pairs(
+    backend: Backend, W: DeviceArray, G: DeviceArray, basis: DeviceArray, rank: int, *, orthonormal: bool
+) -> _RitzPairs | None:
+    """The Ritz pairs of W'W on the span of `basis`, which is orthonormal, or to a digit or two."""
     xp = backend.xp
     narrow = W.shape[0] <= WIDE * W.shape[1]
     product = W @ basis if narrow else G @ basis
     projected = product.T @ product if narrow else basis.T @ product
-    inverse = backend.inverse_cholesky(xp.astype(basis.T @ basis, xp.float64, copy=False))
-    if inverse is None:
-        return None
-    small = xp.astype(inverse.T @ xp.astype(projected, xp.float64, copy=False) @ inverse, W.dtype, copy=False)
-    squares, vectors = backend.eigh_leading(small, small.shape[0])
-    kept = xp.astype(inverse @ xp.astype(vectors[:, : rank + PROBES], xp.float64), W.dtype)
-    scaled_left = product @ backend.contiguous(kept[:, :rank]) if narrow else None
-    wanted = basis @ backend.contiguous(kept[:, :rank])
-    return _RitzPairs(_host(backend, squares), wanted, basis @ kept[:, rank:], scaled_left)
+    inverse = None
+    if not orthonormal:
+        inverse = backend.inverse_cholesky(xp.astype(basis.T @ basis, xp.float64, copy=False))
+        if inverse is None:
+            return None
+        inverse = xp.astype(inverse, W.dtype, copy=False)
+        projected = inverse.T @ projected @ inverse
+    squares, vectors = backend.eigh_leading(projected, projected.shape[0])
+    kept = vectors[:, : rank + PROBES]
+    kept = backend.contiguous(kept if inverse is None else inverse @ kept)
+    leading = backend.contiguous(kept[:, :rank])
+    scaled_left = product @ leading if narrow else None
+    return _RitzPairs(_host(backend, squares), basis @ leading, basis @ kept[:, rank:], scaled_left)
 
 
 def _measured(backend: Backend, G: DeviceArray, pairs: _RitzPairs, rank: int, seed: int) -> tuple[float, float]:
