@@ -70,7 +70,7 @@ class Backend:
         return contextlib.nullcontext()
 
     def gram(self, A: DeviceArray) -> DeviceArray:
-        """``A' A``, exactly symmetric: NumPy and CuPy compute one triangle of such a product, and mirror it."""
+        """``A' A``; NumPy computes one triangle of such a product and mirrors it."""
         return A.T @ A
 
     def cholesky_upper(self, G: DeviceArray) -> DeviceArray | None:
