@@ -193,7 +193,7 @@ def certify_classifier(
     oscillation = np.ptp(X @ E, axis=1)
     return ClassifierCertificate(
         probability_change=np.tanh(np.max(distances) * norms / 4.0),
-        paper_probability_change=np.minimum(spectral * norms / 2.0, 1.0),
+        paper_probability_change=np.minimum(spectral * norms / 2.0, math.sqrt(2.0)),
         measured_probability_change=np.tanh(oscillation / 4.0),
         measured_log_ratio=oscillation,
         stable=np.all((margins > reach) | ~others, axis=1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import numbers
+import operator
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -33,10 +33,10 @@ class FactorRequest:
         if (self.rank is None) == (self.target is None):
             given = "nothing" if self.rank is None else f"rank {self.rank} and a target"
             raise FactorizationError(f"{given} given: expected one of rank, error, energy, spectral")
-        if self.rank is not None and (isinstance(self.rank, bool) or not isinstance(self.rank, numbers.Integral)):
-            raise FactorizationError(
-                f"rank {self.rank!r}: expected a whole number; for a share of a side, multiply first"
-            )
+        try:
+            operator.index(self.rank or 0)
+        except TypeError:
+            raise FactorizationError(f"rank {self.rank!r}: expected a whole number, e.g. int(share * side)") from None
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Refuse what isn't a matrix, or doesn't have the rank.
