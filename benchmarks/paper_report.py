@@ -27,8 +27,8 @@ def markdown(saved: Mapping[str, Sequence[Row]]) -> str:
     lines = [
         "# The paper's tables",
         "",
-        "Made by `python -m benchmarks.paper`. The paper is arXiv 2604.02659; q counts its power iterations, and q = 1 is",
-        "the plain randomized SVD.",
+        "Made by `python -m benchmarks.paper`. The paper is arXiv 2604.02659; q counts its power iterations, and q = 1",
+        "is the plain randomized SVD.",
         "",
     ]
     lines += _kernel(saved["kernel"]) if saved["kernel"] else []
@@ -39,12 +39,13 @@ def markdown(saved: Mapping[str, Sequence[Row]]) -> str:
 
 
 def _kernel(results: Sequence[Row]) -> list[str]:
+    published = ", ".join(f"{solver}, r={rank}: {factor}" for (rank, solver), factor in PUBLISHED.items())
     lines = [
         "## One factorization: time and error",
         "",
-        "Seconds of wall time, times faster than the exact SVD (gesdd) of the same matrix in brackets, and the normalised",
-        "spectral error ||W - L R||_2 / sigma_(r+1), of which 1 is the best there is. RSI is the algorithm as published.",
-        f"The paper's own speed-ups at 4096 x 25088: {', '.join(f'{s}, r={r}: {x}' for (r, s), x in PUBLISHED.items())}.",
+        "Seconds of wall time, how many times faster than the exact SVD (gesdd) of the same matrix, and the normalised",
+        "spectral error ||W - L R||_2 / sigma_(r+1), of which 1 is the best there is. RSI is the algorithm as",
+        f"published. The paper's own speed-ups at 4096 x 25088: {published}.",
         "",
     ]
     solvers = [timed["solver"] for timed in results[0]["timed"]]
@@ -68,10 +69,10 @@ def _accuracy(result: Row) -> list[str]:
     lines = [
         f"## Accuracy without retraining: {result['model']}",
         "",
-        f"Top-1 and top-5 on {result['images']} test images of ten classes; uncompressed {result['top1']:.2%} and "
+        f"Top-1 and top-5 on {result['images']} test images of ten classes; uncompressed {result['top1']:.2%} and",
         f"{result['top5']:.2%}. `change` is the mean total variation between the class probabilities before and after.",
-        "The last columns are of the classifier's own weight alone: the change that its approximation makes, its certified",
-        "bound, the paper's bound, and the share of images whose class is certified not to change.",
+        "The last columns are of the classifier's own weight alone: the change that its approximation makes, its",
+        "certified bound, the paper's bound, and the share of images whose class is certified not to change.",
         "",
     ]
     head = ["alpha", "way", "kept", "top-1", "top-5", "change", "classifier", "bound", "paper's bound", "certified"]
@@ -99,8 +100,8 @@ def _graphs(results: Sequence[Row]) -> list[str]:
     lines = [
         "## The full networks, from end to end",
         "",
-        "VGG-19 and ViT-B/32 at their real shapes, with weights drawn here that have slow spectra: `compress --keep-params`",
-        "for size in a process of its own, validation included. Latency of one image, in interleaved pairs.",
+        "VGG-19 and ViT-B/32 at their real shapes, with weights drawn here that have slow spectra, through `compress",
+        "--keep-params` for size in a process of its own, validation included. Latency in interleaved pairs.",
         "",
     ]
     head = ["network", "kept", "seconds", "peak memory", "file", "latency", "speed"]
