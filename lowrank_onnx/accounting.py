@@ -20,7 +20,7 @@ from lowrank_onnx.calibration import NO_LESSON, Lesson
 from lowrank_onnx.candidate_model import CandidateModel
 from lowrank_onnx.candidates import tail_energy
 from lowrank_onnx.choose import NOT_FASTER, Choice
-from lowrank_onnx.config import Config, Speedup
+from lowrank_onnx.config import Config, MaxDrop, Speedup
 from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.forms import Form
 from lowrank_onnx.model_io import Model
@@ -140,12 +140,24 @@ def unchanged_message(book: Bookkeeping) -> str:
         )
     if written_before(book.model.skeleton):
         return "nothing left to compress: an earlier run has factorized what this budget would"
+    if isinstance(book.config.budget, MaxDrop) and book.search:
+        return _no_drop_small_enough(book.config.budget, book.search)
     if book.search:
         best = min(step.error for step in book.search)
         return f"nothing to gain: the smallest relative error of any model tried is {best:.3g}, above the limit"
     if any(choice.reason.startswith(NOT_FASTER) for choice in book.choices):
         return "nothing to gain: no weight is measurably faster at any rank"
     return "nothing to gain: at this budget no weight gets smaller"
+
+
+def _no_drop_small_enough(budget: MaxDrop, search: Sequence[SearchStep]) -> str:
+    best = min(search, key=lambda step: math.inf if step.judged_drop is None else step.judged_drop)
+    judged = best.judged_drop
+    certain = "" if judged == best.drop else f", {judged:.3g} at most with 95 % confidence"
+    return (
+        f"out of reach: the model tried that comes closest keeps the share {best.keep:.3f} and has a drop of "
+        f"{best.drop:.3g}{certain}, above --max-drop {budget.drop:g}"
+    )
 
 
 def site_results(

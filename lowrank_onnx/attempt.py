@@ -11,10 +11,11 @@ from typing import TypeAlias
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, open_session
+from lowrank_onnx.evaluate.scores import MetricJudge
 from lowrank_onnx.model_io import Model, stage_model
 from lowrank_onnx.observed import Observed
 from lowrank_onnx.spool import FactorSpool
-from lowrank_onnx.types import LatencyComparison
+from lowrank_onnx.types import LatencyComparison, MetricComparison
 from lowrank_onnx.weights import SharedWeight
 
 Stopwatch: TypeAlias = Callable[[Session, Session, Feeds], LatencyComparison]
@@ -25,7 +26,8 @@ Stopwatch: TypeAlias = Callable[[Session, Session, Feeds], LatencyComparison]
 class Workshop:
     """What a model is made from once the factors are there, where, and the original to hold against it.
 
-    `observed` is None where the original was never run; then nothing can be searched for.
+    `observed` is None where the original was never run; then nothing can be searched for. `metric` is the user's own
+    measure, where there is one.
     """
 
     model: Model
@@ -33,6 +35,7 @@ class Workshop:
     spool: FactorSpool
     directory: Path
     observed: Observed | None
+    metric: MetricJudge | None = None
 
     @property
     def original(self) -> Observed:
@@ -57,6 +60,17 @@ def race(workshop: Workshop, stopwatch: Stopwatch, choices: Sequence[Choice]) ->
     with _attempt(workshop, choices) as session:
         original = workshop.original
         return _error(original, session), stopwatch(original.session, session, original.held_out).speedup
+
+
+def drop_of(workshop: Workshop, choices: Sequence[Choice]) -> tuple[float, MetricComparison]:
+    """The relative output error on the held-out feeds, and the task metric, of the model that these choices make."""
+    judge = workshop.metric
+    if judge is None:
+        raise ValueError("a search for a drop needs a metric")
+    if _is_original(choices):
+        return 0.0, judge(workshop.original.session)
+    with _attempt(workshop, choices) as session:
+        return _error(workshop.original, session), judge(session)
 
 
 def _is_original(choices: Sequence[Choice]) -> bool:

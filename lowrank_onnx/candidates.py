@@ -27,6 +27,7 @@ class Candidate:
     error : predicted damage, from the tail energy ||W - W_r||_F^2 / ||W||_F^2 (in the norm of the weight's inputs where
         their second moment is known); 0 when dense.
     latency_ms : milliseconds of one run, added up over all sites that use the weight; None where it wasn't measured.
+    itemsize : bytes of one stored weight.
     """
 
     form: str
@@ -35,6 +36,12 @@ class Candidate:
     macs: int | None
     error: float
     latency_ms: float | None = None
+    itemsize: int = 4
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the weights stored."""
+        return self.parameters * self.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,7 @@ class PlannedWeight:
     damage; it must not fall as the tail grows, and be 0 at 0. `latency` takes a form's name and a rank (`DENSE`, None)
     to the milliseconds of one run over all sites of the weight; it is None where they weren't measured, and
     `unmeasured` then says why, if measuring was tried. Times that differ by no more than the share `noise` can't be
-    told apart.
+    told apart. `itemsize` is the bytes of one stored weight.
     """
 
     name: str
@@ -58,6 +65,7 @@ class PlannedWeight:
     latency: Callable[[str, int | None], float] | None = field(default=None, compare=False)
     noise: float = 0.0
     unmeasured: str = ""
+    itemsize: int = 4
 
     @property
     def plain(self) -> Form:
@@ -113,7 +121,7 @@ def dense_candidate(weight: PlannedWeight) -> Candidate:
     parameters = weight.shape.parameters
     macs = None if weight.positions is None else weight.positions * parameters
     latency = None if weight.latency is None else weight.latency(DENSE, None)
-    return Candidate(DENSE, None, parameters, macs, error=0.0, latency_ms=latency)
+    return Candidate(DENSE, None, parameters, macs, 0.0, latency, weight.itemsize)
 
 
 def low_rank_candidate(weight: PlannedWeight, form: Form, curves: Curves, rank: int) -> Candidate:
@@ -121,7 +129,7 @@ def low_rank_candidate(weight: PlannedWeight, form: Form, curves: Curves, rank: 
     macs = None if weight.positions is None else form.macs(weight.shape, rank, weight.positions)
     error = weight.damage(tail_energy(curves[form.family], rank))
     latency = None if weight.latency is None else weight.latency(form.name, rank)
-    return Candidate(form.name, rank, form.parameters(weight.shape, rank), macs, error, latency)
+    return Candidate(form.name, rank, form.parameters(weight.shape, rank), macs, error, latency, weight.itemsize)
 
 
 def maybe_faster(weight: PlannedWeight, form: str, rank: int) -> bool:

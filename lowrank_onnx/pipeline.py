@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from lowrank_onnx.accounting import Bookkeeping, StageClock, totals
-from lowrank_onnx.attempt import Workshop, error_of, race
+from lowrank_onnx.attempt import Workshop, drop_of, error_of, race
 from lowrank_onnx.cache import Cache, open_cache
 from lowrank_onnx.cache.facts import environment_facts, model_facts
 from lowrank_onnx.calibration import lessons
@@ -25,6 +25,7 @@ from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.config import Config, PlannedBudget, Speedup
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, judge, measure_latency, open_session
+from lowrank_onnx.evaluate.scores import MetricJudge, judge_by
 from lowrank_onnx.factorize import spool_factors
 from lowrank_onnx.inspection import inspect_weights
 from lowrank_onnx.latency.plan import measure_weights, time_runs, with_latency
@@ -54,7 +55,7 @@ from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.realise import Realiser
 from lowrank_onnx.results import CompressionResult, InspectResult
 from lowrank_onnx.revision import MAX_ROUNDS, Reviser, required_speedup
-from lowrank_onnx.settle import Settled, check_feasible, settle
+from lowrank_onnx.settle import Settled, check_feasible, models_searched, settle
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import LatencyComparison, Verdict
 
@@ -121,6 +122,7 @@ def compress(
             observed = observe_if_needed(prepared, config, feeds)
             unmeasured = planned_weights(prepared, observed, {})
             check_feasible(unmeasured, config)
+            metric = None if observed is None else _metric_judge(observed.session, config, models_searched(config))
             moments = input_moments(prepared, observed, config, directory, progress, on_model)
         spool = FactorSpool(directory)
         with clock.stage("factorize"):
@@ -135,7 +137,7 @@ def compress(
         by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
         refs = {weight.name: group.weight for weight, group in zip(weights, prepared.groups, strict=True)}
         realiser = Realiser(spool, refs, by_name, whitening, config.seed)
-        workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed)
+        workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric)
 
         @functools.cache
         def timed_weights() -> tuple[PlannedWeight, ...]:
@@ -186,7 +188,7 @@ def _finish(
                 path = target or workshop.directory / "model.onnx"
                 staged = stack.enter_context(stage_model(candidate.model, path, force=force))
             with clock.stage("validate"):
-                verdict = None if observed is None else _judged(observed, staged, config, progress)
+                verdict = None if observed is None else _judged(observed, staged, config, workshop.metric, progress)
             if verdict is None or verdict.passed:
                 if target is None:
                     return book.written(candidate, staged.file_bytes, verdict, model=complete_proto(candidate.model))
@@ -227,30 +229,56 @@ def _settled(
     original_ms = None
     if isinstance(config.budget, Speedup):
         original_ms = time_runs(workshop.original.session, next(iter(workshop.original.feeds)))
-    attempts = partial(error_of, workshop), partial(race, workshop, stopwatch)
     return settle(
         weights,
         realiser.curves,
         config,
-        attempts[0],
+        partial(error_of, workshop),
         progress,
-        race=attempts[1],
+        race=partial(race, workshop, stopwatch),
+        drop_of=partial(drop_of, workshop),
         original_ms=original_ms,
         start=start,
         holds=realiser.holds,
     )
 
 
-def _judged(observed: Observed, staged: StagedModel, config: Config, progress: Progress) -> Verdict:
+def _judged(
+    observed: Observed, staged: StagedModel, config: Config, metric: MetricJudge | None, progress: Progress
+) -> Verdict:
     candidate = open_session(staged.path, provider=config.provider)
-    return _compare(observed.session, candidate, observed.held_out, config, config.objective == "latency", progress)
+    return _compare(
+        observed.session,
+        candidate,
+        observed.held_out,
+        config,
+        progress,
+        metric=metric,
+        require_faster=config.objective == "latency",
+        models=models_searched(config),
+    )
+
+
+def _metric_judge(original: Session, config: Config, models: int = 1) -> MetricJudge | None:
+    """Measures the original by the user's metric, where there is one."""
+    return None if config.metric is None else judge_by(config.metric, original, models, config.required_drop)
 
 
 def _compare(
-    original: Session, candidate: Session, feeds: Feeds, config: Config, require_faster: bool, progress: Progress
+    original: Session,
+    candidate: Session,
+    feeds: Feeds,
+    config: Config,
+    progress: Progress,
+    *,
+    metric: MetricJudge | None,
+    require_faster: bool = False,
+    models: int = 1,
 ) -> Verdict:
     with progress.stage("comparing outputs", len(feeds)) as stage:
         outputs = compare_outputs(original, candidate, feeds, progress=stage)
+    with progress.stage("measuring the metric", None):
+        measured = None if metric is None else metric(candidate)
     with progress.stage("timing", None) as stage:
         latency = measure_latency(
             original, candidate, feeds, seed=config.seed, max_seconds=TIMING_SECONDS, progress=stage
@@ -265,6 +293,9 @@ def _compare(
         gates=gates,
         require_faster=require_faster,
         min_speedup=required_speedup(config),
+        metric=measured,
+        max_drop=config.required_drop,
+        models=models,
     )
 
 
@@ -293,9 +324,8 @@ def validate(
     first, second = load_model(original), load_model(candidate)
     session = open_model(first, config.provider)
     chosen = find_feeds(first, session, feeds, config.seed)
-    return _compare(
-        session, open_model(second, config.provider), chosen, config, require_faster=False, progress=progress
-    )
+    metric = _metric_judge(session, config)
+    return _compare(session, open_model(second, config.provider), chosen, config, progress, metric=metric)
 
 
 def inspect(

@@ -120,6 +120,7 @@ def planned_weights(
             forms=group.forms,
             positions=total_positions(group.sites, positions),
             damage=damage,
+            itemsize=group.weight.itemsize,
         )
         for group, damage in zip(prepared.groups, damages, strict=True)
     )

@@ -84,21 +84,26 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class SearchStep:
-    """One attempt of the search for ``--max-error`` or ``--speedup``.
+    """One attempt of the search for ``--max-error``, ``--max-drop`` or ``--speedup``.
 
     Attributes
     ----------
     keep : share of the eligible sites' latency that was tried; of their MACs where no latency is known, of their
         parameters where size is the objective or no MACs are known either.
     error : relative L2 error of the model's outputs that came of it.
-    accepted : whether the error was within the limit, or the model fast enough.
-    speedup : of the whole model over the original, measured; None in a search for an error.
+    accepted : whether the error or the drop was within the limit, or the model fast enough.
+    speedup : of the whole model over the original, measured; None in any other search.
+    drop : of the task metric, as measured; None in any other search.
+    judged_drop : what was held against the limit: what the drop can be at 95 % confidence where the metric tells
+        samples apart, else the drop itself.
     """
 
     keep: float
     error: float
     accepted: bool
     speedup: float | None = None
+    drop: float | None = None
+    judged_drop: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,7 @@ class CompressionResult:
     sites, skipped : every eligible site, and every node that was looked at and left alone.
     before, after : figures of the whole model; `after` is None when nothing was rewritten.
     verdict : None without validation, or when nothing was rewritten.
-    search : the attempts of ``--max-error`` or ``--speedup``, in order; empty with any other budget.
+    search : the attempts of ``--max-error``, ``--max-drop`` or ``--speedup``, in order; empty with any other budget.
     message : the outcome in one sentence.
     seconds : wall time of each stage.
     versions : of this package, its libraries, Python and the platform; "" for what is not installed.

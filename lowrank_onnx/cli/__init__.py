@@ -20,6 +20,9 @@ from lowrank_onnx import __version__
 from lowrank_onnx.cli import budgets as budgets
 from lowrank_onnx.cli import checks as checks
 from lowrank_onnx.cli import options as options
+from lowrank_onnx.cli.config_file import ConfigFileOption as ConfigFileOption
+from lowrank_onnx.cli.config_file import DumpConfigOption as DumpConfigOption
+from lowrank_onnx.cli.config_file import dump_options
 from lowrank_onnx.cli.terminal import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -42,7 +45,6 @@ app = typer.Typer(
     name="lowrank-onnx",
     help="Makes exported ONNX models smaller and faster by low-rank factorization, and proves it.",
     epilog="Exit codes: 0 done, 1 rejected or nothing to compress, 2 wrong usage, 3 the model can't be read.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -72,13 +74,16 @@ def compress(
     alpha: budgets.AlphaOption = None,
     energy: budgets.EnergyOption = None,
     keep_params: budgets.KeepParamsOption = None,
+    keep_bytes: budgets.KeepBytesOption = None,
     keep_macs: budgets.KeepMacsOption = None,
     speedup: budgets.SpeedupOption = None,
     max_error: budgets.MaxErrorOption = None,
+    max_drop: budgets.MaxDropOption = None,
     min_sqnr: budgets.MinSqnrOption = None,
     min_top1: budgets.MinTop1Option = None,
     objective: budgets.ObjectiveOption = options.DEFAULTS.objective,
     calib: options.CalibOption = None,
+    metric: options.MetricOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
     whiten: options.WhitenOption = options.DEFAULTS.whiten,
     sensitivity: options.SensitivityOption = options.DEFAULTS.sensitivity,
@@ -101,10 +106,14 @@ def compress(
     html: options.HtmlOption = None,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
+    config_file: ConfigFileOption = None,
+    dump_config: DumpConfigOption = None,
 ) -> int:
     """Factorize the weights of a model, prove what that did, and write the result if it is worth it."""
-    given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_macs, speedup)
-    budget, gates = budgets.budget_and_gates(given, max_error=max_error, min_sqnr=min_sqnr, min_top1=min_top1)
+    given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_bytes, keep_macs, speedup)
+    budget, gates = budgets.budget_and_gates(
+        given, max_error=max_error, max_drop=max_drop, min_sqnr=min_sqnr, min_top1=min_top1
+    )
     config = Config(
         budget=budget,
         objective=objective,
@@ -124,7 +133,9 @@ def compress(
         provider=provider,
         validate=not no_validate,
         gates=gates,
+        metric=metric,
     )
+    dump_options(context, dump_config)
     target = output or checks.default_output(model)
     checks.check_output(target, model, force=force)
     checks.check_json(json, (model, target, calib))
@@ -184,6 +195,8 @@ def sweep(
     json: options.JsonOption = None,
     html: options.HtmlOption = None,
     quiet: options.QuietOption = False,
+    config_file: ConfigFileOption = None,
+    dump_config: DumpConfigOption = None,
 ) -> int:
     """Compress at several budgets from one calibration, show the trade-off, and write the point that you pick."""
     points = budgets.sweep_points(keep_params, keep_macs, speedup)
@@ -200,6 +213,7 @@ def sweep(
         device=device,
         provider=provider,
     )
+    dump_options(context, dump_config)
     if output is not None:
         checks.check_output(output, model, force=force)
     checks.check_json(json, (model, output, calib))
@@ -283,14 +297,16 @@ def validate(
     min_sqnr: budgets.MinSqnrOption = None,
     max_error: budgets.MaxErrorGateOption = None,
     min_top1: budgets.MinTop1Option = None,
+    metric: options.MetricOption = None,
+    max_drop: budgets.MaxDropGateOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
     seed: options.SeedOption = options.DEFAULTS.seed,
     json: options.JsonOption = None,
     quiet: options.QuietOption = False,
 ) -> int:
     """Compare two models in onnxruntime: outputs and latency, with a verdict on the outputs."""
-    gates = Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1)
-    config = Config(provider=provider, seed=seed, gates=gates)
+    gates = Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1, max_drop=max_drop)
+    config = Config(provider=provider, seed=seed, gates=gates, metric=metric)
     checks.check_json(json, (original, candidate, data))
     checks.check_feeds("--data", data)
 

@@ -9,6 +9,7 @@ import typer
 
 from lowrank_onnx.cli.budgets import whole_number
 from lowrank_onnx.config import FORM_NAMES, OP_TYPES, Config, Device, Method, SensitivityLevel
+from lowrank_onnx.metric import Metric, load_metric
 
 DEFAULTS = Config()
 
@@ -51,6 +52,17 @@ ProviderOption = Annotated[
         metavar="NAME",
         help="The onnxruntime execution provider that validates and times: cpu, cuda, tensorrt or its full name. "
         "One that is absent, or hands nodes to the CPU, is an error.",
+        rich_help_panel=_FEEDS,
+    ),
+]
+MetricOption = Annotated[
+    Metric | None,
+    typer.Option(
+        metavar="FILE.py:FUNCTION",
+        help="Your own measure of a model, reported of both: a Python function that is given predict(feed) and returns "
+        "a number, or for each sample whether the model is right. Higher is better unless the function has the "
+        "attribute higher_is_better = False. The file is run as Python: it must be one that you trust.",
+        parser=load_metric,
         rich_help_panel=_FEEDS,
     ),
 ]

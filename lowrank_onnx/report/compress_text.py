@@ -131,17 +131,29 @@ def _search_block(search: Sequence[SearchStep]) -> Group | None:
     if not search:
         return None
     raced = any(step.speedup is not None for step in search)
+    measured = any(step.drop is not None for step in search)
+    bounded = any(step.judged_drop != step.drop for step in search)
     rows = [
         (
             f"{index}",
             fraction(step.keep),
             significant(step.error),
             *([f"{significant(step.speedup)}x"] if raced else []),
+            *([significant(step.drop)] if measured else []),
+            *([significant(step.judged_drop)] if bounded else []),
             "yes" if step.accepted else "no",
         )
         for index, step in enumerate(search, start=1)
     ]
-    columns = ("attempt", "share kept", "output error", *(["speed"] if raced else []), "accepted")
+    columns = (
+        "attempt",
+        "share kept",
+        "output error",
+        *(["speed"] if raced else []),
+        *(["drop"] if measured else []),
+        *(["at most"] if bounded else []),
+        "accepted",
+    )
     return Group(heading("search"), table(columns, rows))
 
 

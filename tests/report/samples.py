@@ -15,7 +15,7 @@ from lowrank_onnx.results import (
     SiteResult,
     Totals,
 )
-from lowrank_onnx.types import LatencyComparison, OutputStatistics, Skipped, Timing, Verdict
+from lowrank_onnx.types import LatencyComparison, MetricComparison, OutputStatistics, Skipped, Timing, Verdict
 
 REWRITTEN = SiteResult(
     name="blocks.0/mlp/fc1/MatMul",
@@ -89,6 +89,18 @@ LATENCY = LatencyComparison(
     speedup_high=1.47,
     confidence=0.95,
     pairs=40,
+)
+METRIC = MetricComparison(
+    name="accuracy.py:correct",
+    higher_is_better=True,
+    original=0.946,
+    candidate=0.945,
+    samples=2000,
+    lost=8,
+    gained=6,
+    candidate_bound=0.9358,
+    drop_bound=0.0047,
+    confidence=0.95,
 )
 VERDICT = Verdict(
     outputs=(OUTPUT,),

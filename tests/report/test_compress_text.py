@@ -7,6 +7,7 @@ import pytest
 from lowrank_onnx.config import Config, KeepParams, MaxError, Method
 from lowrank_onnx.report.compress_text import compress_report, options_line
 from lowrank_onnx.report.tables import LISTED_ROWS
+from lowrank_onnx.results import SearchStep
 from tests.report.rendering import rendered, widest
 from tests.report.samples import DENSE, FAILED, REWRITTEN, SKIPPED, SYNTHETIC, compression, unchanged
 
@@ -58,6 +59,18 @@ def test_the_search_is_shown() -> None:
     lines = [line.split() for line in rendered(compress_report(compression())).splitlines()]
     assert ["1", "0.5000", "0.0200", "yes"] in lines
     assert ["2", "0.2500", "0.0900", "no"] in lines
+
+
+def test_a_search_for_a_drop_shows_what_was_counted_and_what_was_held_against_the_limit() -> None:
+    steps = SearchStep(0.5, 0.02, True, drop=0.001, judged_drop=0.008), SearchStep(0.3, 0.1, False, None, 0.02, 0.031)
+    lines = [line.split() for line in rendered(compress_report(compression(search=steps))).splitlines()]
+    assert ["attempt", "share", "kept", "output", "error", "drop", "at", "most", "accepted"] in lines
+    assert ["1", "0.5000", "0.0200", "0.00100", "0.00800", "yes"] in lines
+    assert ["2", "0.3000", "0.100", "0.0200", "0.0310", "no"] in lines
+    numbers = compression(search=(SearchStep(0.5, 0.02, True, drop=0.001, judged_drop=0.001),))
+    assert ["1", "0.5000", "0.0200", "0.00100", "yes"] in [
+        line.split() for line in rendered(compress_report(numbers)).splitlines()
+    ]
 
 
 def test_a_rejected_result_says_why() -> None:

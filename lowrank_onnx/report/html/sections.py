@@ -12,7 +12,7 @@ from lowrank_onnx.report.html.figures import Bar, Curve, Point
 from lowrank_onnx.report.numbers import count, fraction, kept, plural, short_count, significant
 from lowrank_onnx.report.sweep_text import COLUMNS, sweep_row
 from lowrank_onnx.report.tables import budget_flag, matrix_shape
-from lowrank_onnx.report.verdict_text import feeds_phrase, latency_line
+from lowrank_onnx.report.verdict_text import feeds_phrase, latency_line, metric_lines, top1_bounds
 from lowrank_onnx.results import CompressionResult, SiteResult, SweepResult
 from lowrank_onnx.types import Skipped, numpy_dtype
 
@@ -186,6 +186,9 @@ def outputs_section(result: CompressionResult) -> Section | None:
     )
     columns = ("output", "relative L2", "largest difference", "SQNR, dB", "cosine", "top-1 agreement")
     lines = [f"Compared on {feeds_phrase(verdict)}."]
+    lines += top1_bounds(verdict)
+    if verdict.metric is not None:
+        lines += metric_lines(verdict.metric)
     if verdict.latency is not None:
         lines.append(latency_line(verdict.latency, verdict))
     caption = "Each output of the new model against the original's"
