@@ -28,6 +28,7 @@ class Candidate:
         their second moment is known); 0 when dense.
     latency_ms : milliseconds of one run, added up over all sites that use the weight; None where it wasn't measured.
     itemsize : bytes of one stored weight.
+    members : where it stands for several weights at once, the candidate of each (`lowrank_onnx.bundles`).
     """
 
     form: str
@@ -37,6 +38,7 @@ class Candidate:
     error: float
     latency_ms: float | None = None
     itemsize: int = 4
+    members: tuple[Candidate, ...] = ()
 
     @property
     def stored_bytes(self) -> int:
@@ -92,8 +94,13 @@ def useful_ranks(weight: PlannedWeight, form: Form, rank_multiple: int | None) -
 
 
 def useful_options(weight: PlannedWeight, rank_multiple: int | None) -> tuple[tuple[Form, int], ...]:
-    """Every form at each of its useful ranks."""
-    return tuple((form, rank) for form in weight.forms for rank in useful_ranks(weight, form, rank_multiple))
+    """Every form in which the weight can be written by itself, at each of its useful ranks."""
+    return tuple(
+        (form, rank)
+        for form in weight.forms
+        if form.bundle is None
+        for rank in useful_ranks(weight, form, rank_multiple)
+    )
 
 
 def tail_energy(curve: ErrorCurve, rank: int) -> float:
@@ -147,10 +154,11 @@ def find_candidates(
     found = [
         low_rank_candidate(weight, form, curves, rank)
         for form, rank in useful_options(weight, rank_multiple)
-        if _is_known(curves.get(form.family), rank) and (not only_faster or maybe_faster(weight, form.name, rank))
+        if is_known(curves.get(form.family), rank) and (not only_faster or maybe_faster(weight, form.name, rank))
     ]
     return (*found, dense_candidate(weight))
 
 
-def _is_known(curve: ErrorCurve | None, rank: int) -> bool:
+def is_known(curve: ErrorCurve | None, rank: int) -> bool:
+    """Whether the error at a rank that is worth considering was computed."""
     return curve is not None and (not isinstance(curve, Tails) or rank in curve.ranks)

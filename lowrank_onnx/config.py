@@ -153,7 +153,7 @@ class Gates:
 OP_TYPES: tuple[str, ...] = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 """Operators whose weights can be factorized."""
 
-FORM_NAMES: tuple[str, ...] = ("pair", "conv_channel", "conv_transpose_channel", "pivoted")
+FORM_NAMES: tuple[str, ...] = ("pair", "conv_channel", "conv_transpose_channel", "pivoted", "shared")
 """The forms that weights can be written in (`lowrank_onnx.forms`)."""
 
 

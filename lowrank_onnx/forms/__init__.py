@@ -10,6 +10,7 @@ from __future__ import annotations
 from lowrank_onnx.forms.form import MATRIX, Form
 from lowrank_onnx.forms.pair import CONV_CHANNEL, CONV_TRANSPOSE_CHANNEL, PAIR, Pair
 from lowrank_onnx.forms.pivoted import PIVOTED, Pivoted
+from lowrank_onnx.forms.shared import SHARED, Shared
 
 __all__ = [
     "CONV_CHANNEL",
@@ -17,7 +18,9 @@ __all__ = [
     "MATRIX",
     "PAIR",
     "PIVOTED",
+    "SHARED",
     "Form",
     "Pair",
     "Pivoted",
+    "Shared",
 ]
