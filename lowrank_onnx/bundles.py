@@ -87,7 +87,7 @@ def together(members: Sequence[Candidate]) -> Candidate:
         macs=None if None in macs else sum(one for one in macs if one is not None),
         error=sum(member.error for member in members),
         latency_ms=None if None in latencies else sum(one for one in latencies if one is not None),
-        itemsize=members[0].itemsize,
+        stored_bytes=sum(member.stored_bytes for member in members),
         members=tuple(members),
     )
 

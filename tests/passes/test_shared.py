@@ -143,8 +143,17 @@ def test_the_first_in_the_graph_leads() -> None:
             [value(f"y{i}", [2, 4]) for i in range(2)],
             {f"w{i}": weight(3, 4, seed=i) for i in range(2)},
         ),
+        make_model(
+            [
+                h.make_node("FusedConv", ["x", f"w{i}"], [f"y{i}"], domain="com.microsoft", activation="Relu")
+                for i in range(2)
+            ],
+            [value("x", [1, 4, 2, 2])],
+            [value(f"y{i}", [1, 3, 2, 2]) for i in range(2)],
+            {f"w{i}": weight(3, 4, 1, 1, seed=i) for i in range(2)},
+        ),
     ],
-    ids=["alone", "other strides", "larger kernels", "one weight", "weights on the left", "other inputs"],
+    ids=["alone", "other strides", "larger kernels", "one weight", "weights on the left", "other inputs", "fused"],
 )
 def test_what_can_not_be_shared_is_not_offered(model: onnx.ModelProto) -> None:
     assert offered(model) == {}
