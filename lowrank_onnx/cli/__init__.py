@@ -34,7 +34,7 @@ from lowrank_onnx.cli.terminal import (
     say_error,
     showing_progress,
 )
-from lowrank_onnx.config import Config, Gates, Speedup
+from lowrank_onnx.config import FORM_NAMES, OP_TYPES, Config, Gates, Speedup
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -74,21 +74,26 @@ def compress(
     alpha: budgets.AlphaOption = None,
     energy: budgets.EnergyOption = None,
     keep_params: budgets.KeepParamsOption = None,
+    keep_bytes: budgets.KeepBytesOption = None,
     keep_macs: budgets.KeepMacsOption = None,
     speedup: budgets.SpeedupOption = None,
     max_error: budgets.MaxErrorOption = None,
+    max_drop: budgets.MaxDropOption = None,
     min_sqnr: budgets.MinSqnrOption = None,
     min_top1: budgets.MinTop1Option = None,
     objective: budgets.ObjectiveOption = options.DEFAULTS.objective,
     calib: options.CalibOption = None,
+    metric: options.MetricOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
     whiten: options.WhitenOption = options.DEFAULTS.whiten,
+    effort: options.EffortOption = options.DEFAULTS.effort,
     sensitivity: options.SensitivityOption = options.DEFAULTS.sensitivity,
     refine: options.RefineOption = options.DEFAULTS.refine,
     no_validate: options.NoValidateOption = False,
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
     op_types: options.OpTypesOption = None,
+    forms: options.FormsOption = None,
     method: options.MethodOption = options.DEFAULTS.method,
     power_iterations: options.PowerIterationsOption = options.DEFAULTS.power_iterations,
     oversampling: options.OversamplingOption = options.DEFAULTS.oversampling,
@@ -107,8 +112,10 @@ def compress(
     dump_config: DumpConfigOption = None,
 ) -> int:
     """Factorize the weights of a model, prove what that did, and write the result if it is worth it."""
-    given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_macs, speedup)
-    budget, gates = budgets.budget_and_gates(given, max_error=max_error, min_sqnr=min_sqnr, min_top1=min_top1)
+    given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_bytes, keep_macs, speedup)
+    budget, gates = budgets.budget_and_gates(
+        given, max_error=max_error, max_drop=max_drop, min_sqnr=min_sqnr, min_top1=min_top1
+    )
     config = Config(
         budget=budget,
         objective=objective,
@@ -118,8 +125,10 @@ def compress(
         seed=seed,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
-        op_types=checks.split_op_types(op_types),
+        op_types=checks.split_names(op_types, OP_TYPES),
+        forms=checks.split_names(forms, FORM_NAMES),
         whiten=whiten,
+        effort=effort,
         sensitivity=sensitivity,
         refine=refine,
         rank_multiple=rank_multiple,
@@ -128,6 +137,7 @@ def compress(
         provider=provider,
         validate=not no_validate,
         gates=gates,
+        metric=metric,
     )
     dump_options(context, dump_config)
     target = output or checks.default_output(model)
@@ -181,6 +191,7 @@ def sweep(
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
     op_types: options.OpTypesOption = None,
+    forms: options.FormsOption = None,
     seed: options.SeedOption = options.DEFAULTS.seed,
     device: options.DeviceOption = options.DEFAULTS.device,
     output: options.SweepOutputOption = None,
@@ -202,7 +213,8 @@ def sweep(
         refine=refine,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
-        op_types=checks.split_op_types(op_types),
+        op_types=checks.split_names(op_types, OP_TYPES),
+        forms=checks.split_names(forms, FORM_NAMES),
         seed=seed,
         device=device,
         provider=provider,
@@ -265,7 +277,7 @@ def inspect(
         seed=seed,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
-        op_types=checks.split_op_types(op_types),
+        op_types=checks.split_names(op_types, OP_TYPES),
         device=device,
         provider=provider,
     )
@@ -291,14 +303,16 @@ def validate(
     min_sqnr: budgets.MinSqnrOption = None,
     max_error: budgets.MaxErrorGateOption = None,
     min_top1: budgets.MinTop1Option = None,
+    metric: options.MetricOption = None,
+    max_drop: budgets.MaxDropGateOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
     seed: options.SeedOption = options.DEFAULTS.seed,
     json: options.JsonOption = None,
     quiet: options.QuietOption = False,
 ) -> int:
     """Compare two models in onnxruntime: outputs and latency, with a verdict on the outputs."""
-    gates = Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1)
-    config = Config(provider=provider, seed=seed, gates=gates)
+    gates = Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1, max_drop=max_drop)
+    config = Config(provider=provider, seed=seed, gates=gates, metric=metric)
     checks.check_json(json, (original, candidate, data))
     checks.check_feeds("--data", data)
 

@@ -7,15 +7,14 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from lowrank_onnx.config import OP_TYPES
 from lowrank_onnx.errors import MissingDependencyError, OutputError, UsageError
 from lowrank_onnx.report.escape import printable
 
 
-def split_op_types(values: list[str] | None) -> tuple[str, ...]:
-    """``--op-types MatMul,Gemm --op-types Conv`` as a tuple without repetitions; all of them when not given."""
+def split_names(values: list[str] | None, everything: tuple[str, ...]) -> tuple[str, ...]:
+    """``--op-types MatMul,Gemm --op-types Conv`` as a tuple without repetitions; all there is when not given."""
     if values is None:
-        return OP_TYPES
+        return everything
     return tuple(dict.fromkeys(name.strip() for value in values for name in value.split(",") if name.strip()))
 
 

@@ -38,12 +38,10 @@ class Regression:
         columns = slice(begin, end)
         return Regression(self.gram, self.cross[:, :, columns], self.energy[:, columns], self.rows)
 
-    def error(self, left: Array, right: Array) -> float:
-        """``||X' left right - T||_F / ||T||_F`` over all groups, for (groups, in, r) and (groups, r, out)."""
-        L, R = left.astype(np.float64), right.astype(np.float64)
-        turned = L.transpose(0, 2, 1)
-        inner = turned @ (self.gram @ L)
-        missed = self.energy.sum() + np.sum(((inner @ R) - 2.0 * (turned @ self.cross)) * R)
+    def error(self, product: Array) -> float:
+        """``||X' M - T||_F / ||T||_F`` over all groups, for M (groups, in, out)."""
+        M = product.astype(np.float64)
+        missed = self.energy.sum() + np.sum((self.gram @ M - 2.0 * self.cross) * M)
         energy = float(self.energy.sum())
         return float(np.sqrt(max(float(missed), 0.0) / energy)) if energy > 0.0 else 0.0
 

@@ -16,15 +16,16 @@ from dataclasses import dataclass, replace
 from lowrank_onnx.attempt import Workshop, error_on
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.evaluate.feeds import Feeds, is_held_out, split_feeds
-from lowrank_onnx.factorize import FactorizeOptions, FactorSpool
+from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.passes.dataflow import Dataflow, read_dataflow
 from lowrank_onnx.progress import SILENT, Progress
+from lowrank_onnx.refine.replaced import Replaced, replaced_weights
 from lowrank_onnx.refine.steps import Steps, plan_steps
 from lowrank_onnx.refine.twins import Bounds, Twins, TwinsError
 from lowrank_onnx.refine.walk import Outcome, Work, walk_steps
 from lowrank_onnx.results import RefinedWeight, Refinement
+from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import WeightRef
-from lowrank_onnx.weights import SharedWeight
 
 VALIDATE_EVERY = 4
 """One calibration feed in so many validates; one in all where there are fewer."""
@@ -72,8 +73,8 @@ def refine_factors(
     walker = _Walker.of(workshop, choices, options, bounds, progress)
     try:
         first, outcomes, used = walker.walk(lambda feed: is_held_out(feed, every), None)
-        kept, before, after = _keep_what_helps(workshop, choices, held_out, first, outcomes)
-        spool = _adopt(workshop.spool, first, kept)
+        kept, before, after = _keep_what_helps(walker, choices, held_out, first, outcomes)
+        spool = walker.adopt(first, kept)
         if kept:
             ridges = {o.weight: o.ridge for o in outcomes if o.weight in kept and o.ridge is not None}
             spool, _, _ = walker.walk(lambda feed: False, ridges)
@@ -99,7 +100,7 @@ class _Walker:
     workshop: Workshop
     flow: Dataflow
     steps: Steps
-    replaced: tuple[tuple[SharedWeight, int], ...]
+    replaced: tuple[Replaced, ...]
     options: FactorizeOptions
     bounds: Bounds
     progress: Progress
@@ -113,10 +114,9 @@ class _Walker:
         bounds: Bounds,
         progress: Progress,
     ) -> _Walker:
-        ranks = [(group, choice.candidate.rank) for group, choice in zip(workshop.groups, choices, strict=True)]
-        replaced = tuple((group, rank) for group, rank in ranks if rank is not None)
+        replaced = replaced_weights(workshop.groups, choices)
         flow = read_dataflow(workshop.model.skeleton)
-        steps = plan_steps(flow, [group for group, _ in replaced])
+        steps = plan_steps(flow, replaced)
         return cls(workshop, flow, steps, replaced, options, bounds, progress)
 
     def walk(
@@ -125,8 +125,7 @@ class _Walker:
         """Solve again from the planned factors; the new ones, what became of each weight, how many feeds were used."""
         workshop, steps = self.workshop, self.steps
         spool = workshop.spool.branch()
-        ranks = {group.weight: rank for group, rank in self.replaced}
-        work = Work(workshop.model, self.flow, spool, ranks, self.options, validates, ridges)
+        work = Work(workshop.model, self.flow, spool, self.options, validates, ridges)
         name = "refining factors" if ridges is None else "refining factors on all feeds"
         with self.progress.stage(name, sum(len(step.members) for step in steps.steps)) as stage:
             feeds = workshop.original.calibration
@@ -134,16 +133,23 @@ class _Walker:
                 outcomes = walk_steps(work, twins, steps.steps, stage)
                 return spool, outcomes, len(twins.feeds)
 
+    def adopt(self, refined: FactorSpool, weights: Iterable[WeightRef]) -> FactorSpool:
+        """The planned factors, but for those of some weights."""
+        spool, wanted = self.workshop.spool.branch(), set(weights)
+        for one in self.replaced:
+            if one.weight in wanted:
+                spool.adopt(one.factors(refined), one.weight)
+        return spool
+
 
 def _keep_what_helps(
-    workshop: Workshop, choices: Sequence[Choice], feeds: Feeds, refined: FactorSpool, walked: Sequence[Outcome]
+    walker: _Walker, choices: Sequence[Choice], feeds: Feeds, refined: FactorSpool, walked: Sequence[Outcome]
 ) -> tuple[frozenset[WeightRef], float, float]:
     """The weights whose new factors stay, and the outputs' error on `feeds` before and after."""
     changed = [outcome.weight for outcome in walked if outcome.ridge is not None]
 
     def error_with(weights: Sequence[WeightRef]) -> float:
-        spool = _adopt(workshop.spool, refined, weights)
-        return error_on(replace(workshop, spool=spool), choices, feeds)
+        return error_on(replace(walker.workshop, spool=walker.adopt(refined, weights)), choices, feeds)
 
     before = error_with(())
     best: tuple[float, Sequence[WeightRef]] = (before, ())
@@ -154,13 +160,6 @@ def _keep_what_helps(
             if share == 1.0:
                 break
     return frozenset(best[1]), before, best[0]
-
-
-def _adopt(planned: FactorSpool, refined: FactorSpool, weights: Iterable[WeightRef]) -> FactorSpool:
-    spool = planned.branch()
-    for weight in weights:
-        spool.adopt(weight, refined)
-    return spool
 
 
 def _reported(outcome: Outcome) -> RefinedWeight:

@@ -10,8 +10,8 @@ import onnx
 from lowrank_onnx.moments.row_layout import Columns, LastAxis, Patches, RowLayout, find_row_layout
 from lowrank_onnx.passes.dataflow import Dataflow, Precedence
 from lowrank_onnx.passes.residual import Residual, find_residual
+from lowrank_onnx.refine.replaced import Replaced, can_write
 from lowrank_onnx.types import Site, WeightRef
-from lowrank_onnx.weights import SharedWeight
 
 MAX_EQUATION_BYTES = 2**31
 """Of the normal equations of one site, of the feeds to fit and of those to validate together."""
@@ -21,13 +21,13 @@ MAX_EQUATION_BYTES = 2**31
 class Member:
     """One weight of a step, its only site, and the sum that this writes into, if any."""
 
-    group: SharedWeight
+    replaced: Replaced
     residual: Residual | None
 
     @property
     def site(self) -> Site:
         """The only site of the weight."""
-        return self.group.sites[0]
+        return self.replaced.group.sites[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Steps:
     reasons: Mapping[WeightRef, str]
 
 
-def plan_steps(flow: Dataflow, groups: Sequence[SharedWeight]) -> Steps:
+def plan_steps(flow: Dataflow, weights: Sequence[Replaced]) -> Steps:
     """Arrange the weights that were replaced by factors.
 
     A site that writes into a sum comes after the other term of the sum, where that doesn't depend on it.
@@ -65,23 +65,23 @@ def plan_steps(flow: Dataflow, groups: Sequence[SharedWeight]) -> Steps:
     reasons: dict[WeightRef, str] = {}
     precedence = Precedence(flow)
     solvable: list[tuple[Member, RowLayout]] = []
-    for group in groups:
-        layout = _layout(flow.skeleton, group)
+    for replaced in weights:
+        layout = _layout(flow.skeleton, replaced)
         if isinstance(layout, str):
-            reasons[group.weight] = layout
+            reasons[replaced.weight] = layout
             continue
-        site = group.sites[0]
+        site = replaced.group.sites[0]
         residual = find_residual(flow, site) if output_layout(flow.skeleton, site) is not None else None
         if residual is not None and not precedence.demand(site.node_index, residual.carried):
             residual = None
-        solvable.append((Member(group, residual), layout))
+        solvable.append((Member(replaced, residual), layout))
     order = precedence.order()
     places = {node: place for place, node in enumerate(order)}
     together: dict[object, list[tuple[int, Member, RowLayout]]] = {}
     for member, layout in solvable:
         place = places.get(member.site.node_index)
         if place is None:
-            reasons[member.group.weight] = "no output of the model depends on it"
+            reasons[member.replaced.weight] = "no output of the model depends on it"
             continue
         key = place if member.residual else (member.site.input, layout, member.site.weight.dtype)
         together.setdefault(key, []).append((place, member, layout))
@@ -92,7 +92,10 @@ def plan_steps(flow: Dataflow, groups: Sequence[SharedWeight]) -> Steps:
     return Steps(order, tuple(sorted(steps, key=lambda step: step.cut)), reasons)
 
 
-def _layout(skeleton: onnx.ModelProto, group: SharedWeight) -> RowLayout | str:
+def _layout(skeleton: onnx.ModelProto, replaced: Replaced) -> RowLayout | str:
+    group = replaced.group
+    if not can_write(replaced.form):
+        return f"its form {replaced.form.name!r} is left as planned"
     if len(group.sites) > 1:
         return f"its weight is shared by {len(group.sites)} nodes, whose inputs don't change alike"
     layout = find_row_layout(skeleton, group.sites[0])

@@ -18,7 +18,7 @@ from lowrank_onnx.passes.dataflow import Dataflow
 from lowrank_onnx.passes.residual import Residual, stored_constant
 from lowrank_onnx.refine.steps import Member, output_layout
 from lowrank_onnx.types import Array, Site, rearrange
-from lowrank_onnx.weights import stored_tensors
+from lowrank_onnx.weight_reader import WeightReader
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,18 +38,19 @@ class Target:
     layout: RowLayout | None
 
     def in_metric(self, right: Array) -> Array:
-        """A right factor (groups, r, out) as it acts on the sum."""
-        return right * self.gain
+        """A matrix (groups, ..., out) of outputs as they act on the sum."""
+        scaled: Array = right * self.gain
+        return scaled
 
     def out_of_metric(self, right: Array) -> Array:
-        """The right factor (groups, r, out) that acts so on the sum; where the gain is 0 nothing does."""
+        """The matrix (groups, ..., out) whose outputs act so on the sum; where the gain is 0 nothing does."""
         return np.divide(right, self.gain, out=np.zeros_like(right), where=np.broadcast_to(self.gain != 0, right.shape))
 
 
 def find_target(model: Model, flow: Dataflow, member: Member) -> Target:
     """The target of one site, with its weight read from the file."""
-    weight, site = member.group.weight, member.site
-    stored = model.store.array(stored_tensors(model.skeleton, [weight])[weight])
+    weight, site = member.replaced.weight, member.site
+    stored = WeightReader(model, [weight]).read(weight)
     dtype = np.float64 if weight.dtype == "float64" else np.float32
     W = rearrange(stored, site.to_matrices).astype(dtype)
     layout = output_layout(model.skeleton, site)

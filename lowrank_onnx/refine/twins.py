@@ -16,17 +16,16 @@ import onnx
 from onnx import helper
 
 from lowrank_onnx.attempt import Workshop
-from lowrank_onnx.calibration import approximation
 from lowrank_onnx.errors import LowRankError
 from lowrank_onnx.evaluate import Feeds, Session, open_session
-from lowrank_onnx.factorize import FactorSpool
 from lowrank_onnx.model_io import base_dir, model_bytes, new_tensor_proto
 from lowrank_onnx.model_io.store import Provider
 from lowrank_onnx.passes.dataflow import Dataflow, extract_piece, live_values, read_dataflow
 from lowrank_onnx.passes.redirect import redirect_weights
 from lowrank_onnx.refine.activations import Activations, Side
+from lowrank_onnx.refine.replaced import Replaced
+from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import Array, Site
-from lowrank_onnx.weights import SharedWeight
 
 LEAST_FEEDS = 2
 
@@ -50,7 +49,7 @@ class Twins:
     ----------
     workshop : the original, where it runs, and a directory for values that don't fit into memory.
     flow, order : its nodes in the order in which they run.
-    replaced : the weights with factors, and their ranks.
+    replaced : the weights with factors.
     spool : their factors; read when a piece with one of their sites is about to run.
     feeds : what to run on. The last ones are given up where `bounds` leave no room for them.
     bounds : of the values between pieces.
@@ -61,7 +60,7 @@ class Twins:
         workshop: Workshop,
         flow: Dataflow,
         order: Sequence[int],
-        replaced: Sequence[tuple[SharedWeight, int]],
+        replaced: Sequence[Replaced],
         spool: FactorSpool,
         feeds: Feeds,
         bounds: Bounds,
@@ -70,7 +69,7 @@ class Twins:
         self._original, self._order = flow, tuple(order)
         self._providers: dict[str, Provider] = {}
         self._compressed = self._redirected(flow, replaced, spool)
-        self._changed = {_outer_node(site) for group, _ in replaced for site in group.sites}
+        self._changed = {_outer_node(site) for one in replaced for site in one.group.sites}
         self._apart: set[str] = set()
         self._at = 0
         self._values = Activations(workshop.directory, max_memory=bounds.memory, max_disk=bounds.disk)
@@ -133,13 +132,13 @@ class Twins:
             self._values.drop(feed)
         self._feeds.clear()
 
-    def _redirected(self, flow: Dataflow, replaced: Sequence[tuple[SharedWeight, int]], spool: FactorSpool) -> Dataflow:
+    def _redirected(self, flow: Dataflow, replaced: Sequence[Replaced], spool: FactorSpool) -> Dataflow:
         def placeholder(position: int, name: str) -> onnx.TensorProto:
-            group, rank = replaced[position]
-            self._providers[name] = partial(approximation, spool, group, rank)
-            return new_tensor_proto(name, group.weight.dtype, group.weight.shape, name)
+            one = replaced[position]
+            self._providers[name] = partial(one.product, spool)
+            return new_tensor_proto(name, one.weight.dtype, one.weight.shape, name)
 
-        return read_dataflow(redirect_weights(flow.skeleton, [group.sites for group, _ in replaced], placeholder))
+        return read_dataflow(redirect_weights(flow.skeleton, [one.group.sites for one in replaced], placeholder))
 
     def _load(self, feeds: Feeds) -> None:
         wanted = live_values(self._original, self._order, 0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lowrank_onnx.factorize import FactorizeOptions, FactorSpool
+from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.moments.gather_rows import RowsError, count_rows, gather_rows
 from lowrank_onnx.moments.gram import gram_threads
@@ -17,11 +17,14 @@ from lowrank_onnx.moments.row_sampling import LEAST_SAMPLED_ROWS, sample_rows
 from lowrank_onnx.passes.dataflow import Dataflow
 from lowrank_onnx.progress import StageProgress
 from lowrank_onnx.refine.regression import Regression, RegressionSum
-from lowrank_onnx.refine.solve import FIRST_RIDGE, Problem, choose_ridge, is_usable, pair_solver
+from lowrank_onnx.refine.replaced import Replaced
+from lowrank_onnx.refine.solve import FIRST_RIDGE, choose_ridge, is_usable, part_solver
 from lowrank_onnx.refine.steps import Step
 from lowrank_onnx.refine.target import Target, find_target
 from lowrank_onnx.refine.twins import Twins
-from lowrank_onnx.types import Array, Factors, WeightRef, numpy_dtype
+from lowrank_onnx.refine.write_form import Problem
+from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.types import Array, WeightRef
 
 ROWS_PER_FEATURE = (8, 32)
 """Rows that go into the equations of one step, for each input feature: where there are as many, the first number; and
@@ -61,7 +64,6 @@ class Work:
     ----------
     model, flow : the original.
     spool : the factors, which the walk replaces.
-    ranks : of the weights that were replaced.
     options : how to factorize.
     validates : whether a feed of that number validates; the others are solved for.
     ridges : of the weights that are to be solved; None chooses them by the feeds that validate, for all weights.
@@ -70,7 +72,6 @@ class Work:
     model: Model
     flow: Dataflow
     spool: FactorSpool
-    ranks: Mapping[WeightRef, int]
     options: FactorizeOptions
     validates: Callable[[int], bool]
     ridges: Mapping[WeightRef, float] | None
@@ -81,7 +82,7 @@ def walk_steps(work: Work, twins: Twins, steps: Iterable[Step], stage: StageProg
     outcomes: list[Outcome] = []
     start = FIRST_RIDGE
     for step in steps:
-        weights = [member.group.weight for member in step.members]
+        weights = [member.replaced.weight for member in step.members]
         if work.ridges is None or not work.ridges.keys().isdisjoint(weights):
             twins.run_to(step.cut)
             outcomes += _solve_step(work, twins, step, start)
@@ -91,7 +92,7 @@ def walk_steps(work: Work, twins: Twins, steps: Iterable[Step], stage: StageProg
 
 
 def _solve_step(work: Work, twins: Twins, step: Step, start: float) -> list[Outcome]:
-    weights = [member.group.weight for member in step.members]
+    weights = [member.replaced.weight for member in step.members]
     targets = [find_target(work.model, work.flow, member) for member in step.members]
     carried = targets[0].carried
     if not twins.differ(step.value) and not (carried is not None and twins.differ(carried)):
@@ -101,44 +102,37 @@ def _solve_step(work: Work, twins: Twins, step: Step, start: float) -> list[Outc
     except RowsError as error:
         return [Outcome(weight, None, f"its input {step.value!r} {error}") for weight in weights]
     begin, outcomes = 0, []
-    for weight, target in zip(weights, targets, strict=True):
+    for member, target in zip(step.members, targets, strict=True):
         end = begin + target.W.shape[-1]
-        if work.ridges is None or weight in work.ridges:
+        if work.ridges is None or member.replaced.weight in work.ridges:
             fit, validate = (part.of_columns(begin, end) for part in equations)
-            outcomes.append(_solve(work, weight, target, fit, validate, start))
+            outcomes.append(_solve(work, member.replaced, target, fit, validate, start))
         begin = end
     return outcomes
 
 
 def _solve(
-    work: Work, weight: WeightRef, target: Target, fit: Regression, validate: Regression, start: float
+    work: Work, replaced: Replaced, target: Target, fit: Regression, validate: Regression, start: float
 ) -> Outcome:
     """Put new factors of one weight into the spool."""
-    rank, residual = work.ranks[weight], target.carried is not None
-    problem = Problem(weight, target.W, rank, work.options)
+    weight, residual = replaced.weight, target.carried is not None
     if not is_usable(fit) or (work.ridges is None and not is_usable(validate)):
         return Outcome(weight, None, "its inputs on these feeds are all 0, or too large to square", residual=residual)
-    if work.ridges is not None:
-        left, right = pair_solver(problem, fit)(work.ridges[weight])
-        _put(work.spool, weight, left, target.out_of_metric(right))
-        return Outcome(weight, work.ridges[weight], rows=fit.rows, residual=residual)
-    stored, dtype = work.spool.get(weight), numpy_dtype(weight.dtype)
-
-    def as_stored(factors: tuple[Array, Array]) -> tuple[Array, Array]:
-        rounded = target.out_of_metric(factors[1]).astype(dtype).astype(factors[1].dtype)
-        return factors[0].astype(dtype), target.in_metric(rounded)
-
-    left, right = (stored.read(part, rank).astype(target.W.dtype) for part in ("left", "right"))
-    error_before = validate.error(left, target.in_metric(right))
-    found = choose_ridge(problem, fit, validate, as_stored, start)
-    _put(work.spool, weight, found.left, target.out_of_metric(found.right))
-    return Outcome(weight, found.ridge, "", error_before, found.error, fit.rows, residual)
-
-
-def _put(spool: FactorSpool, weight: WeightRef, left: Array, right: Array) -> None:
-    solver = f"{spool.get(weight).solver.removesuffix(REFINED)}{REFINED}"
-    unknown = np.zeros((left.shape[0], left.shape[-1]))
-    spool.put(weight, Factors(left, right, unknown, relative_error=0.0, spectral_error=0.0, solver=solver))
+    before = replaced.factors(work.spool)
+    problem = Problem(weight, target, before.form, before.rank, work.options)
+    error_before = error_after = None
+    if work.ridges is None:
+        error_before = validate.error(target.in_metric(before.approximate()))
+        found = choose_ridge(problem, fit, validate, start)
+        parts, ridge, error_after = found.parts, found.ridge, found.error
+    else:
+        ridge = work.ridges[weight]
+        parts = part_solver(problem, fit)(ridge)
+    if parts is None:
+        return Outcome(weight, None, f"the {before.form.name} form can't hold what was solved", residual=residual)
+    solver = f"{before.solver.removesuffix(REFINED)}{REFINED}"
+    work.spool.put(weight, before.form, before.rank, parts, solver)
+    return Outcome(weight, ridge, "", error_before, error_after, fit.rows, residual)
 
 
 REFINED = ", refined"

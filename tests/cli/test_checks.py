@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lowrank_onnx.cli.checks import check_html, check_json, check_output, default_output, split_op_types
+from lowrank_onnx.cli.checks import check_html, check_json, check_output, default_output, split_names
 from lowrank_onnx.config import OP_TYPES
 from lowrank_onnx.errors import MissingDependencyError, OutputError
 
@@ -24,10 +24,10 @@ def test_default_output(model: str, output: str) -> None:
     assert default_output(Path(model)) == Path(output)
 
 
-def test_op_types() -> None:
-    assert split_op_types(None) == OP_TYPES
-    assert split_op_types(["Conv, MatMul", "Gemm", "Conv"]) == ("Conv", "MatMul", "Gemm")
-    assert split_op_types([","]) == ()
+def test_names() -> None:
+    assert split_names(None, OP_TYPES) == OP_TYPES
+    assert split_names(["Conv, MatMul", "Gemm", "Conv"], OP_TYPES) == ("Conv", "MatMul", "Gemm")
+    assert split_names([","], OP_TYPES) == ()
 
 
 def test_names_in_messages_are_escaped(tmp_path: Path) -> None:

@@ -17,13 +17,15 @@ from lowrank_onnx.candidates import Candidate
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import OP_TYPES, Config
 from lowrank_onnx.evaluate import Session, compare_outputs, load_feeds, open_session
-from lowrank_onnx.factorize import FactorSpool, spool_factors
+from lowrank_onnx.factorize import spool_factors
+from lowrank_onnx.forms import MATRIX
 from lowrank_onnx.model_io import load_model, model_bytes
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
 from lowrank_onnx.observed import observe
 from lowrank_onnx.preparation import factorize_options
 from lowrank_onnx.progress import SILENT
+from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import Array
 from lowrank_onnx.weights import group_by_weight
 from tests.passes.models import make_model, value
@@ -80,8 +82,10 @@ def workshop(
     )
     found = {weight: moment for weight, moment in moments.items() if isinstance(moment, Moment) and whiten}
     spool = FactorSpool(directory)
-    spool_factors(loaded, groups, ranks, spool, OPTIONS, ShrunkMoments(found), SILENT)
-    choices = tuple(Choice(Candidate(group.form, r, 0, 0, 0.0), "") for group, r in zip(groups, ranks, strict=True))
+    spool_factors(loaded, groups, [{MATRIX: r} for r in ranks], spool, OPTIONS, ShrunkMoments(found), SILENT)
+    choices = tuple(
+        Choice(Candidate(group.forms[0].name, r, 0, 0, 0.0), "") for group, r in zip(groups, ranks, strict=True)
+    )
     return Workshop(loaded, groups, spool, directory, observed), choices
 
 

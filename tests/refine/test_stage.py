@@ -10,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper as h
 
-import lowrank_onnx.refine.walk as walk
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.model_io import model_bytes
 from lowrank_onnx.refine import refine_factors
-from lowrank_onnx.refine.solve import Problem, pair_solver
+from lowrank_onnx.refine.regression import Regression
+from lowrank_onnx.refine.replaced import replaced_weights
+from lowrank_onnx.refine.solve import part_solver
 from lowrank_onnx.refine.stage import UNDONE
 from lowrank_onnx.refine.twins import Bounds
+from lowrank_onnx.refine.write_form import Parts, Problem
 from lowrank_onnx.types import Array
 from tests.passes.models import make_model, value, weight
 from tests.refine.builders import OPTIONS, WIDTH, error_on, inputs, layers, workshop
@@ -62,17 +64,17 @@ def test_at_full_rank_nothing_changes_beyond_rounding(tmp_path: Path, residual: 
 def spoil(monkeypatch: pytest.MonkeyPatch, bad: Callable[[Problem], bool]) -> None:
     """Make the solver of some weights turn the sign of L: an error that their own check doesn't stop."""
 
-    def solver(problem: Problem, fit: object) -> Callable[[float], tuple[Array, Array]]:
-        honest = pair_solver(problem, fit)  # type: ignore[arg-type]
+    def solver(problem: Problem, fit: Regression) -> Callable[[float], Parts | None]:
+        honest = part_solver(problem, fit)
 
-        def solve(ridge: float) -> tuple[Array, Array]:
-            left, right = honest(ridge)
-            return (-left if bad(problem) else left), right
+        def solve(ridge: float) -> Parts | None:
+            parts = honest(ridge)
+            return {**parts, "left": -parts["left"]} if parts and bad(problem) else parts
 
         return solve
 
-    monkeypatch.setattr("lowrank_onnx.refine.solve.pair_solver", solver)
-    monkeypatch.setattr(walk, "pair_solver", solver)
+    monkeypatch.setattr("lowrank_onnx.refine.solve.part_solver", solver)
+    monkeypatch.setattr("lowrank_onnx.refine.walk.part_solver", solver)
 
 
 def test_a_walk_that_makes_it_worse_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +84,8 @@ def test_a_walk_that_makes_it_worse_is_undone(tmp_path: Path, monkeypatch: pytes
     assert {w.reason for w in refined.report.weights[1:]} == {UNDONE}
     assert not any(w.refined for w in refined.report.weights)
     assert refined.report.error_after == refined.report.error_before
-    assert all(refined.spool.get(group.weight) == shop.spool.get(group.weight) for group in shop.groups)
+    for one in replaced_weights(shop.groups, choices):
+        assert one.factors(refined.spool) == one.factors(shop.spool)
 
 
 def test_the_beginning_that_helps_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

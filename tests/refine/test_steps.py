@@ -6,6 +6,7 @@ from onnx import helper as h
 
 from lowrank_onnx.model_io import load_model
 from lowrank_onnx.passes.dataflow import read_dataflow
+from lowrank_onnx.refine.replaced import Replaced
 from lowrank_onnx.refine.steps import Steps, plan_steps
 from lowrank_onnx.refine.target import find_target
 from lowrank_onnx.weights import group_by_weight
@@ -14,16 +15,20 @@ from tests.passes.models import make_model, sites_of, value, weight
 FEATURES = 6
 
 
+def replaced(model: onnx.ModelProto) -> list[Replaced]:
+    return [Replaced(group, group.forms[0], 2) for group in group_by_weight(sites_of(model))]
+
+
 def planned(*nodes: onnx.NodeProto, output: str, weights: int) -> tuple[onnx.ModelProto, Steps]:
     stored = {f"w{index}": weight(FEATURES, FEATURES, seed=index) for index in range(weights)}
     stored["gain"] = np.linspace(0.0, 1.0, FEATURES, dtype=np.float32)
     shape = ("n", FEATURES)
     model = make_model(nodes, [value("x", shape)], [value(output, shape)], stored)
-    return model, plan_steps(read_dataflow(model), group_by_weight(sites_of(model)))
+    return model, plan_steps(read_dataflow(model), replaced(model))
 
 
 def names(steps: Steps) -> list[list[str]]:
-    return [[member.group.weight.name for member in step.members] for step in steps.steps]
+    return [[member.replaced.weight.name for member in step.members] for step in steps.steps]
 
 
 def matmul(read: str, number: int, made: str) -> onnx.NodeProto:
@@ -74,7 +79,7 @@ def test_equations_that_are_too_large_are_not_set_up() -> None:
         [value("y", ["n", 8])],
         {"w": np.zeros((20000, 8), np.float32)},
     )
-    (reason,) = plan_steps(read_dataflow(model), group_by_weight(sites_of(model))).reasons.values()
+    (reason,) = plan_steps(read_dataflow(model), replaced(model)).reasons.values()
     assert reason == "its equations take 6402560000 bytes, more than the 2147483648 allowed"
 
 
@@ -107,7 +112,7 @@ def test_a_gain_that_is_not_for_the_features_leaves_the_plain_target() -> None:
         [value("y", [FEATURES, FEATURES])],
         {"w": weight(FEATURES, FEATURES), "rows": weight(FEATURES, 1, seed=1)},
     )
-    steps = plan_steps(read_dataflow(model), group_by_weight(sites_of(model)))
+    steps = plan_steps(read_dataflow(model), replaced(model))
     target = find_target(load_model(model), read_dataflow(model), steps.steps[0].members[0])
     assert target.carried is None
     np.testing.assert_array_equal(target.W[0], weight(FEATURES, FEATURES))

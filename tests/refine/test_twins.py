@@ -7,9 +7,11 @@ import onnx
 import pytest
 from onnx import helper as h
 
+from lowrank_onnx.forms import PAIR
 from lowrank_onnx.moments.feed_pass import add_value_outputs
 from lowrank_onnx.passes.dataflow import Precedence, read_dataflow
 from lowrank_onnx.refine.activations import Activations
+from lowrank_onnx.refine.replaced import Replaced, replaced_weights
 from lowrank_onnx.refine.twins import Bounds, Twins, TwinsError
 from tests.passes.models import make_model, run_ort, value, weight
 from tests.refine.builders import WIDTH, inputs, layers, workshop
@@ -32,12 +34,9 @@ def test_values_are_those_of_the_two_models(tmp_path: Path, bounds: Bounds) -> N
     shop, choices = workshop(model, FEEDS, tmp_path, 5)
     flow = read_dataflow(shop.model.skeleton)
     order = Precedence(flow).order()
-    replaced = [(g, c.candidate.rank or 0) for g, c in zip(shop.groups, choices, strict=True)]
+    replaced = replaced_weights(shop.groups, choices)
     twins = Twins(shop, flow, order, replaced, shop.spool, shop.original.calibration, bounds)
-    products = {
-        g.weight.name: (shop.spool.get(g.weight).read("left", 5) @ shop.spool.get(g.weight).read("right", 5))[0]
-        for g, _ in replaced
-    }
+    products = {one.weight.name: one.product(shop.spool) for one in replaced}
     for cut, name in ((1, "m0"), (5, "a1"), (7, "r1"), (11, "m3")):
         twins.run_to(cut)
         assert twins.feeds == (0, 1, 2)
@@ -55,8 +54,7 @@ def test_values_are_those_of_the_two_models(tmp_path: Path, bounds: Bounds) -> N
 def test_before_the_first_replaced_weight_there_is_one_model(tmp_path: Path) -> None:
     shop, _ = workshop(layers(4), FEEDS, tmp_path, 5)
     flow = read_dataflow(shop.model.skeleton)
-    group = shop.groups[2]
-    replaced = [(group, 5)]
+    replaced = [Replaced(shop.groups[2], PAIR, 5)]
     twins = Twins(shop, flow, Precedence(flow).order(), replaced, shop.spool, shop.original.calibration, Bounds())
     twins.run_to(6)
     assert not twins.differ("r1")
@@ -77,7 +75,9 @@ def test_a_sequence_cannot_wait(tmp_path: Path) -> None:
     shop, _ = workshop(model, FEEDS, tmp_path, 5)
     flow = read_dataflow(shop.model.skeleton)
     order = Precedence(flow).order()
-    twins = Twins(shop, flow, order, [(shop.groups[0], 5)], shop.spool, shop.original.calibration, Bounds())
+    twins = Twins(
+        shop, flow, order, [Replaced(shop.groups[0], PAIR, 5)], shop.spool, shop.original.calibration, Bounds()
+    )
     with pytest.raises(TwinsError, match="value 's' is no tensor, and can't be kept between the layers"):
         twins.run_to(2)
 
