@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from lowrank_onnx.attempt import Workshop
 from lowrank_onnx.calibration import weight_moments
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import Candidate
+from lowrank_onnx.chain_factors import chain_parts, kernel_reader
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import OP_TYPES, Config
 from lowrank_onnx.evaluate import Session, compare_outputs, load_feeds, open_session
 from lowrank_onnx.factorize import spool_factors
-from lowrank_onnx.forms import MATRIX
+from lowrank_onnx.forms import MATRIX, PAIR, ConvChain, Pivoted
+from lowrank_onnx.linalg.pivoted import pivot_factors
 from lowrank_onnx.model_io import load_model, model_bytes
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
@@ -87,6 +90,23 @@ def workshop(
         Choice(Candidate(group.forms[0].name, r, 0, 0, 0.0), "") for group, r in zip(groups, ranks, strict=True)
     )
     return Workshop(loaded, groups, spool, directory, observed), choices
+
+
+def in_form(shop: Workshop, choices: Sequence[Choice], name: str, rank: int) -> tuple[Workshop, tuple[Choice, ...]]:
+    """The same weights in another form: pivoted from the first column on, or a chain of convolutions."""
+    spool = shop.spool.branch()
+    kernels = kernel_reader(shop.model, shop.groups, {}, "cpu")
+    for group in shop.groups:
+        form = group.form(name)
+        if isinstance(form, ConvChain):
+            spool.put(group.weight, form, rank, chain_parts(kernels(group.weight), form, rank), "svd")
+            continue
+        pair = spool.get(group.weight, PAIR, rank)
+        found = pivot_factors(pair.values("left")[0], pair.values("right")[0], 0)
+        assert found is not None
+        parts = {"left": found.left[None].astype(np.float32), "after": found.after[None].astype(np.float32)}
+        spool.put(group.weight, Pivoted(0), rank, parts, "svd")
+    return replace(shop, spool=spool), tuple(Choice(replace(choice.candidate, form=name)) for choice in choices)
 
 
 def compressed(shop: Workshop, choices: Sequence[Choice], spool: FactorSpool) -> Session:

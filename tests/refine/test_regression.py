@@ -38,10 +38,7 @@ def test_the_error_of_a_product_is_that_of_the_rows(
     X, inputs = (generator.standard_normal((groups, rows, features[0])) for _ in range(2))
     W = generator.standard_normal((groups, *features))
     D = generator.standard_normal((groups, rows, features[1])) if carried else None
-    left, right = (
-        generator.standard_normal((groups, features[0], 2)),
-        generator.standard_normal((groups, 2, features[1])),
-    )
+    M = generator.standard_normal((groups, *features))
     found = add_up(X, inputs, D, W, chunk)
     T = X @ W + (0.0 if D is None else D)
     assert found.rows == rows

@@ -21,7 +21,7 @@ from lowrank_onnx.refine.twins import Bounds
 from lowrank_onnx.refine.write_form import Parts, Problem
 from lowrank_onnx.types import Array
 from tests.passes.models import make_model, value, weight
-from tests.refine.builders import OPTIONS, WIDTH, error_on, inputs, layers, workshop
+from tests.refine.builders import OPTIONS, WIDTH, error_on, in_form, inputs, layers, workshop
 
 FEEDS = inputs(16)
 UNSEEN = inputs(8, seed=2)
@@ -238,3 +238,29 @@ def test_convolutions_of_every_kind_get_no_worse(
     assert third.error_before is not None
     assert third.error_after is not None
     assert third.error_after < third.error_before * 1.02
+
+
+@pytest.mark.parametrize("name", ["pivoted", "conv_spatial", "conv_tucker", "conv_input"])
+def test_every_form_that_stands_alone_is_solved_again(tmp_path: Path, name: str) -> None:
+    convolutional = name != "pivoted"
+    generator = np.random.default_rng(4)
+    feeds = inputs(16)
+    if convolutional:
+        feeds = [{"x": generator.standard_normal((8, 8, 6, 6)).astype(np.float32)} for _ in range(16)]
+    model = convolutions(1, 3, 1, False, False) if convolutional else layers(4)
+    shop, choices = workshop(model, feeds, tmp_path, 4)
+    shop, choices = in_form(shop, choices, name, 4)
+    refined = refine_factors(shop, choices, OPTIONS)
+    for one, outcome in zip(replaced_weights(shop.groups, choices)[1:], refined.report.weights[1:], strict=True):
+        assert outcome.refined, outcome.reason
+        assert outcome.error_before is not None
+        assert outcome.error_after is not None
+        assert outcome.error_after < 1.02 * outcome.error_before
+        planned, solved = (one.factors(spool) for spool in (shop.spool, refined.spool))
+        assert planned.form == solved.form
+        assert {part: values.shape for part, values in planned.parts().items()} == {
+            part: values.shape for part, values in solved.parts().items()
+        }
+    assert refined.report.error_after is not None
+    assert refined.report.error_before is not None
+    assert refined.report.error_after < refined.report.error_before
