@@ -3,8 +3,8 @@
 1. One walk through the model solves each weight on most of the calibration feeds. The others decide how hard it is
    pulled towards the original.
 2. The outputs of the whole model on those others decide what stays: all of it, else the beginning of the walk that does
-   best, else nothing. The rival is the model as planned, but with its factors whitened on the walk's feeds alone: the
-   planned factors have seen the others.
+   best, if by a tenth, else nothing. The rival is the model as planned, but with its factors whitened on the walk's
+   feeds alone: the planned factors have seen the others.
 3. A second walk solves what stays on all calibration feeds, with the pulls from the first.
 """
 
@@ -33,6 +33,9 @@ VALIDATE_EVERY = 4
 
 BEGINNINGS = (0.75, 0.5, 0.25)
 """Shares of the weights that are tried where the whole walk doesn't help."""
+
+BEGINNING_ERROR = 0.9
+"""Relative error below which a beginning is kept: the best of several on few feeds is as easily chance as gain."""
 
 UNDONE = "undone: the model's outputs on held-out feeds were not better with it"
 
@@ -153,13 +156,14 @@ def _keep_what_helps(
         return error_on(replace(walker.workshop, spool=walker.adopt(work, weights)), choices, feeds)
 
     before = error_with(())
+    after = error_with(changed) if changed else before
+    if after < before:
+        return frozenset(changed), before, after
     best: tuple[float, Sequence[WeightRef]] = (before, ())
-    for share in (1.0, *BEGINNINGS):
+    for share in BEGINNINGS:
         beginning = changed[: round(share * len(changed))]
-        if beginning and (error := error_with(beginning)) < best[0]:
+        if beginning and (error := error_with(beginning)) < min(best[0], BEGINNING_ERROR * before):
             best = (error, beginning)
-            if share == 1.0:
-                break
     return frozenset(best[1]), before, best[0]
 
 

@@ -88,13 +88,18 @@ def test_a_walk_that_makes_it_worse_is_undone(tmp_path: Path, monkeypatch: pytes
         assert one.factors(refined.spool) == one.factors(shop.spool)
 
 
-def test_the_beginning_that_helps_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop, choices = workshop(layers(5), FEEDS, tmp_path, 6)
-    spoil(monkeypatch, lambda problem: problem.weight.name == "w4")
+@pytest.mark.parametrize(("enough", "kept"), [(0.99, 5), (0.01, 0)])
+def test_a_beginning_that_helps_enough_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: float, kept: int
+) -> None:
+    monkeypatch.setattr("lowrank_onnx.refine.stage.BEGINNING_ERROR", enough)
+    shop, choices = workshop(layers(8), FEEDS, tmp_path, 4)
+    spoil(monkeypatch, lambda problem: problem.weight.name == "w7")
     refined = refine_factors(shop, choices, OPTIONS)
-    assert [w.refined for w in refined.report.weights] == [False, True, True, True, False]
+    assert [w.refined for w in refined.report.weights] == [False] + [True] * kept + [False] * (7 - kept)
     assert refined.report.weights[-1].reason == UNDONE
-    assert error_on(shop, choices, refined.spool, UNSEEN) < error_on(shop, choices, shop.spool, UNSEEN)
+    errors = [error_on(shop, choices, spool, UNSEEN) for spool in (refined.spool, shop.spool)]
+    assert errors[0] < errors[1] if kept else errors[0] == errors[1]
 
 
 def test_one_feed_is_not_enough(tmp_path: Path) -> None:
