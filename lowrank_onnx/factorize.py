@@ -16,7 +16,7 @@ import numpy as np
 
 from lowrank_onnx import linalg
 from lowrank_onnx.cache import NO_CACHE, Cache, remember
-from lowrank_onnx.cache.codecs import factors_codec
+from lowrank_onnx.cache.codecs import factors_codec, tails_codec
 from lowrank_onnx.candidates import natural_rank_multiple
 from lowrank_onnx.chain_factors import ChainWeight, chain_errors
 from lowrank_onnx.config import Device, Method
@@ -202,11 +202,13 @@ def _chain_curve(
     family: str,
 ) -> ErrorCurve:
     """The errors of a chain of convolutions; its factors are made when a rank is chosen."""
-    del spool, cache
+    del spool
     form = next(form for form in group.forms if form.family == family)
     assert isinstance(form, ConvChain)
     kernel = ChainWeight(group.weight, stored, group.sites[0].to_matrices, second_moment, options.device)
-    return chain_errors(kernel, form, _chain_ranks(group.shape, form, rank))
+    ranks = _chain_ranks(group.shape, form, rank)
+    slot = cache.slot("chain errors", lambda: (kernel, form, ranks))
+    return remember(slot, tails_codec(ranks), lambda: chain_errors(kernel, form, ranks))
 
 
 def _chain_ranks(shape: MatrixShape, form: ConvChain, largest: int) -> tuple[int, ...]:

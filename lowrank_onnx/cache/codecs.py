@@ -13,7 +13,7 @@ from lowrank_onnx.cache import Codec, Slot
 from lowrank_onnx.cache.entry_file import Entry
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
-from lowrank_onnx.types import Factors, MatrixShape, Site, Spectrum, WeightRef
+from lowrank_onnx.types import Factors, MatrixShape, Site, Spectrum, Tails, WeightRef
 
 
 def factors_codec(shape: MatrixShape, rank: int) -> Codec[tuple[Factors, Spectrum]]:
@@ -51,6 +51,18 @@ def _decode_factors(entry: Entry) -> tuple[Factors, Spectrum]:
         solver=_text(meta["solver"]),
     )
     return factors, Spectrum(values=factors.singular_values, energy=_number(meta["energy"]))
+
+
+def tails_codec(ranks: Sequence[int]) -> Codec[Tails]:
+    """For the errors of one weight at these ranks."""
+    return Codec({}, lambda tails: Entry({"errors": list(tails.errors)}), partial(_decode_tails, tuple(ranks)))
+
+
+def _decode_tails(ranks: tuple[int, ...], entry: Entry) -> Tails:
+    errors = tuple(_number(error) for error in entry.meta["errors"])
+    if len(errors) != len(ranks):
+        raise ValueError(f"{len(errors)} errors for {len(ranks)} ranks")
+    return Tails(ranks, errors)
 
 
 def sensitivity_codec(weight: WeightRef) -> Codec[Sensitivity | Unmeasured]:
