@@ -39,7 +39,8 @@ from lowrank_onnx.types import (
     WeightRef,
     rearrange,
 )
-from lowrank_onnx.weights import SharedWeight, stored_tensors
+from lowrank_onnx.weight_reader import WeightReader
+from lowrank_onnx.weights import SharedWeight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,13 +160,13 @@ def spool_factors(
     earlier run made of the same weight with the same options. Returns the errors by rank of each weight, empty for a
     weight that was left alone.
     """
-    tensors = stored_tensors(model.skeleton, (group.weight for group in groups))
+    weights = WeightReader(model, (group.weight for group in groups))
     found: list[Curves] = []
     with progress.stage("factorizing", len(groups)) as stage:
         for group, wanted in zip(groups, ranks, strict=True):
             curves: dict[str, ErrorCurve] = {}
             if wanted:
-                stored = model.store.array(tensors[group.weight])
+                stored = weights.read(group.weight)
                 moment = second_moments.get(group.weight)
                 for family, rank in wanted.items():
                     curves[family] = FAMILIES[family](group, stored, rank, spool, options, moment, cache)

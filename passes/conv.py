@@ -34,6 +34,7 @@ from lowrank_onnx.passes.conv_chain import CHAIN, chain_forms
 from lowrank_onnx.passes.graph_view import ScopeView
 from lowrank_onnx.passes.pivoted import BIAS_OF, pivoted_writer
 from lowrank_onnx.passes.rule import (
+    NO_ATTRIBUTES,
     Candidate,
     Parts,
     Rule,
@@ -59,9 +60,9 @@ CONV_ATTRIBUTES = {
 _AUTO_PAD = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 
 
-def match_conv(candidate: Candidate) -> Site | Skipped:
-    """A site for a stored kernel, or the reason for none."""
-    weight = convolution_weight(candidate, CONV_ATTRIBUTES)
+def match_conv(candidate: Candidate, extra: Mapping[str, int] = NO_ATTRIBUTES) -> Site | Skipped:
+    """A site for a stored kernel, or the reason for none; `extra` are further attributes that the node may have."""
+    weight = convolution_weight(candidate, {**CONV_ATTRIBUTES, **extra})
     if isinstance(weight, Skipped):
         return weight
     shape = weight.ref.shape
