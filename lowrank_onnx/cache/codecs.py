@@ -53,16 +53,20 @@ def _decode_factors(entry: Entry) -> tuple[Factors, Spectrum]:
     return factors, Spectrum(values=factors.singular_values, energy=_number(meta["energy"]))
 
 
-def tails_codec(ranks: Sequence[int]) -> Codec[Tails]:
-    """For the errors of one weight at these ranks."""
-    return Codec({}, lambda tails: Entry({"errors": list(tails.errors)}), partial(_decode_tails, tuple(ranks)))
+def tails_codec(ranks: Sequence[tuple[int, ...]]) -> Codec[tuple[Tails, ...]]:
+    """For the errors of one weight in some forms, each at its ranks."""
+    return Codec({}, _encode_tails, partial(_decode_tails, ranks))
 
 
-def _decode_tails(ranks: tuple[int, ...], entry: Entry) -> Tails:
-    errors = tuple(_number(error) for error in entry.meta["errors"])
-    if len(errors) != len(ranks):
-        raise ValueError(f"{len(errors)} errors for {len(ranks)} ranks")
-    return Tails(ranks, errors)
+def _encode_tails(tails: tuple[Tails, ...]) -> Entry:
+    return Entry({"errors": [list(one.errors) for one in tails]})
+
+
+def _decode_tails(ranks: Sequence[tuple[int, ...]], entry: Entry) -> tuple[Tails, ...]:
+    errors = [tuple(_number(error) for error in one) for one in entry.meta["errors"]]
+    if [len(one) for one in errors] != [len(one) for one in ranks]:
+        raise ValueError("errors for other ranks")
+    return tuple(Tails(*one) for one in zip(ranks, errors, strict=True))
 
 
 def sensitivity_codec(weight: WeightRef) -> Codec[Sensitivity | Unmeasured]:

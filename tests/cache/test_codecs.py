@@ -49,16 +49,18 @@ def encoded(codec: Codec[Any], result: Any) -> Entry:
 
 
 def test_tails_come_back_to_the_bit_for_the_same_ranks(tmp_path: Path) -> None:
-    tails = Tails((2, 4, 5), (1 / 3, 1e-17, 0.0))
+    tails = (Tails((2, 4, 5), (1 / 3, 1e-17, 0.0)), Tails((8,), (0.1,)))
     slot = cache(tmp_path).slot("chain errors", list)
-    slot.put(tails_codec(tails.ranks), tails)
-    assert slot.get(tails_codec((2, 4, 5))) == tails
+    slot.put(tails_codec([(2, 4, 5), (8,)]), tails)
+    assert slot.get(tails_codec([(2, 4, 5), (8,)])) == tails
 
 
-@pytest.mark.parametrize("errors", [[0.5], [0.5, 0.25, 0.1], [0.5, -0.25], [0.5, math.nan], [0.5, "0.25"], 0.5])
+@pytest.mark.parametrize(
+    "errors", [[], [[0.5]], [[0.5, 0.2], [0.1]], [[0.5, -0.2]], [[0.5, math.nan]], [[0.5, "0.2"]], [0.5, 0.5], 0.5]
+)
 def test_tails_that_make_no_sense_are_refused(errors: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
-        tails_codec((2, 4)).decode(Entry({"errors": errors}))
+        tails_codec([(2, 4)]).decode(Entry({"errors": errors}))
 
 
 def test_factors_come_back_to_the_bit(tmp_path: Path) -> None:
