@@ -84,6 +84,12 @@ def _inverse_upper(R: NDArray[np.float64]) -> NDArray[np.float64]:
     return inverse
 
 
+def solve_upper(R: NDArray[np.float64], B: NDArray[np.float64], transposed: bool) -> NDArray[np.float64]:
+    """``R^-1 B``, or ``R'^-1 B``, for an upper triangular R."""
+    solved: NDArray[np.float64] = scipy.linalg.solve_triangular(R, B, trans=1 if transposed else 0, check_finite=False)
+    return solved
+
+
 def eigh_leading(G: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """The `count` largest eigenvalues of a symmetric G, descending, and their eigenvectors as columns."""
     size = G.shape[0]
