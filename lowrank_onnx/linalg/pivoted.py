@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.linalg.precision import accumulation_dtype
+from lowrank_onnx.linalg.weighted import FLOOR
 
 PROBES = 64
 """Inputs on which rounding is measured."""
@@ -38,7 +38,8 @@ class PivotedFactors:
 def pivot_factors(left: NDArray[Any], right: NDArray[Any], start: int) -> PivotedFactors | None:
     """Make the columns from `start` on the pivots of ``left @ right``, left (in, r), right (r, out).
 
-    Returns None where the pivots are linearly dependent, as far as float64 can tell.
+    Returns None where the pivots are exactly dependent. How well those serve that nearly are is for the rounding to
+    say.
 
     Raises
     ------
@@ -51,17 +52,13 @@ def pivot_factors(left: NDArray[Any], right: NDArray[Any], start: int) -> Pivote
     right = right.astype(np.float64)
     pivots = right[:, start : start + rank]
     others = np.concatenate((right[:, :start], right[:, start + rank :]), axis=1)
-    lu, permutation = scipy.linalg.lu_factor(pivots, check_finite=False) if _invertible(pivots) else (None, None)
-    if lu is None:
+    try:
+        solved = np.linalg.solve(pivots, others)
+    except np.linalg.LinAlgError:
         return None
-    solved = scipy.linalg.lu_solve((lu, permutation), others, check_finite=False)
     if not np.isfinite(solved).all():
         return None
     return PivotedFactors(start, left.astype(np.float64) @ pivots, solved[:, :start], solved[:, start:])
-
-
-def _invertible(square: NDArray[np.float64]) -> bool:
-    return bool(np.isfinite(square).all()) and bool(np.linalg.matrix_rank(square) == square.shape[0])
 
 
 def rounding_of_pair(
@@ -114,6 +111,11 @@ def draw_inputs(in_features: int, second_moment: NDArray[Any] | None, seed: int)
     normal = np.random.default_rng(seed).standard_normal((PROBES, in_features))
     if second_moment is None:
         return normal
-    values, vectors = np.linalg.eigh(second_moment.astype(np.float64))
-    inputs: NDArray[np.float64] = (normal * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
+    C = second_moment.astype(np.float64)
+    try:
+        root = np.linalg.cholesky(C + FLOOR * float(np.trace(C)) / in_features * np.eye(in_features))
+    except np.linalg.LinAlgError:  # an accumulation's rounding has made it indefinite
+        values, vectors = np.linalg.eigh(C)
+        root = vectors * np.sqrt(np.clip(values, 0.0, None))
+    inputs: NDArray[np.float64] = normal @ root.T
     return inputs
