@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowrank_onnx.errors import FactorizationError
+from lowrank_onnx.linalg.backend import NUMPY
 from lowrank_onnx.linalg.precision import accumulation_dtype
-from lowrank_onnx.linalg.weighted import FLOOR
+from lowrank_onnx.linalg.weighted import checked_second_moment, transposed_root
 
 PROBES = 64
 """Inputs on which rounding is measured."""
@@ -111,11 +112,6 @@ def draw_inputs(in_features: int, second_moment: NDArray[Any] | None, seed: int)
     normal = np.random.default_rng(seed).standard_normal((PROBES, in_features))
     if second_moment is None:
         return normal
-    C = second_moment.astype(np.float64)
-    try:
-        root = np.linalg.cholesky(C + FLOOR * float(np.trace(C)) / in_features * np.eye(in_features))
-    except np.linalg.LinAlgError:  # an accumulation's rounding has made it indefinite
-        values, vectors = np.linalg.eigh(C)
-        root = vectors * np.sqrt(np.clip(values, 0.0, None))
-    inputs: NDArray[np.float64] = normal @ root.T
+    C, scale = checked_second_moment(second_moment, in_features)
+    inputs: NDArray[np.float64] = (normal @ transposed_root(NUMPY, C)) * np.sqrt(scale)
     return inputs

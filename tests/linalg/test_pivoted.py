@@ -14,6 +14,7 @@ from lowrank_onnx.linalg.pivoted import (
     rounding_of_pair,
     rounding_of_pivoted,
 )
+from lowrank_onnx.linalg.weighted import FLOOR
 from lowrank_onnx.types import Array, numpy_dtype
 
 
@@ -83,11 +84,10 @@ def test_overflow_is_infinite_rounding() -> None:
     assert rounding_of_pivoted(left * 1e5, right, pivoted, inputs, numpy_dtype("float16")) == np.inf
 
 
-@pytest.mark.parametrize("rounding", [0.0, -1e-3])
-def test_inputs_have_the_second_moment_asked_for(rounding: float) -> None:
-    moment = np.diag([100.0, 1.0, rounding])
+def test_inputs_have_the_second_moment_asked_for() -> None:
+    moment = np.diag([100.0, 1.0, 0.0])
     inputs = draw_inputs(3, moment, 0)
     assert inputs.shape == (PROBES, 3)
     np.testing.assert_allclose(inputs.T @ inputs / PROBES, moment, atol=20)
-    assert np.all(np.abs(inputs[:, 2]) < 0.01)
+    assert np.abs(inputs[:, 2]).max() < 6 * np.sqrt(FLOOR * 101 / 3)  # what is never excited, but for the floor
     np.testing.assert_array_equal(inputs, draw_inputs(3, moment, 0))
