@@ -36,6 +36,9 @@ LARGE = 2048 * 2048
 """Entries from which on the textbook algorithm runs on one spectrum only, and peers start from the power iterations
 that served them on a smaller shape."""
 
+SCHEMA = 2
+"""Of the JSON that is saved."""
+
 LOOSE_TOLERANCE = 1.3
 """About what the paper's algorithm reaches with q = 2 on the slow spectrum: asked of `auto` too, for its table."""
 
@@ -78,7 +81,7 @@ def main() -> None:
         os.environ[name] = str(arguments.threads)
     clock = time.process_time if arguments.threads == 1 else time.perf_counter
     out = Path(arguments.out)
-    cases = earlier(out) if arguments.resume else []
+    cases = earlier(out, arguments.threads) if arguments.resume else []
     for case in measure(arguments, clock, cases):
         cases.append(case)
         print(_line(case), flush=True)
@@ -86,12 +89,14 @@ def main() -> None:
     print(summary(cases))
 
 
-def earlier(out: Path) -> list[Case]:
-    """The cases of a run that was broken off."""
+def earlier(out: Path, threads: int) -> list[Case]:
+    """The cases of a run that was broken off; those of another machine or version are no part of this one."""
     if not out.exists():
         return []
-    stored = json.loads(out.read_text(encoding="utf-8"))["cases"]
-    return [Case(**(case | {"runs": [Run(**run) for run in case["runs"]]})) for case in stored]
+    stored = json.loads(out.read_text(encoding="utf-8"))
+    if (stored["schema"], stored["machine"]) != (SCHEMA, _machine(threads)):
+        raise SystemExit(f"{out}: made on another machine or by another version; leave out --resume to replace it")
+    return [Case(**(case | {"runs": [Run(**run) for run in case["runs"]]})) for case in stored["cases"]]
 
 
 def measure(arguments: argparse.Namespace, clock: Callable[[], float], done: list[Case]) -> Iterator[Case]:
@@ -296,13 +301,8 @@ def save(out: Path, arguments: argparse.Namespace, cases: list[Case]) -> None:
 
     out.parent.mkdir(parents=True, exist_ok=True)
     data = {
-        "schema": 2,
-        "machine": {
-            "processor": _processor(),
-            "blas": _blas(),
-            "threads": arguments.threads,
-            "python": platform.python_version(),
-        },
+        "schema": SCHEMA,
+        "machine": _machine(arguments.threads),
         "clock": "processor seconds of one thread" if arguments.threads == 1 else "wall seconds",
         "cases": [asdict(case) for case in cases],
     }
@@ -310,7 +310,18 @@ def save(out: Path, arguments: argparse.Namespace, cases: list[Case]) -> None:
     out.with_suffix(".md").write_text(markdown(data), encoding="utf-8")
 
 
+def _machine(threads: int) -> dict[str, Any]:
+    return {
+        "processor": _processor(),
+        "blas": _blas(),
+        "threads": threads,
+        "python": platform.python_version(),
+    }
+
+
 def _blas() -> str:
+    import numpy  # noqa: F401  loads the library that is asked about
+    import scipy.linalg  # noqa: F401
     import threadpoolctl
 
     found = {
