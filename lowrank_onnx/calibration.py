@@ -16,14 +16,16 @@ from lowrank_onnx.cache import NO_CACHE, Cache, Slot
 from lowrank_onnx.cache.codecs import recall_moments, sensitivity_codec, store_moments
 from lowrank_onnx.cache.facts import feed_facts
 from lowrank_onnx.candidates import tail_energy
-from lowrank_onnx.config import SensitivityLevel
+from lowrank_onnx.effort import SensitivityLevel
 from lowrank_onnx.evaluate import Feeds, Session
-from lowrank_onnx.factorize import FactorSpool
+from lowrank_onnx.forms import MATRIX, PAIR, Form
 from lowrank_onnx.moments import Moment, advise_rows, keep_moment, merge_moments, observe_moments
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured, interpolate_error
+from lowrank_onnx.sensitivity.exclusions import Probe, find_exclusions
 from lowrank_onnx.sensitivity.measure import count_runs, measure_sensitivity
-from lowrank_onnx.types import Array, Site, Spectrum, WeightRef
+from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.types import Array, Curves, ErrorCurve, Site, Spectrum, WeightRef, numpy_dtype
 from lowrank_onnx.weights import SharedWeight
 
 
@@ -34,37 +36,37 @@ class Lesson:
     Attributes
     ----------
     whitened : whether its factors minimise the error of what its sites compute.
-    spectrum : its leading singular values, in the norm of its inputs where `whitened`; None where it stayed dense.
+    curves : its errors by rank, in the norm of its inputs where `whitened`; empty where it stayed dense.
     importance : measured output error per tail energy, or None.
     note : what could not be learnt and what would help, or "".
+    sensitivity : what was measured, where it was.
     """
 
     whitened: bool
-    spectrum: Spectrum | None
+    curves: Curves
     importance: float | None
     note: str
+    sensitivity: Sensitivity | None = None
 
 
-NO_LESSON = Lesson(whitened=False, spectrum=None, importance=None, note="")
+NO_LESSON = Lesson(whitened=False, curves={}, importance=None, note="")
 """Where there were no real feeds."""
 
 
 def lessons(
     groups: Sequence[SharedWeight],
-    spectra: Sequence[Spectrum | None],
+    curves: Sequence[Curves],
     moments: Mapping[WeightRef, Moment | str],
     sensitivities: Mapping[WeightRef, Sensitivity | Unmeasured],
 ) -> dict[WeightRef, Lesson]:
     """What there is to report of each weight."""
     return {
-        group.weight: _lesson(spectrum, moments.get(group.weight), sensitivities.get(group.weight))
-        for group, spectrum in zip(groups, spectra, strict=True)
+        group.weight: _lesson(known, moments.get(group.weight), sensitivities.get(group.weight))
+        for group, known in zip(groups, curves, strict=True)
     }
 
 
-def _lesson(
-    spectrum: Spectrum | None, moment: Moment | str | None, sensitivity: Sensitivity | Unmeasured | None
-) -> Lesson:
+def _lesson(curves: Curves, moment: Moment | str | None, sensitivity: Sensitivity | Unmeasured | None) -> Lesson:
     notes: list[str | None] = []
     if moment is not None:
         notes.append(advise_rows(moment) if isinstance(moment, Moment) else f"not whitened: {moment}")
@@ -72,8 +74,10 @@ def _lesson(
         notes.append(sensitivity.problem)
     elif sensitivity is not None:
         notes.append(f"effect not measured: {sensitivity.reason}")
-    importance = sensitivity.importance if isinstance(sensitivity, Sensitivity) else None
-    return Lesson(isinstance(moment, Moment), spectrum, importance, "; ".join(note for note in notes if note))
+    measured = sensitivity if isinstance(sensitivity, Sensitivity) else None
+    importance = None if measured is None else measured.importance
+    note = "; ".join(note for note in notes if note)
+    return Lesson(isinstance(moment, Moment), curves, importance, note, measured)
 
 
 RunModel = Callable[[onnx.ModelProto], Session]
@@ -131,7 +135,7 @@ def _merged(group: SharedWeight, by_site: Mapping[str, Moment | str]) -> Moment 
 def weight_sensitivities(
     skeleton: onnx.ModelProto,
     groups: Sequence[SharedWeight],
-    spectra: Sequence[Spectrum | None],
+    curves: Sequence[Curves],
     spool: FactorSpool,
     run: RunModel,
     feeds: Feeds,
@@ -144,7 +148,7 @@ def weight_sensitivities(
     "fast" tries one rank of each weight, "full" three; `feeds_to_probe` says on how many feeds. `cache` is as in
     `weight_moments`; each weight is kept when it is measured.
     """
-    by_weight = {g.weight: s for g, s in zip(groups, spectra, strict=True) if s is not None}
+    by_weight = {g.weight: known for g, known in zip(groups, curves, strict=True) if known}
     measured = [group for group in groups if group.weight in by_weight]
     if level == "off" or not measured:
         return {}
@@ -184,29 +188,39 @@ def feeds_to_probe(level: SensitivityLevel, probes: int, feeds: int) -> int:
     return min(feeds, max(fewest, min(most, PASSES_TO_PROBE[level] * feeds // probes)))
 
 
-def _probe_ranks(spectra: Mapping[WeightRef, Spectrum], count: int, group: SharedWeight) -> tuple[int, ...]:
-    largest = spectra[group.weight].values.shape[-1]
+def _probe_form(group: SharedWeight) -> Form:
+    """The form that is tried: the plain one; that of a matrix factorization as it lies, where it comes from one."""
+    plain = group.forms[0]
+    return PAIR if plain.family == MATRIX else plain
+
+
+def _probe_ranks(curves: Mapping[WeightRef, Curves], count: int, group: SharedWeight) -> tuple[int, ...]:
+    form = _probe_form(group)
+    curve = curves[group.weight][form.family]
+    if not isinstance(curve, Spectrum):
+        return tuple(dict.fromkeys(curve.ranks[int(share * len(curve.ranks))] for share in PROBE_SHARES[:count]))
+    largest = min(curve.values.shape[-1], max(1, form.largest_useful_rank(group.shape)))
     return tuple(max(1, round(share * largest)) for share in PROBE_SHARES[:count])
 
 
-def _probe_tail(spectra: Mapping[WeightRef, Spectrum], group: SharedWeight, rank: int) -> float:
-    return tail_energy(spectra[group.weight], rank)
+def _probe_tail(curves: Mapping[WeightRef, Curves], group: SharedWeight, rank: int) -> float:
+    return tail_energy(curves[group.weight][_probe_form(group).family], rank)
 
 
 def _probe_facts(
     spool: FactorSpool, group: SharedWeight, ranks: Sequence[int], tails: Callable[[SharedWeight, int], float]
 ) -> Iterator[object]:
     """What decides the effect of one weight, besides the model and the feeds: the factors that take its place."""
-    stored = spool.get(group.weight)
     yield from (group.weight, group.sites[0].to_matrices, tuple(ranks), tuple(tails(group, rank) for rank in ranks))
-    yield from (stored.accumulation, stored.read("left", max(ranks)), stored.read("right", max(ranks)))
+    for rank in ranks:
+        stored = spool.get(group.weight, _probe_form(group), rank)
+        yield (stored.form.name, stored.accumulation, stored.parts())
 
 
 def _approximation(spool: FactorSpool, group: SharedWeight, rank: int) -> Array:
-    """L R in the stored layout and dtype of the weight."""
-    stored = spool.get(group.weight)
-    left, right = (stored.read(part, rank).astype(stored.accumulation) for part in ("left", "right"))
-    return stored_layout(left @ right, group.sites[0]).astype(stored.read("left", 1).dtype)
+    """The approximation in the stored layout and dtype of the weight."""
+    matrices = spool.get(group.weight, _probe_form(group), rank).approximate()
+    return stored_layout(matrices, group.sites[0]).astype(numpy_dtype(group.weight.dtype))
 
 
 def stored_layout(matrices: Array, site: Site) -> Array:
@@ -236,3 +250,26 @@ def _damage(sensitivity: Sensitivity | Unmeasured | None, typical: float) -> Cal
     if isinstance(sensitivity, Sensitivity):
         return partial(interpolate_error, sensitivity)
     return lambda tail: typical * tail
+
+
+def exclusions(
+    groups: Sequence[SharedWeight], lessons: Mapping[WeightRef, Lesson], max_error: float | None
+) -> dict[WeightRef, str]:
+    """The weights that a user should exclude, with the reason; `find_exclusions` says by which rule."""
+    probes = {}
+    for group in groups:
+        lesson, form = lessons.get(group.weight, NO_LESSON), _probe_form(group)
+        sensitivity, curve = lesson.sensitivity, lesson.curves.get(form.family)
+        if sensitivity is None or curve is None:
+            continue
+        saved = group.shape.parameters - form.parameters(group.shape, sensitivity.ranks[0])
+        mildest = interpolate_error(sensitivity, _least_tail(curve, form.largest_useful_rank(group.shape)))
+        probes[group.weight] = Probe(sensitivity, saved, mildest)
+    return find_exclusions(probes, max_error)
+
+
+def _least_tail(curve: ErrorCurve, most: int) -> float:
+    """The tail energy at the largest rank that is known and at most `most`, or the smallest rank that is known."""
+    if isinstance(curve, Spectrum):
+        return tail_energy(curve, min(most, curve.values.shape[-1]))
+    return tail_energy(curve, max((rank for rank in curve.ranks if rank <= most), default=curve.ranks[0]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,11 +10,14 @@ import onnx
 
 from lowrank_onnx import __version__, passes
 from lowrank_onnx.choose import Choice
-from lowrank_onnx.factorize import FactorSpool, measure_errors
+from lowrank_onnx.factorize import measure_errors
+from lowrank_onnx.forms import Form
 from lowrank_onnx.model_io import Model, new_tensor_proto
 from lowrank_onnx.progress import SILENT, Progress
-from lowrank_onnx.types import NewTensor, SiteChoice
-from lowrank_onnx.weights import SharedWeight, stored_tensors
+from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.types import Array, NewTensor, SiteChoice, WeightRef
+from lowrank_onnx.weight_reader import WeightReader
+from lowrank_onnx.weights import SharedWeight
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +42,36 @@ def build_candidate(
     With `measure`, the errors of the factors are measured as they will be stored, one weight in memory at a time; else
     (attempts of a search) they are left at zero, and nothing of them is shown.
     """
-    tensors = stored_tensors(model.skeleton, (group.weight for group in groups))
+    weights = WeightReader(model, _all_refs(groups))
     written: list[SiteChoice] = []
-    ranks = {}
-    chosen = [(group, choice.candidate.rank) for group, choice in zip(groups, choices, strict=True)]
-    with progress.stage("measuring factors" if measure else "rewriting", len(chosen)) as stage:
-        for group, rank in chosen:
+    forms: dict[WeightRef, Form] = {}
+    with progress.stage("measuring factors" if measure else "rewriting", len(groups)) as stage:
+        for group, choice in zip(groups, choices, strict=True):
             stage.advance(detail=group.weight.name)
+            rank = choice.candidate.rank
             if rank is None:
                 continue
-            ranks[group.weight] = rank
-            stored = spool.get(group.weight)
+            stored = spool.get(group.weight, group.form(choice.candidate.form), rank)
+            forms[group.weight] = stored.form
             errors = (0.0, 0.0)
             if measure:
-                values = model.store.array(tensors[group.weight])
-                left, right = (stored.read(part, rank).astype(stored.accumulation) for part in ("left", "right"))
-                errors = measure_errors(values, group.sites[0].to_matrices, left, right)
-            written.extend(SiteChoice(site, rank, stored.solver, *errors) for site in group.sites)
+                values = weights.read(group.weight)
+                errors = measure_errors(values, group.sites[0].to_matrices, stored.approximate())
+            written.extend(SiteChoice(site, stored.form, rank, stored.solver, *errors) for site in group.sites)
     rewrite = passes.rewrite(model.skeleton, written, tool_version=__version__, placeholder=_placeholder)
-    new = {tensor.key: partial(spool.tensor, tensor, ranks[tensor.weight]) for tensor in rewrite.new_tensors}
-    return CandidateModel(model.with_rewrite(rewrite.skeleton, new), tuple(written))
+
+    def values_of(new: NewTensor) -> Array:
+        bias = None if new.bias is None else weights.read(new.bias)
+        return spool.tensor(new, forms[new.weight], bias)
+
+    made = {tensor.key: partial(values_of, tensor) for tensor in rewrite.new_tensors}
+    return CandidateModel(model.with_rewrite(rewrite.skeleton, made), tuple(written))
+
+
+def _all_refs(groups: Sequence[SharedWeight]) -> Iterator[WeightRef]:
+    for group in groups:
+        yield group.weight
+        yield from (site.bias for site in group.sites if site.bias is not None)
 
 
 def _placeholder(tensor: NewTensor, key: str) -> onnx.TensorProto:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from lowrank_onnx.forms import FORMS
-from lowrank_onnx.types import MatrixShape, Spectrum
+from lowrank_onnx.forms import PAIR, Form
+from lowrank_onnx.types import Curves, ErrorCurve, MatrixShape, Tails
 
 DENSE = "dense"
 """The form of a candidate that leaves the weight as it is."""
@@ -20,13 +21,15 @@ class Candidate:
 
     Attributes
     ----------
-    form : a key of `lowrank_onnx.forms.FORMS`, or "dense".
+    form : the name of one of the weight's forms, or "dense".
     rank : r, or None when dense.
     parameters : weights stored.
     macs : multiply-accumulates of one run over all sites that use the weight; None where no run was observed.
     error : predicted damage, from the tail energy ||W - W_r||_F^2 / ||W||_F^2 (in the norm of the weight's inputs where
         their second moment is known); 0 when dense.
     latency_ms : milliseconds of one run, added up over all sites that use the weight; None where it wasn't measured.
+    stored_bytes : bytes of what is stored.
+    members : where it stands for several weights at once, the candidate of each (`lowrank_onnx.bundles`).
     """
 
     form: str
@@ -35,27 +38,51 @@ class Candidate:
     macs: int | None
     error: float
     latency_ms: float | None = None
+    stored_bytes: int = 0
+    members: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedWeight:
     """A weight as the planner sees it: no ONNX in it.
 
-    `positions` is the total number of positions at which the sites that share the weight apply it in one run, or None
-    where no run was observed. `damage` takes the relative squared tail energy of a rank to the planner's unit of
-    damage; it must not fall as the tail grows, and be 0 at 0. `latency` takes a rank (None: dense) to the milliseconds
-    of one run over all sites of the weight; it is None where they weren't measured, and `unmeasured` then says why, if
-    measuring was tried. Times that differ by no more than the share `noise` can't be told apart.
+    `forms` are those in which it can be written, the plain one first; budgets that name a rank take that. `positions`
+    is the total number of positions at which the sites that share the weight apply it in one run, or None where no run
+    was observed. `damage` takes the relative squared tail energy of a rank to the planner's unit of
+    damage; it must not fall as the tail grows, and be 0 at 0. `latency` takes a form's name and a rank (`DENSE`, None)
+    to the milliseconds of one run over all sites of the weight; it is None where they weren't measured, and
+    `unmeasured` then says why, if measuring was tried. Times that differ by no more than the share `noise` can't be
+    told apart. `itemsize` is the bytes of one value of the factors. `room` is the number of values that factors must
+    stay below to take fewer bytes than what is stored now, which may be narrower than they are; None where that is the
+    weight's own number.
     """
 
     name: str
     shape: MatrixShape
-    form: str
+    forms: tuple[Form, ...]
     positions: int | None
     damage: Callable[[float], float] = field(default=float, compare=False)
-    latency: Callable[[int | None], float] | None = field(default=None, compare=False)
+    latency: Callable[[str, int | None], float] | None = field(default=None, compare=False)
     noise: float = 0.0
     unmeasured: str = ""
+    itemsize: int = 4
+    room: int | None = None
+
+    @property
+    def plain(self) -> Form:
+        """The form that a budget with a rank is about."""
+        return self.forms[0]
+
+    def form(self, name: str) -> Form:
+        """One of its forms by name (`KeyError` where it has none of that name)."""
+        return {form.name: form for form in self.forms}[name]
+
+    def largest_useful_rank(self, form: Form) -> int:
+        """The largest rank at which a form stores less than what is stored now; 0 where there is none."""
+        largest = form.largest_useful_rank(self.shape)
+        if self.room is None:
+            return largest
+        return bisect_left(range(1, largest + 1), self.room, key=lambda rank: form.parameters(self.shape, rank))
 
 
 def natural_rank_multiple(shape: MatrixShape) -> int:
@@ -65,63 +92,85 @@ def natural_rank_multiple(shape: MatrixShape) -> int:
     at least three ranks are left to choose from.
     """
     for multiple in (16, 8, 4, 2):
-        if FORMS["pair"].largest_useful_rank(shape) + 1 >= 4 * multiple:
+        if PAIR.largest_useful_rank(shape) + 1 >= 4 * multiple:
             return multiple
     return 1
 
 
-def useful_ranks(weight: PlannedWeight, rank_multiple: int | None) -> tuple[int, ...]:
+def useful_ranks(weight: PlannedWeight, form: Form, rank_multiple: int | None) -> tuple[int, ...]:
     """The ranks worth considering, ascending: multiples of `rank_multiple` at which the form stores less than dense."""
     multiple = rank_multiple or natural_rank_multiple(weight.shape)
-    return tuple(range(multiple, FORMS[weight.form].largest_useful_rank(weight.shape) + 1, multiple))
+    return tuple(range(multiple, weight.largest_useful_rank(form) + 1, multiple))
 
 
-def tail_energy(spectrum: Spectrum, rank: int) -> float:
-    """||W - W_r||_F^2 / ||W||_F^2 from the leading singular values; 0 for a zero matrix.
+def useful_options(weight: PlannedWeight, rank_multiple: int | None) -> tuple[tuple[Form, int], ...]:
+    """Every form in which the weight can be written by itself, at each of its useful ranks."""
+    return tuple(
+        (form, rank)
+        for form in weight.forms
+        if form.bundle is None
+        for rank in useful_ranks(weight, form, rank_multiple)
+    )
+
+
+def tail_energy(curve: ErrorCurve, rank: int) -> float:
+    """||W - W_r||_F^2 / ||W||_F^2 of a factorization; 0 for a zero matrix.
 
     Raises
     ------
     ValueError
-        If the spectrum holds fewer than `rank` values.
+        If the error at this rank isn't known.
     """
-    if rank > spectrum.values.shape[-1]:
-        raise ValueError(f"rank {rank} is beyond the {spectrum.values.shape[-1]} singular values computed")
-    if spectrum.energy == 0.0:
+    if isinstance(curve, Tails):
+        if rank not in curve.ranks:
+            raise ValueError(f"rank {rank} is none of the ranks measured: {', '.join(map(str, curve.ranks))}")
+        return curve.errors[curve.ranks.index(rank)]
+    if rank > curve.values.shape[-1]:
+        raise ValueError(f"rank {rank} is beyond the {curve.values.shape[-1]} singular values computed")
+    if curve.energy == 0.0:
         return 0.0
-    kept = float(np.sum(np.square(spectrum.values[..., :rank], dtype=np.float64)))
-    return max(0.0, 1.0 - kept / spectrum.energy)
+    kept = float(np.sum(np.square(curve.values[..., :rank], dtype=np.float64)))
+    return max(0.0, 1.0 - kept / curve.energy)
 
 
 def dense_candidate(weight: PlannedWeight) -> Candidate:
     """The candidate that leaves `weight` as it is."""
     parameters = weight.shape.parameters
     macs = None if weight.positions is None else weight.positions * parameters
-    return Candidate(DENSE, None, parameters, macs, error=0.0, latency_ms=_latency(weight, None))
+    latency = None if weight.latency is None else weight.latency(DENSE, None)
+    stored = (parameters if weight.room is None else weight.room) * weight.itemsize
+    return Candidate(DENSE, None, parameters, macs, 0.0, latency, stored)
 
 
-def low_rank_candidate(weight: PlannedWeight, spectrum: Spectrum, rank: int) -> Candidate:
-    """The candidate that writes `weight` at rank r in its form."""
-    form = FORMS[weight.form]
+def low_rank_candidate(weight: PlannedWeight, form: Form, curves: Curves, rank: int) -> Candidate:
+    """The candidate that writes `weight` in a form at rank r."""
     macs = None if weight.positions is None else form.macs(weight.shape, rank, weight.positions)
-    error = weight.damage(tail_energy(spectrum, rank))
-    return Candidate(weight.form, rank, form.parameters(weight.shape, rank), macs, error, _latency(weight, rank))
+    error = weight.damage(tail_energy(curves[form.family], rank))
+    latency = None if weight.latency is None else weight.latency(form.name, rank)
+    parameters = form.parameters(weight.shape, rank)
+    return Candidate(form.name, rank, parameters, macs, error, latency, parameters * weight.itemsize)
 
 
-def _latency(weight: PlannedWeight, rank: int | None) -> float | None:
-    return None if weight.latency is None else weight.latency(rank)
-
-
-def maybe_faster(weight: PlannedWeight, rank: int) -> bool:
-    """False where the weight was measured, and at this rank isn't faster than dense by more than the noise."""
-    return weight.latency is None or weight.latency(rank) < weight.latency(None) * (1.0 - weight.noise)
+def maybe_faster(weight: PlannedWeight, form: str, rank: int) -> bool:
+    """False where the weight was measured, and so written isn't faster than dense by more than the noise."""
+    return weight.latency is None or weight.latency(form, rank) < weight.latency(DENSE, None) * (1.0 - weight.noise)
 
 
 def find_candidates(
-    weight: PlannedWeight, spectrum: Spectrum, rank_multiple: int | None, *, only_faster: bool = False
+    weight: PlannedWeight, curves: Curves, rank_multiple: int | None, *, only_faster: bool = False
 ) -> tuple[Candidate, ...]:
-    """Every candidate of one weight by rising rank, "leave dense" last.
+    """Every candidate of one weight, form by form by rising rank, "leave dense" last.
 
-    With `only_faster`, ranks that were measured and aren't faster than dense by more than the noise are left out.
+    With `only_faster`, those that were measured and aren't faster than dense by more than the noise are left out.
     """
-    ranks = [rank for rank in useful_ranks(weight, rank_multiple) if not only_faster or maybe_faster(weight, rank)]
-    return (*(low_rank_candidate(weight, spectrum, rank) for rank in ranks), dense_candidate(weight))
+    found = [
+        low_rank_candidate(weight, form, curves, rank)
+        for form, rank in useful_options(weight, rank_multiple)
+        if is_known(curves.get(form.family), rank) and (not only_faster or maybe_faster(weight, form.name, rank))
+    ]
+    return (*found, dense_candidate(weight))
+
+
+def is_known(curve: ErrorCurve | None, rank: int) -> bool:
+    """Whether the error at a rank that is worth considering was computed."""
+    return curve is not None and (not isinstance(curve, Tails) or rank in curve.ranks)

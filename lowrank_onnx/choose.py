@@ -6,11 +6,12 @@ model go through the planner.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal
+from typing import Literal, TypeAlias
 
+from lowrank_onnx.bundles import find_bundles, joint_candidates, joint_ranks, plan_bundles
 from lowrank_onnx.candidates import (
     Candidate,
     PlannedWeight,
@@ -19,14 +20,15 @@ from lowrank_onnx.candidates import (
     low_rank_candidate,
     maybe_faster,
     tail_energy,
+    useful_options,
     useful_ranks,
 )
 from lowrank_onnx.config import Alpha, Budget, Energy, FixedRank
-from lowrank_onnx.forms import FORMS
-from lowrank_onnx.planner import Plan, plan_budget
-from lowrank_onnx.types import Spectrum
+from lowrank_onnx.forms import Form
+from lowrank_onnx.planner import Plan
+from lowrank_onnx.types import Curves
 
-CostName = Literal["parameters", "macs", "latency"]
+CostName = Literal["parameters", "bytes", "macs", "latency"]
 
 NOT_NEEDED = "the budget is met with less damage elsewhere"
 """Why a weight that could have shrunk stays dense in a plan."""
@@ -46,8 +48,18 @@ class Choice:
     reason: str = ""
 
 
+Holds: TypeAlias = Callable[[PlannedWeight, Candidate], bool]
+"""Whether a weight can be written as a candidate says, and still be as good as its curve says."""
+
+
+def always(weight: PlannedWeight, candidate: Candidate) -> bool:
+    """Takes every candidate at its word."""
+    del weight, candidate
+    return True
+
+
 def _too_large(weight: PlannedWeight, rank: int) -> str:
-    shape, useful = weight.shape, FORMS[weight.form].largest_useful_rank(weight.shape)
+    shape, useful = weight.shape, weight.largest_useful_rank(weight.plain)
     return (
         f"rank {rank} would not make it smaller: factors of {shape.in_features} x {shape.out_features} "
         f"save weights up to rank {useful}"
@@ -61,42 +73,49 @@ def asked_rank(weight: PlannedWeight, budget: FixedRank | Alpha, rank_multiple: 
     return ceil(exact / multiple) * multiple
 
 
-def factor_rank(weight: PlannedWeight, budget: Budget, rank_multiple: int | None, *, allow_larger: bool = False) -> int:
-    """The rank at which a weight must be factorized for this budget; 0 where every choice leaves it dense.
+def ranks_to_factor(
+    weight: PlannedWeight, budget: Budget, rank_multiple: int | None, *, allow_larger: bool = False
+) -> dict[str, int]:
+    """The rank of each factorization of a weight that this budget may need, by family; empty where it stays dense.
 
     With `allow_larger`, a budget that names a rank may take any that the weight has, smaller than dense or not.
     """
+    plain = weight.plain
     if isinstance(budget, (FixedRank, Alpha)):
         rank = asked_rank(weight, budget, rank_multiple)
-        useful = FORMS[weight.form].largest_useful_rank(weight.shape)
         if allow_larger:
-            return min(rank, weight.shape.max_rank)
-        return rank if rank <= useful else 0
-    return max(useful_ranks(weight, rank_multiple), default=0)
+            return {plain.family: min(rank, plain.largest_rank(weight.shape))}
+        return {plain.family: rank} if rank <= weight.largest_useful_rank(plain) else {}
+    ranks: dict[str, int] = {}
+    for form in weight.forms[:1] if isinstance(budget, Energy) else weight.forms:
+        largest = max(useful_ranks(weight, form, rank_multiple), default=0)
+        if largest:
+            ranks[form.family] = max(largest, ranks.get(form.family, 0))
+    return ranks
 
 
 def choose_alone(
-    weight: PlannedWeight, spectrum: Spectrum | None, budget: FixedRank | Alpha | Energy, rank_multiple: int | None
+    weight: PlannedWeight, curves: Curves, budget: FixedRank | Alpha | Energy, rank_multiple: int | None
 ) -> Choice:
-    """Settle one weight under a budget that looks at no other. `spectrum` is None where it wasn't factorized."""
+    """Settle one weight under a budget that looks at no other. `curves` is empty where it wasn't factorized."""
     if isinstance(budget, Energy):
-        return _choose_energy(weight, spectrum, budget, rank_multiple)
+        return _choose_energy(weight, curves, budget, rank_multiple)
     rank = asked_rank(weight, budget, rank_multiple)
-    if spectrum is None:
+    if not curves:
         return Choice(dense_candidate(weight), _too_large(weight, rank))
-    return Choice(low_rank_candidate(weight, spectrum, min(rank, weight.shape.max_rank)))
+    rank = min(rank, weight.plain.largest_rank(weight.shape))
+    return Choice(low_rank_candidate(weight, weight.plain, curves, rank))
 
 
-def _choose_energy(
-    weight: PlannedWeight, spectrum: Spectrum | None, budget: Energy, rank_multiple: int | None
-) -> Choice:
-    ranks = useful_ranks(weight, rank_multiple)
-    if spectrum is None or not ranks:
+def _choose_energy(weight: PlannedWeight, curves: Curves, budget: Energy, rank_multiple: int | None) -> Choice:
+    ranks = useful_ranks(weight, weight.plain, rank_multiple)
+    if not curves or not ranks:
         return Choice(dense_candidate(weight), nothing_useful(weight, rank_multiple))
+    curve = curves[weight.plain.family]
     for rank in ranks:
-        if tail_energy(spectrum, rank) <= 1.0 - budget.share:
-            return Choice(low_rank_candidate(weight, spectrum, rank))
-    kept = 1.0 - tail_energy(spectrum, ranks[-1])
+        if tail_energy(curve, rank) <= 1.0 - budget.share:
+            return Choice(low_rank_candidate(weight, weight.plain, curves, rank))
+    kept = 1.0 - tail_energy(curve, ranks[-1])
     return Choice(
         dense_candidate(weight),
         f"energy {budget.share:g} needs a rank above {ranks[-1]}, where factors stop saving weights "
@@ -106,7 +125,7 @@ def _choose_energy(
 
 def nothing_useful(weight: PlannedWeight, rank_multiple: int | None) -> str:
     """Why a weight has no candidate but dense."""
-    useful = FORMS[weight.form].largest_useful_rank(weight.shape)
+    useful = max(weight.largest_useful_rank(form) for form in weight.forms)
     if useful == 0:
         return f"too small: no rank of {weight.shape.in_features} x {weight.shape.out_features} saves weights"
     return f"no multiple of {rank_multiple} is at most {useful}, the largest rank that saves weights"
@@ -114,34 +133,56 @@ def nothing_useful(weight: PlannedWeight, rank_multiple: int | None) -> str:
 
 def choose_together(
     weights: Sequence[PlannedWeight],
-    spectra: Mapping[str, Spectrum],
+    curves: Mapping[str, Curves],
     *,
     cost: CostName,
     share: float,
     rank_multiple: int | None,
     only_faster: bool = False,
+    holds: Holds = always,
 ) -> tuple[tuple[Choice, ...], Plan]:
-    """Settle all weights at once: the least total damage at `share` of their dense parameters, MACs or latency.
+    """Settle all weights at once: the least total damage at `share` of their dense parameters, bytes, MACs or
+    latency.
 
-    `spectra` is by weight name; a weight without one stays dense. With `cost` "macs" or "latency", weights for which
+    `curves` is by weight name; a weight without one stays dense. With `cost` "macs" or "latency", weights for which
     that is not known stay dense and are left out of the budget.
 
-    With `only_faster`, ranks that were measured and aren't faster than dense by more than the noise are not taken,
+    With `only_faster`, candidates that were measured and aren't faster than dense by more than the noise are not taken,
     unless the share is out of reach without them: what was asked for counts for more than what one weight gains.
+
+    Weights that can share their first factor are planned together, as one item (`lowrank_onnx.bundles`).
+
+    A candidate that is about to be chosen and doesn't hold (`Holds`) is struck off, and the plan is made again.
     """
-    planned = [weight for weight in weights if _figure_at(weight, None, cost) is not None]
-    options = []
-    for weight in planned:
-        spectrum = spectra.get(weight.name)
-        dense = (dense_candidate(weight),)
-        options.append(
-            dense if spectrum is None else find_candidates(weight, spectrum, rank_multiple, only_faster=only_faster)
-        )
+    planned = [weight for weight in weights if _dense_figure(weight, cost) is not None]
+    alone = {
+        weight.name: list(find_candidates(weight, curves.get(weight.name, {}), rank_multiple, only_faster=only_faster))
+        for weight in planned
+    }
+    bundles = find_bundles(planned)
+    joint = [list(joint_candidates(bundle, curves, rank_multiple, only_faster=only_faster)) for bundle in bundles]
+    ordered = [weight for bundle in bundles for weight in bundle.weights]
     total = sum(figure(dense_candidate(weight), cost) for weight in planned)
-    plan = plan_budget(options, lambda candidate: figure(candidate, cost), total * (share + ROUNDING))
+
+    while True:
+        plan = plan_bundles(
+            [[alone[weight.name] for weight in bundle.weights] for bundle in bundles],
+            joint,
+            lambda candidate: figure(candidate, cost),
+            total * (share + ROUNDING),
+        )
+        broken = [
+            (weight, candidate)
+            for weight, candidate in zip(ordered, plan.choices, strict=True)
+            if candidate.rank is not None and not holds(weight, candidate)
+        ]
+        if not broken:
+            break
+        for weight, candidate in broken:
+            _strike(alone[weight.name], joint, candidate)
     if only_faster and not plan.feasible:
-        return choose_together(weights, spectra, cost=cost, share=share, rank_multiple=rank_multiple)
-    chosen = {weight.name: candidate for weight, candidate in zip(planned, plan.choices, strict=True)}
+        return choose_together(weights, curves, cost=cost, share=share, rank_multiple=rank_multiple, holds=holds)
+    chosen = {weight.name: candidate for weight, candidate in zip(ordered, plan.choices, strict=True)}
     choices = (
         Choice(chosen[weight.name], _dense_reason(weight, chosen[weight.name], rank_multiple, only_faster))
         if weight.name in chosen
@@ -151,21 +192,37 @@ def choose_together(
     return tuple(choices), plan
 
 
+def _strike(alone: list[Candidate], joint: Iterable[list[Candidate]], candidate: Candidate) -> None:
+    """Take a weight's candidate out of wherever it stands."""
+    if candidate in alone:
+        alone.remove(candidate)
+    for together in joint:
+        together[:] = [one for one in together if all(member is not candidate for member in one.members)]
+
+
 def smallest_share(
     weights: Sequence[PlannedWeight], *, cost: CostName, rank_multiple: int | None, only_faster: bool = False
 ) -> float:
-    """The smallest share of dense parameters, MACs or latency that the weights can be brought to; 1.0 where none can
-    shrink. `only_faster` is that of `choose_together`.
+    """The smallest share of dense parameters, bytes, MACs or latency that the weights can be brought to; 1.0 where none
+    can shrink. `only_faster` is that of `choose_together`.
     """
     least = dense = 0
-    for weight in weights:
-        whole = _figure_at(weight, None, cost)
-        if whole is None:
-            continue
-        ranks = useful_ranks(weight, rank_multiple)
-        figures = [_figure_at(weight, r, cost) for r in ranks if not only_faster or maybe_faster(weight, r)]
-        dense += whole
-        least += min((found for found in figures if found is not None), default=whole)
+    for bundle in find_bundles([weight for weight in weights if _dense_figure(weight, cost) is not None]):
+        whole = [_dense_figure(weight, cost) or 0 for weight in bundle.weights]
+        alone = (
+            [
+                _figure_at(weight, form, rank, cost)
+                for form, rank in useful_options(weight, rank_multiple)
+                if not only_faster or maybe_faster(weight, form.name, rank)
+            ]
+            for weight in bundle.weights
+        )
+        joint = [
+            sum(_figure_at(weight, form, rank, cost) for weight, form in bundle.pairs)
+            for rank in joint_ranks(bundle, rank_multiple, only_faster=only_faster)
+        ]
+        dense += sum(whole)
+        least += min(sum(min(found, default=one) for found, one in zip(alone, whole, strict=True)), *joint, sum(whole))
     return least / dense if dense else 1.0
 
 
@@ -178,18 +235,20 @@ def _unknown(weight: PlannedWeight, cost: CostName) -> str:
 def _dense_reason(weight: PlannedWeight, candidate: Candidate, rank_multiple: int | None, only_faster: bool) -> str:
     if candidate.rank is not None:
         return ""
-    ranks = useful_ranks(weight, rank_multiple)
-    if not ranks:
+    options = useful_options(weight, rank_multiple)
+    if not options:
         return nothing_useful(weight, rank_multiple)
-    if only_faster and not any(maybe_faster(weight, rank) for rank in ranks):
+    if only_faster and not any(maybe_faster(weight, form.name, rank) for form, rank in options):
         return f"{NOT_FASTER} ({candidate.latency_ms:.3g} ms)"
     return NOT_NEEDED
 
 
 def figure(candidate: Candidate, cost: CostName) -> int:
-    """The parameters, the MACs or the nanoseconds of a candidate: whole numbers, so that sums are exact."""
+    """Parameters, bytes, MACs or nanoseconds of a candidate: whole numbers, so that sums are exact."""
     if cost == "parameters":
         return candidate.parameters
+    if cost == "bytes":
+        return candidate.stored_bytes
     if cost == "latency":
         if candidate.latency_ms is None:
             raise ValueError("the latency of this candidate is not known")
@@ -203,15 +262,18 @@ def _nanoseconds(milliseconds: float) -> int:
     return round(milliseconds * 1e6)
 
 
-def _figure_at(weight: PlannedWeight, rank: int | None, cost: CostName) -> int | None:
-    """What `figure` is at a rank (None: dense); None where it is not known."""
-    if cost == "latency":
-        return None if weight.latency is None else _nanoseconds(weight.latency(rank))
-    parameters = weight.shape.parameters if rank is None else FORMS[weight.form].parameters(weight.shape, rank)
-    if cost == "parameters":
-        return parameters
-    if weight.positions is None:
+def _dense_figure(weight: PlannedWeight, cost: CostName) -> int | None:
+    """What `figure` is for the dense weight; None where it is not known."""
+    dense = dense_candidate(weight)
+    if (cost == "macs" and dense.macs is None) or (cost == "latency" and dense.latency_ms is None):
         return None
-    return (
-        weight.positions * parameters if rank is None else FORMS[weight.form].macs(weight.shape, rank, weight.positions)
-    )
+    return figure(dense, cost)
+
+
+def _figure_at(weight: PlannedWeight, form: Form, rank: int, cost: CostName) -> int:
+    """What `figure` is in a form at a rank, where it is known for the dense weight."""
+    if cost == "latency" and weight.latency is not None:
+        return _nanoseconds(weight.latency(form.name, rank))
+    if cost == "macs" and weight.positions is not None:
+        return form.macs(weight.shape, rank, weight.positions)
+    return form.parameters(weight.shape, rank) * (weight.itemsize if cost == "bytes" else 1)

@@ -1,38 +1,45 @@
 """The factorize stage: one weight at a time in memory, factors on disk, and an error that was measured as stored.
 
-A weight is factorized once, at the largest rank that any candidate needs; each smaller rank is a prefix of the same
-factors. They wait in a spool directory until the plan is made, so that the memory needed does not grow with the model.
+A weight is factorized once for each family of its forms, at the largest rank that any candidate needs. The factors wait
+in a spool directory until the plan is made (`lowrank_onnx.spool`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
 from lowrank_onnx import linalg
 from lowrank_onnx.cache import NO_CACHE, Cache, remember
-from lowrank_onnx.cache.codecs import factors_codec
+from lowrank_onnx.cache.codecs import factors_codec, tails_codec
+from lowrank_onnx.candidates import natural_rank_multiple
+from lowrank_onnx.chain_factors import ChainWeight, chain_errors
 from lowrank_onnx.config import Device, Method
 from lowrank_onnx.errors import FactorizationError
-from lowrank_onnx.linalg.measure import measure_factors
+from lowrank_onnx.forms import MATRIX, PAIR, SHARED, ConvChain, ConvTucker
+from lowrank_onnx.linalg.measure import measure_approximation
+from lowrank_onnx.linalg.precision import accumulation_dtype
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.progress import Progress
+from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import (
     Array,
+    Curves,
+    ErrorCurve,
     Factors,
     MatrixShape,
-    NewTensor,
     Rearrangement,
     Spectrum,
+    Tails,
     WeightRef,
-    numpy_dtype,
     rearrange,
 )
-from lowrank_onnx.weights import SharedWeight, stored_tensors
+from lowrank_onnx.weight_reader import WeightReader
+from lowrank_onnx.weights import SharedWeight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,59 +116,13 @@ def factorize(
     return factors, Spectrum(values=factors.singular_values, energy=weighed)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredFactors:
-    """Factors that wait on disk: (groups, r, in) and (groups, r, out), both with the rank on the middle axis, so that a
-    smaller rank is read without touching the rest.
+def measure_errors(stored: Array, to_matrices: Rearrangement, approximation: Array) -> tuple[float, float]:
+    """How far an approximation A is from W as both are stored: (||W - A||_F / ||W||_F, largest estimate of
+    ||W - A||_2 / ||W||_2). Rounding of the factors to the stored dtype is part of it. `approximation` is
+    (groups, in, out).
     """
-
-    left: Path
-    right: Path
-    dtype: str
-    accumulation: str
-    solver: str
-
-    def read(self, part: str, rank: int) -> Array:
-        """(groups, in, r) for part "left", (groups, r, out) for part "right", in the weight's stored dtype."""
-        by_rank = np.load(self.left if part == "left" else self.right, mmap_mode="r", allow_pickle=False)
-        prefix = np.asarray(by_rank[:, :rank]).astype(numpy_dtype(self.dtype))
-        return prefix.transpose(0, 2, 1) if part == "left" else prefix
-
-
-class FactorSpool:
-    """Factors on disk, by weight, in a directory that the caller owns and removes."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._stored: dict[WeightRef, StoredFactors] = {}
-
-    def __contains__(self, weight: WeightRef) -> bool:
-        return weight in self._stored
-
-    def put(self, weight: WeightRef, factors: Factors) -> None:
-        """Write the factors of one weight."""
-        index = len(self._stored)
-        left, right = (self._directory / f"{index}.{part}.npy" for part in ("left", "right"))
-        np.save(left, np.ascontiguousarray(factors.left.transpose(0, 2, 1)), allow_pickle=False)
-        np.save(right, np.ascontiguousarray(factors.right), allow_pickle=False)
-        self._stored[weight] = StoredFactors(left, right, weight.dtype, factors.left.dtype.name, factors.solver)
-
-    def get(self, weight: WeightRef) -> StoredFactors:
-        """The factors of one weight."""
-        return self._stored[weight]
-
-    def tensor(self, new: NewTensor, rank: int) -> Array:
-        """The values of a new initializer, in its stored layout and dtype."""
-        return rearrange(self.get(new.weight).read(new.part, rank), new.arrangement)
-
-
-def measure_errors(stored: Array, to_matrices: Rearrangement, left: Array, right: Array) -> tuple[float, float]:
-    """How far L R is from W as both are stored: (||W - L R||_F / ||W||_F, largest estimate of ||W - L R||_2 / ||W||_2).
-
-    Rounding of the factors to the stored dtype is part of it. `left` is (groups, in, r), `right` (groups, r, out).
-    """
-    groups = zip(rearrange(stored, to_matrices), left, right, strict=True)
-    measured = [measure_factors(matrix, a, b) for matrix, a, b in groups]
+    groups = zip(rearrange(stored, to_matrices), approximation, strict=True)
+    measured = [measure_approximation(matrix, one) for matrix, one in groups]
     energy = sum(residual.energy for residual in measured)
     missed = sum(residual.residual_energy for residual in measured)
     return ((missed / energy) ** 0.5 if energy else 0.0), max(residual.spectral_error for residual in measured)
@@ -185,30 +146,135 @@ def _remembered(
 def spool_factors(
     model: Model,
     groups: Sequence[SharedWeight],
-    ranks: Sequence[int],
+    ranks: Sequence[Mapping[str, int]],
     spool: FactorSpool,
     options: FactorizeOptions,
     second_moments: Mapping[WeightRef, Array],
     progress: Progress,
     cache: Cache = NO_CACHE,
-) -> tuple[Spectrum | None, ...]:
-    """Factorize each weight at its rank, one in memory at a time; rank 0 leaves a weight alone.
+) -> tuple[Curves, ...]:
+    """Factorize each weight for each family of forms at the rank given for it, one weight in memory at a time.
 
     `second_moments` holds those of the inputs of the weights for which they are known; `cache` gives factors that an
-    earlier run made of the same weight with the same options. Returns the spectra, None for a
+    earlier run made of the same weight with the same options. Returns the errors by rank of each weight, empty for a
     weight that was left alone.
     """
-    tensors = stored_tensors(model.skeleton, (group.weight for group in groups))
-    spectra: list[Spectrum | None] = []
+    weights = WeightReader(model, (group.weight for group in groups))
+    found: list[dict[str, ErrorCurve]] = []
     with progress.stage("factorizing", len(groups)) as stage:
-        for group, rank in zip(groups, ranks, strict=True):
-            spectrum = None
-            if rank:
-                stored = model.store.array(tensors[group.weight])
-                arrangement, moment = group.sites[0].to_matrices, second_moments.get(group.weight)
-                factors, spectrum = _remembered(cache, stored, group.weight, arrangement, rank, options, moment)
+        for group, wanted in zip(groups, ranks, strict=True):
+            curves: dict[str, ErrorCurve] = {}
+            if wanted:
+                stored = weights.read(group.weight)
+                moment = second_moments.get(group.weight)
+                curves.update(_chain_curves(group, stored, wanted, options, moment, cache))
+                for family in [family for family in wanted if family not in curves and family != SHARED]:
+                    curves[family] = FAMILIES[family](group, stored, wanted[family], spool, options, moment, cache)
                 del stored
-                spool.put(group.weight, factors)
-            spectra.append(spectrum)
+            found.append(curves)
             stage.advance(detail=group.weight.name)
-    return tuple(spectra)
+    for members in shared_inputs(groups):
+        rank = min(ranks[index].get(SHARED, 0) for index in members)
+        if rank:
+            bundle = [groups[index] for index in members]
+            stacked = [weights.read(group.weight) for group in bundle]
+            moment = second_moments.get(bundle[0].weight)
+            shared = spool_shared(bundle, stacked, rank, spool, options, moment, cache)
+            for index, curve in zip(members, shared, strict=True):
+                found[index][SHARED] = curve
+    return tuple(found)
+
+
+def shared_inputs(groups: Sequence[SharedWeight]) -> tuple[tuple[int, ...], ...]:
+    """The complete bundles of weights that can share their first factor, as positions in `groups`."""
+    members: dict[str, list[int]] = {}
+    sizes: dict[str, int] = {}
+    for index, group in enumerate(groups):
+        for form in group.forms:
+            if form.bundle is not None:
+                members.setdefault(form.bundle, []).append(index)
+                sizes[form.bundle] = form.bundle_size
+    return tuple(tuple(indices) for name, indices in members.items() if len(indices) == sizes[name])
+
+
+def spool_shared(
+    bundle: Sequence[SharedWeight],
+    stored: Sequence[Array],
+    rank: int,
+    spool: FactorSpool,
+    options: FactorizeOptions,
+    second_moment: Array | None,
+    cache: Cache,
+) -> tuple[ErrorCurve, ...]:
+    """Factorize the concatenated weights, each scaled to outputs of equal energy, and keep each weight's share."""
+    matrices = [rearrange(one, group.sites[0].to_matrices)[0] for one, group in zip(stored, bundle, strict=True)]
+    energies = [_output_energy(matrix, second_moment) for matrix in matrices]
+    scales = [energy**-0.5 if energy else 1.0 for energy in energies]
+    dtype = accumulation_dtype(matrices[0].dtype)
+    scaled = np.concatenate([(matrix.astype(dtype) * scale) for matrix, scale in zip(matrices, scales, strict=True)], 1)
+    arrangement = Rearrangement((1, *scaled.shape), (0, 1, 2), (1, *scaled.shape))
+    factors, spectrum = _remembered(cache, scaled[None], bundle[0].weight, arrangement, rank, options, second_moment)
+    norms = np.linalg.norm(factors.right[0].astype(np.float64), axis=1, keepdims=True)
+    directions = np.divide(factors.right[0], norms, out=np.zeros(factors.right[0].shape), where=norms > 0)
+    curves = []
+    start = 0
+    for group, matrix, scale, energy in zip(bundle, matrices, scales, energies, strict=True):
+        columns = slice(start, start + matrix.shape[1])
+        start += matrix.shape[1]
+        right = factors.right[:, :, columns] / dtype.type(scale)
+        form = next(form for form in group.forms if form.family == SHARED)
+        spool.put_nested(group.weight, SHARED, form, replace(factors, right=right))
+        captured = spectrum.values[0] * np.linalg.norm(directions[:, columns], axis=1)
+        curves.append(Spectrum(captured[None], float(scale**2 * energy)))
+    return tuple(curves)
+
+
+def _output_energy(matrix: Array, second_moment: Array | None) -> float:
+    """||S' W||_F^2 in float64, with the identity for S where the inputs aren't known."""
+    wide = matrix.astype(np.float64)
+    weighed = wide if second_moment is None else second_moment[0].astype(np.float64) @ wide
+    return float(np.sum(wide * weighed))
+
+
+def _spool_matrix(
+    group: SharedWeight,
+    stored: Array,
+    rank: int,
+    spool: FactorSpool,
+    options: FactorizeOptions,
+    second_moment: Array | None,
+    cache: Cache,
+) -> ErrorCurve:
+    arrangement = group.sites[0].to_matrices
+    factors, spectrum = _remembered(cache, stored, group.weight, arrangement, rank, options, second_moment)
+    spool.put_nested(group.weight, MATRIX, PAIR, factors)
+    return spectrum
+
+
+def _chain_curves(
+    group: SharedWeight,
+    stored: Array,
+    wanted: Mapping[str, int],
+    options: FactorizeOptions,
+    second_moment: Array | None,
+    cache: Cache,
+) -> dict[str, Tails]:
+    """The errors of chains of convolutions, by family; their factors are made when a rank is chosen."""
+    chains = [form for form in group.forms if isinstance(form, ConvChain) and form.family in wanted]
+    if not chains:
+        return {}
+    asked = [(form, _chain_ranks(group.shape, form, wanted[form.family])) for form in chains]
+    kernel = ChainWeight(group.weight, stored, group.sites[0].to_matrices, second_moment, options.device)
+    slot = cache.slot("chain errors", lambda: (kernel, asked))
+    found = remember(slot, tails_codec([ranks for _, ranks in asked]), lambda: chain_errors(kernel, asked))
+    return {form.family: tails for form, tails in zip(chains, found, strict=True)}
+
+
+def _chain_ranks(shape: MatrixShape, form: ConvChain, largest: int) -> tuple[int, ...]:
+    """All ranks where one decomposition gives all errors; for Tucker-2, where each takes one of its own, a grid."""
+    step = natural_rank_multiple(shape) if isinstance(form, ConvTucker) else 1
+    return tuple(dict.fromkeys((*range(step, largest + 1, step), largest)))
+
+
+FAMILIES: Mapping[str, Callable[..., ErrorCurve]] = MappingProxyType({MATRIX: _spool_matrix})
+"""For each family of forms whose factors are spooled: factorize a weight, and give its error by rank."""

@@ -6,29 +6,23 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
-
-import onnx
 
 from lowrank_onnx import passes
 from lowrank_onnx.cache import Cache
 from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_sensitivities
 from lowrank_onnx.candidates import PlannedWeight
-from lowrank_onnx.choose import factor_rank
+from lowrank_onnx.choose import ranks_to_factor
 from lowrank_onnx.config import Config, KeepMacs, PlannedBudget
-from lowrank_onnx.factorize import FactorizeOptions, FactorSpool
-from lowrank_onnx.model_io import Model, load_model
+from lowrank_onnx.factorize import FactorizeOptions
+from lowrank_onnx.model_io import Model, ModelSource, load_model
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.observed import FeedSource, Observed, observe
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
-from lowrank_onnx.types import Site, Skipped, Spectrum, WeightRef
-from lowrank_onnx.weights import SharedWeight, group_by_weight, total_positions
-
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
-ModelSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | gs.Graph"
+from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.types import Curves, Site, Skipped, WeightRef
+from lowrank_onnx.weight_reader import WeightReader
+from lowrank_onnx.weights import SharedWeight, group_by_weight, room_for_factors, total_positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +40,9 @@ class Prepared:
         return tuple(site for group in self.groups for site in group.sites)
 
 
-def rank_to_factor(weight: PlannedWeight, config: Config) -> int:
-    """The rank at which a weight is factorized for the configured budget; 0 where it stays dense."""
-    return factor_rank(weight, config.budget, config.rank_multiple, allow_larger=config.allow_larger)
+def factor_ranks(weight: PlannedWeight, config: Config) -> dict[str, int]:
+    """The rank of each factorization that the configured budget may need, by family; empty where it stays dense."""
+    return ranks_to_factor(weight, config.budget, config.rank_multiple, allow_larger=config.allow_larger)
 
 
 def factorize_options(config: Config) -> FactorizeOptions:
@@ -67,8 +61,10 @@ def prepare(model: ModelSource, config: Config, base_directory: Path | None) -> 
     loaded = load_model(model, base_dir=base_directory)
     sites, skipped = passes.find_sites(loaded.skeleton, op_types=config.op_types)
     sites, filtered = passes.select_sites(sites, include=config.include, exclude=config.exclude)
+    sites, formless = passes.offer_forms(sites, config.forms)
+    WeightReader(loaded, (site.weight for site in sites)).check_sizes()
     source = os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name
-    return Prepared(source, loaded, group_by_weight(sites), (*skipped, *filtered))
+    return Prepared(source, loaded, group_by_weight(sites), (*skipped, *filtered, *formless))
 
 
 def observe_if_needed(prepared: Prepared, config: Config, feeds: FeedSource | None) -> Observed | None:
@@ -99,7 +95,7 @@ def input_moments(
 def measured_sensitivities(
     prepared: Prepared,
     observed: Observed | None,
-    spectra: Sequence[Spectrum | None],
+    curves: Sequence[Curves],
     spool: FactorSpool,
     config: Config,
     progress: Progress,
@@ -108,9 +104,9 @@ def measured_sensitivities(
     """What compressing each weight alone does, where a plan over all weights is to be made."""
     if observed is None or observed.feeds.synthetic or not isinstance(config.budget, PlannedBudget):
         return {}
-    feeds, level = observed.calibration, config.sensitivity
+    feeds, level = observed.calibration, config.preset.sensitivity
     return weight_sensitivities(
-        prepared.model.skeleton, prepared.groups, spectra, spool, observed.run, feeds, level, progress, cache
+        prepared.model.skeleton, prepared.groups, curves, spool, observed.run, feeds, level, progress, cache
     )
 
 
@@ -124,9 +120,11 @@ def planned_weights(
         PlannedWeight(
             name=f"{group.weight.scope!r} {group.weight.name}",
             shape=group.shape,
-            form=group.form,
+            forms=group.forms,
             positions=total_positions(group.sites, positions),
             damage=damage,
+            itemsize=group.weight.itemsize,
+            room=room_for_factors(group.weight),
         )
         for group, damage in zip(prepared.groups, damages, strict=True)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lowrank_onnx.candidates import PlannedWeight, dense_candidate, maybe_faster
+from lowrank_onnx.candidates import DENSE, PlannedWeight, dense_candidate, maybe_faster
 from lowrank_onnx.choose import Choice
 
 PUT_BACK = "put back, since the model was not faster:"
@@ -40,14 +40,14 @@ def put_back(weights: Sequence[PlannedWeight], choices: Sequence[Choice]) -> tup
 
 def _gains(weight: PlannedWeight, choice: Choice) -> bool:
     rank = choice.candidate.rank
-    return weight.latency is not None and rank is not None and maybe_faster(weight, rank)
+    return weight.latency is not None and rank is not None and maybe_faster(weight, choice.candidate.form, rank)
 
 
 def _saving(weight: PlannedWeight, choice: Choice) -> float:
     """Milliseconds of one run that the choice saves, as measured."""
     if weight.latency is None:
         return 0.0
-    return weight.latency(None) - weight.latency(choice.candidate.rank)
+    return weight.latency(DENSE, None) - weight.latency(choice.candidate.form, choice.candidate.rank)
 
 
 def _worth(weight: PlannedWeight, choice: Choice) -> float:
@@ -57,10 +57,11 @@ def _worth(weight: PlannedWeight, choice: Choice) -> float:
 
 
 def _reason(weight: PlannedWeight, choice: Choice) -> str:
-    rank = choice.candidate.rank
+    form, rank = choice.candidate.form, choice.candidate.rank
     if weight.latency is None:
         return f"its latency is not known ({weight.unmeasured or 'it was not measured'})"
-    dense_ms = weight.latency(None)
+    dense_ms = weight.latency(DENSE, None)
     if not _gains(weight, choice):
-        return f"rank {rank} is not measurably faster here than dense ({weight.latency(rank):.3g} of {dense_ms:.3g} ms)"
+        rank_ms = weight.latency(form, rank)
+        return f"rank {rank} is not measurably faster here than dense ({rank_ms:.3g} of {dense_ms:.3g} ms)"
     return f"rank {rank} saved least for its damage ({_saving(weight, choice):.3g} of {dense_ms:.3g} ms)"

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from lowrank_onnx.forms import Form
 
 Array: TypeAlias = NDArray[Any]
 """A NumPy array of any shape and dtype (bfloat16 through ml_dtypes included)."""
@@ -57,12 +60,54 @@ class MatrixShape:
         return min(self.in_features, self.out_features)
 
 
+Operation: TypeAlias = Literal["transpose", "reshape", "cast", "add", "subtract", "multiply", "divide", "dequantize"]
+"""What a `DecodeStep` can do."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeStep:
+    """One operator between a stored tensor and the weight that a node reads.
+
+    Attributes
+    ----------
+    operation : arithmetic is with `operands[0]` on the right; "dequantize" takes a scale and perhaps a zero point.
+    dtype, shape : of the result.
+    axes : for "transpose", the permutation; for "dequantize", the axis along which the scale varies.
+    block : for "dequantize", elements along the axis that share a scale; 0 where each index has its own.
+    operands : stored tensors too, perhaps decoded themselves.
+    """
+
+    operation: Operation
+    dtype: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...] = ()
+    block: int = 0
+    operands: tuple[WeightRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How a weight is made of what is stored, where it isn't stored as the node reads it.
+
+    Attributes
+    ----------
+    steps : from the stored tensor to the weight; evaluated each time that the weight is read, one weight in memory.
+    nbytes : bytes of all tensors behind it, scales and zero points included. Factors that aren't smaller gain nothing.
+    description : for people, e.g. "int8 behind Cast -> Mul".
+    """
+
+    steps: tuple[DecodeStep, ...]
+    nbytes: int
+    description: str
+
+
 @dataclass(frozen=True, slots=True)
 class WeightRef:
     """A stored weight: the scope that holds it, its tensor name, and how it is stored.
 
     `storage` is ``"initializer"`` or ``"constant"`` (a Constant node whose output is `name`).
-    `dtype` is one of float16, bfloat16, float32, float64; `shape` is the stored shape.
+    `dtype` is one of float16, bfloat16, float32, float64, and `shape` the shape, of the weight as nodes read it:
+    as it is stored, unless `encoding` says how it is decoded.
     """
 
     scope: Scope
@@ -70,6 +115,7 @@ class WeightRef:
     storage: Literal["initializer", "constant"]
     dtype: str
     shape: tuple[int, ...]
+    encoding: Encoding | None = None
 
     @property
     def itemsize(self) -> int:
@@ -88,11 +134,14 @@ class Site:
     op_type : "MatMul", "Gemm", "Conv", "ConvTranspose", ...
     weight : where the weight is stored.
     to_matrices : from the stored layout to (groups, in, out).
-    form : the form in which the operator's rule will write the factors ("pair", "conv_channel", ...).
+    forms : the forms in which the operator's rule can write the factors, the plain one first.
     input, output : names of the activation read and of the node's first output.
     counted : name of the activation whose number of elements, divided by `counted_features`, is the number of
         positions at which the matrices are applied (MACs of one run = positions x parameters of one position).
     counted_features : elements of `counted` per position.
+    shares : what else must agree, besides operator and dtype, for sites that read the same tensor to share their first
+        factor; None where the site can't.
+    bias : the stored bias (out,) that the node adds, where a form may write it anew; else None.
     """
 
     name: str
@@ -101,11 +150,13 @@ class Site:
     op_type: str
     weight: WeightRef
     to_matrices: Rearrangement
-    form: str
+    forms: tuple[Form, ...]
     input: str
     output: str
     counted: str
     counted_features: int
+    bias: WeightRef | None = None
+    shares: str | None = None
 
     @property
     def shape(self) -> MatrixShape:
@@ -165,10 +216,32 @@ class Spectrum:
 
 
 @dataclass(frozen=True, slots=True)
+class Tails:
+    """The relative squared errors that were measured at some ranks of a weight, where smaller ranks are no prefixes.
+
+    `ranks` are ascending; only they can be candidates.
+    """
+
+    ranks: tuple[int, ...]
+    errors: tuple[float, ...]
+
+
+ErrorCurve: TypeAlias = Spectrum | Tails
+"""The error of one factorization of a weight by rank."""
+
+Curves: TypeAlias = Mapping[str, ErrorCurve]
+"""The errors of one weight, by the family of forms that share a factorization; empty where it wasn't factorized."""
+
+
+@dataclass(frozen=True, slots=True)
 class SiteChoice:
-    """What the plan and the factorization settled for one site: enough to write its nodes."""
+    """What the plan and the factorization settled for one site: enough to write its nodes.
+
+    `form` is one of the site's, with what the values settled of it (the pivots of a pivoted form).
+    """
 
     site: Site
+    form: Form
     rank: int
     solver: str
     relative_error: float
@@ -179,8 +252,9 @@ class SiteChoice:
 class NewTensor:
     """An initializer to be made from factors.
 
-    `part` says which factor, `arrangement` leads from (groups, in, r) or (groups, r, out) to the stored layout. `key`
-    is unique among the new tensors of one rewrite.
+    `part` says which part of the weight's form, written at `rank`; `arrangement` leads from the part's own layout to
+    the stored one. With `bias`, `part` is a bias that the form makes of that stored one. `key` is unique among the new
+    tensors of one rewrite.
     """
 
     name: str
@@ -188,8 +262,11 @@ class NewTensor:
     dtype: str
     shape: tuple[int, ...]
     weight: WeightRef
-    part: Literal["left", "right"]
+    form: str
+    rank: int
+    part: str
     arrangement: Rearrangement
+    bias: WeightRef | None = None
     key: str = ""
 
 
@@ -201,6 +278,10 @@ class OutputStatistics:
     over all elements; `top1_agreement` is None where the last axis is no class axis, and for integer, bool and string
     outputs the share of equal elements. `problems` lists what makes the comparison fail by itself (NaN, infinity,
     shape or dtype change); it is empty in a sound comparison, and else the figures are the worst there are.
+
+    `top1_rows` is how many rows of a float output of rank 2 were judged, 0 for all other outputs: where one row is one
+    sample, `top1_bound` is what the agreement is at least, at 95 % confidence, for samples drawn like those of the
+    feeds (Clopper and Pearson); None without such rows or with synthetic feeds.
     """
 
     name: str
@@ -212,6 +293,51 @@ class OutputStatistics:
     cosine: float
     top1_agreement: float | None
     problems: tuple[str, ...]
+    top1_rows: int = 0
+    top1_bound: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricComparison:
+    """A task metric of the original and of a candidate, on the metric's own data.
+
+    Attributes
+    ----------
+    name, higher_is_better : of the metric.
+    original, candidate : the metric of each.
+    samples : how many samples the metric told apart; None where it is one number, of whose sampling error nothing is
+        known. The following are None then, too.
+    lost, gained : samples on which only the original is right, and on which only the candidate is.
+    candidate_bound : what the metric of the candidate is at the worst on data drawn like the samples (Clopper and
+        Pearson).
+    drop_bound : what the drop is at the most on such data.
+    confidence : of each of the two bounds, over all models of the search that were judged by the same samples.
+    """
+
+    name: str
+    higher_is_better: bool
+    original: float
+    candidate: float
+    samples: int | None = None
+    lost: int | None = None
+    gained: int | None = None
+    candidate_bound: float | None = None
+    drop_bound: float | None = None
+    confidence: float | None = None
+
+    @property
+    def drop(self) -> float:
+        """How much worse the candidate is, in the metric's own unit; negative where it is better."""
+        return self.original - self.candidate if self.higher_is_better else self.candidate - self.original
+
+    @property
+    def judged_drop(self) -> float:
+        """What a limit is held against: the bound of the drop where there is one, else the drop."""
+        return self.drop if self.drop_bound is None else self.drop_bound
+
+    def within(self, limit: float) -> bool:
+        """Whether the drop is at most `limit`, up to rounding."""
+        return self.judged_drop <= limit + 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +371,7 @@ class LatencyComparison:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What validation found. `passed` is False whenever `failures` is not empty."""
+    """What validation found. `passed` is False whenever `failures` is not empty; `metric` is None without a metric."""
 
     outputs: tuple[OutputStatistics, ...]
     latency: LatencyComparison | None
@@ -254,6 +380,7 @@ class Verdict:
     samples: int
     providers: tuple[str, ...]
     failures: tuple[str, ...]
+    metric: MetricComparison | None = None
 
     @property
     def passed(self) -> bool:

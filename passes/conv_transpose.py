@@ -19,11 +19,12 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
+from lowrank_onnx.forms import CONV_TRANSPOSE_CHANNEL
 from lowrank_onnx.passes.conv import CONV_ATTRIBUTES, convolution_weight, group_count, pointwise_attributes
 from lowrank_onnx.passes.graph_view import ScopeView
-from lowrank_onnx.passes.rule import Candidate, FactorLayout, Parts, Rule, kept, straight, too_small, transposed
+from lowrank_onnx.passes.rule import Candidate, Parts, Rule, TensorLayout, Writer, kept, straight, too_small, transposed
 from lowrank_onnx.passes.value_types import Dims
-from lowrank_onnx.types import Rearrangement, Site, Skipped
+from lowrank_onnx.types import Rearrangement, Site, SiteChoice, Skipped
 
 _ATTRIBUTES = {
     **CONV_ATTRIBUTES,
@@ -52,42 +53,45 @@ def match_conv_transpose(candidate: Candidate) -> Site | Skipped:
         weight,
         slot=0,
         to_matrices=Rearrangement(matrices, (0, 1, 2), matrices),
-        form="conv_transpose_channel",
+        forms=(CONV_TRANSPOSE_CHANNEL,),
         counted=candidate.proto.input[0],
         features=shape[0],
     )
 
 
-def conv_transpose_layout(node: onnx.NodeProto, site: Site, rank: int) -> tuple[FactorLayout, FactorLayout]:
+def channel_layout(node: onnx.NodeProto, choice: SiteChoice) -> tuple[TensorLayout, ...]:
     """L as a 1x1 Conv kernel of groups * r outputs, R as a ConvTranspose kernel of groups * r inputs."""
-    shape, stored = site.shape, site.weight.shape
+    del node
+    shape, stored, rank = choice.site.shape, choice.site.weight.shape, choice.rank
     ones = (1,) * len(stored[2:])
-    left = transposed((shape.groups, shape.in_features, rank), (shape.groups * rank, shape.in_features, *ones))
-    right = straight((shape.groups, rank, shape.out_features), (shape.groups * rank, *stored[1:]))
-    return left, right
-
-
-def emit_conv_transpose(parts: Parts) -> tuple[Any, Any]:
-    """A 1x1 Conv, then a ConvTranspose with all attributes and the bias."""
-    activation, _, *bias = parts.inputs
     return (
-        gs.Node("Conv", attrs=pointwise_attributes(parts), inputs=[activation, parts.left], outputs=[parts.mid]),
-        gs.Node(
-            "ConvTranspose",
-            attrs=kept(parts.attributes),
-            inputs=[parts.mid, parts.right, *bias],
-            outputs=parts.outputs,
-        ),
+        transposed("left", (shape.groups, shape.in_features, rank), (shape.groups * rank, shape.in_features, *ones)),
+        straight("right", (shape.groups, rank, shape.out_features), (shape.groups * rank, *stored[1:])),
     )
 
 
-def conv_transpose_mid_dims(scope: ScopeView, site: Site, rank: int) -> Dims | None:
-    """Batch and positions of the input where known, groups * r channels."""
-    channels, spatial = site.shape.groups * rank, len(site.weight.shape) - 2
+def emit_channel(parts: Parts) -> tuple[Any, ...]:
+    """A 1x1 Conv, then a ConvTranspose with all attributes and the bias."""
+    activation, _, *bias = parts.inputs
+    left, right, mid = parts.tensors["left"], parts.tensors["right"], parts.values["mid"]
+    return (
+        gs.Node("Conv", "left", attrs=pointwise_attributes(parts), inputs=[activation, left], outputs=[mid]),
+        gs.Node("ConvTranspose", attrs=kept(parts.attributes), inputs=[mid, right, *bias], outputs=parts.outputs),
+    )
+
+
+def channel_values(scope: ScopeView, choice: SiteChoice) -> dict[str, Dims | None]:
+    """Between the two: batch and positions of the input where known, groups * r channels."""
+    site = choice.site
+    channels, spatial = site.shape.groups * choice.rank, len(site.weight.shape) - 2
     activation = scope.dims(site.input)
     if activation is not None and len(activation) == spatial + 2:
-        return (activation[0], channels, *activation[2:])
-    return (None, channels, *(None,) * spatial)
+        return {"mid": (activation[0], channels, *activation[2:])}
+    return {"mid": (None, channels, *(None,) * spatial)}
 
 
-RULE = Rule("ConvTranspose", match_conv_transpose, conv_transpose_layout, emit_conv_transpose, conv_transpose_mid_dims)
+RULE = Rule(
+    "ConvTranspose",
+    match_conv_transpose,
+    {"conv_transpose_channel": Writer(channel_layout, channel_values, emit_channel)},
+)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import onnx
 
+from lowrank_onnx.forms import Form
 from lowrank_onnx.passes.graph_view import (
     GRAPH_OUTPUT,
     ModelView,
@@ -16,11 +18,11 @@ from lowrank_onnx.passes.graph_view import (
     default_domain,
     view_model,
 )
-from lowrank_onnx.passes.rule import Candidate, weight_slot
+from lowrank_onnx.passes.rule import Candidate, TensorLayout, weight_slot
 from lowrank_onnx.passes.rules import RULE_OF
 from lowrank_onnx.passes.uncovered import uncovered_weight
 from lowrank_onnx.passes.weight_source import WeightSources, is_identity
-from lowrank_onnx.types import Scope, Site, Skipped, WeightRef
+from lowrank_onnx.types import Scope, Site, SiteChoice, Skipped, WeightRef
 
 
 def find_sites(skeleton: onnx.ModelProto, *, op_types: tuple[str, ...]) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
@@ -52,7 +54,7 @@ def find_sites(skeleton: onnx.ModelProto, *, op_types: tuple[str, ...]) -> tuple
             result = _examine(view, scope, index, node, sources, names, op_types)
             if result is not None:
                 found.append(result)
-    found = _decline_shared(view, found)
+    found = _decline_shared(view, sources, found)
     found += _inside_functions(skeleton, names)
     sites = tuple(item for item in found if isinstance(item, Site))
     return sites, tuple(item for item in found if isinstance(item, Skipped))
@@ -87,46 +89,67 @@ def _examine(
 ) -> Site | Skipped | None:
     label = f"{scope.path}{scope.label(index)}"
     rule = RULE_OF.get(node.op_type)
-    if rule is None:
+    domain = default_domain(node.domain)
+    if rule is None or (rule.domain and rule.domain != domain):
         uncovered = uncovered_weight(view, scope, node, sources)
         return None if uncovered is None else Skipped(names.claim(label, index), node.op_type, *uncovered)
     candidate = Candidate(view, scope, index, names.claim(label, index), sources)
-    if default_domain(node.domain) != "":
+    if domain != rule.domain:
         _, parameters = uncovered_weight(view, scope, node, sources) or ("", 0)
         reason = f"{node.op_type} of domain '{node.domain}' isn't the standard operator"
         return Skipped(candidate.name, node.op_type, reason, parameters)
     result = rule.match(candidate)
+    if isinstance(result, Site) and result.weight.encoding and _is_quantized_activation(scope, result.input):
+        reason = (
+            f"its input is quantized too (weight {result.weight.encoding.description}): factorize before quantizing"
+        )
+        return Skipped(candidate.name, node.op_type, reason, result.shape.parameters)
     if isinstance(result, Site) and node.op_type not in op_types:
         reason = f"operator not selected (op_types: {', '.join(op_types)})"
         return Skipped(candidate.name, node.op_type, reason, result.shape.parameters)
     return result
 
 
-def _decline_shared(view: ModelView, found: list[Site | Skipped]) -> list[Site | Skipped]:
+def _is_quantized_activation(scope: ScopeView, name: str) -> bool:
+    """Whether an activation comes from DequantizeLinear: the runtime computes such a node in integers."""
+    owner = scope.resolve(name)
+    return (
+        owner is not None
+        and name in owner.producers
+        and owner.nodes[owner.producers[name]].op_type == ("DequantizeLinear")
+    )
+
+
+def _decline_shared(view: ModelView, sources: WeightSources, found: list[Site | Skipped]) -> list[Site | Skipped]:
     """Turn sites into `Skipped` where their weight has another use, or is needed in another layout."""
     sharing: dict[WeightRef, list[Site]] = {}
     for item in found:
         if isinstance(item, Site):
             sharing.setdefault(item.weight, []).append(item)
     reasons: dict[WeightRef, str] = {}
+    agreed: dict[str, Site] = {}
     for weight, sites in sharing.items():
-        reason = _other_use(view, weight, sites) or _other_layout(view, weight, sites)
+        reason = _other_use(view, sources, weight, sites) or _other_layout(view, weight, sites)
         if reason is not None:
             reasons[weight] = reason
+        elif len(sites) > 1:
+            agreed.update((site.name, site) for site in _with_common_forms(view, sites))
     return [
-        Skipped(item.name, item.op_type, reasons[item.weight], item.shape.parameters)
-        if isinstance(item, Site) and item.weight in reasons
-        else item
+        item
+        if isinstance(item, Skipped)
+        else Skipped(item.name, item.op_type, reasons[item.weight], item.shape.parameters)
+        if item.weight in reasons
+        else agreed.get(item.name, item)
         for item in found
     ]
 
 
-def _other_use(view: ModelView, weight: WeightRef, sites: list[Site]) -> str | None:
+def _other_use(view: ModelView, sources: WeightSources, weight: WeightRef, sites: list[Site]) -> str | None:
     rewritten = {
         (site.scope, site.node_index, weight_slot(view.scopes[site.scope].nodes[site.node_index], site))
         for site in sites
     }
-    for use in _final_uses(view, weight.scope, weight.name):
+    for use in _final_uses(view, sources, weight.scope, weight.name):
         if use.node_index == GRAPH_OUTPUT:
             return f"weight '{weight.name}' is also a graph output"
         if (use.scope, use.node_index, use.slot) not in rewritten:
@@ -136,14 +159,18 @@ def _other_use(view: ModelView, weight: WeightRef, sites: list[Site]) -> str | N
     return None
 
 
-def _final_uses(view: ModelView, scope: Scope, name: str) -> Iterator[Use]:
-    """Uses of a tensor; where an Identity reads it, the uses of the Identity's output instead."""
+def _final_uses(view: ModelView, sources: WeightSources, scope: Scope, name: str) -> Iterator[Use]:
+    """Uses of a tensor; where an Identity or a step of a decoding reads it, the uses of that node's output instead."""
     pending = [(scope, name)]
     visited = set(pending)
     while pending:
         for use in view.uses.get(pending.pop(), ()):
-            node = None if use.node_index == GRAPH_OUTPUT else view.scopes[use.scope].nodes[use.node_index]
-            copy = (use.scope, node.output[0]) if node is not None and is_identity(node) else None
+            copy = None
+            if use.node_index != GRAPH_OUTPUT:
+                reader = view.scopes[use.scope]
+                node = reader.nodes[use.node_index]
+                if is_identity(node) or sources.is_decoding(reader, use.node_index):
+                    copy = (use.scope, node.output[0])
             if copy is None or copy not in view.uses or copy in visited:
                 yield use
             else:
@@ -152,15 +179,39 @@ def _final_uses(view: ModelView, scope: Scope, name: str) -> Iterator[Use]:
 
 
 def _other_layout(view: ModelView, weight: WeightRef, sites: list[Site]) -> str | None:
-    def layout(site: Site) -> object:
-        node = view.scopes[site.scope].nodes[site.node_index]
-        return site.to_matrices, RULE_OF[site.op_type].layout(node, site, 1)
-
     first, *others = sites
-    other = next((site for site in others if layout(site) != layout(first)), None)
+    plain = first.forms[0]
+    other = next(
+        (
+            site
+            for site in others
+            if site.to_matrices != first.to_matrices
+            or plain not in site.forms
+            or _layouts(view, site, plain) != _layouts(view, first, plain)
+        ),
+        None,
+    )
     if other is None:
         return None
     return f"weight '{weight.name}' is shared by '{first.name}' and '{other.name}' under different layouts"
+
+
+def _layouts(view: ModelView, site: Site, form: Form) -> tuple[TensorLayout, ...]:
+    """How a site's factors are stored in a form, at rank 1; a bias is each site's own."""
+    node = view.scopes[site.scope].nodes[site.node_index]
+    layouts = RULE_OF[site.op_type].writers[form.name].layout(node, SiteChoice(site, form, 1, "", 0.0, 0.0))
+    return tuple(layout for layout in layouts if layout.bias is None)
+
+
+def _with_common_forms(view: ModelView, sites: list[Site]) -> Iterator[Site]:
+    """The sites of one weight with the forms that all of them have, and under the same layout: it is stored once."""
+    first = sites[0]
+    common = tuple(
+        form
+        for form in first.forms
+        if all(form in site.forms and _layouts(view, site, form) == _layouts(view, first, form) for site in sites[1:])
+    )
+    return (replace(site, forms=common) for site in sites)
 
 
 def _inside_functions(skeleton: onnx.ModelProto, names: _ReportNames) -> Iterator[Skipped]:

@@ -13,6 +13,10 @@ Legal cases, numbered as in the guards below:
 4. Weight on the left and 2-D: activations of any rank (``L' @ x`` of a vector x is a vector).
 5. Weight on the left with leading ones: the activation must be known to have at least 2 dimensions. With a vector
    x, ``L' @ x`` is (1, r), which R' would take for a matrix.
+
+The pivoted form is offered with the weight on the right: its outputs lie on the last axis, where those that are
+combinations of the pivots are concatenated with them. Concat counts axes from the end from opset 11 on; below, only
+the pair is offered.
 """
 
 from __future__ import annotations
@@ -22,12 +26,15 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
+from lowrank_onnx.forms import PAIR, PIVOTED
 from lowrank_onnx.passes.graph_view import ScopeView
+from lowrank_onnx.passes.pivoted import can_concatenate, last_axis, pivoted_writer
 from lowrank_onnx.passes.rule import (
     Candidate,
-    FactorLayout,
     Parts,
     Rule,
+    TensorLayout,
+    Writer,
     node_problem,
     straight,
     too_small,
@@ -35,8 +42,9 @@ from lowrank_onnx.passes.rule import (
     weight_operand,
     weight_slot,
 )
+from lowrank_onnx.passes.shared import shared_writer
 from lowrank_onnx.passes.value_types import Dims
-from lowrank_onnx.types import Rearrangement, Site, Skipped
+from lowrank_onnx.types import Rearrangement, Site, SiteChoice, Skipped
 
 
 def match_matmul(candidate: Candidate) -> Site | Skipped:
@@ -62,9 +70,10 @@ def match_matmul(candidate: Candidate) -> Site | Skipped:
         weight,
         slot=1 - slot,
         to_matrices=Rearrangement((1, *matrix), order, (1, in_features, out_features)),
-        form="pair",
+        forms=(PAIR, PIVOTED) if slot == 1 and can_concatenate(candidate) else (PAIR,),
         counted=candidate.proto.output[0],
         features=out_features,
+        shares="" if slot == 1 and len(shape) == 2 else None,
     )
 
 
@@ -82,39 +91,71 @@ def _shape_problem(candidate: Candidate, shape: tuple[int, ...], slot: int) -> s
     return None
 
 
-def matmul_layout(node: onnx.NodeProto, site: Site, rank: int) -> tuple[FactorLayout, FactorLayout]:
+def pair_layout(node: onnx.NodeProto, choice: SiteChoice) -> tuple[TensorLayout, ...]:
     """How L and R are stored: transposed where the weight stands on the left; leading ones on L alone."""
+    site, rank = choice.site, choice.rank
     shape = site.shape
     ones = site.weight.shape[:-2]
     left, right = (1, shape.in_features, rank), (1, rank, shape.out_features)
     if weight_slot(node, site) == 1:
-        return straight(left, (*ones, *left[1:])), straight(right, right[1:])
-    return transposed(left, (*ones, rank, shape.in_features)), transposed(right, (shape.out_features, rank))
-
-
-def emit_matmul(parts: Parts) -> tuple[Any, Any]:
-    """Two MatMuls."""
-    first, second = parts.inputs
-    if first.name == parts.site.input:
-        return (
-            gs.Node("MatMul", inputs=[first, parts.left], outputs=[parts.mid]),
-            gs.Node("MatMul", inputs=[parts.mid, parts.right], outputs=parts.outputs),
-        )
+        return straight("left", left, (*ones, *left[1:])), straight("right", right, right[1:])
     return (
-        gs.Node("MatMul", inputs=[parts.left, second], outputs=[parts.mid]),
-        gs.Node("MatMul", inputs=[parts.right, parts.mid], outputs=parts.outputs),
+        transposed("left", left, (*ones, rank, shape.in_features)),
+        transposed("right", right, (shape.out_features, rank)),
     )
 
 
-def matmul_mid_dims(scope: ScopeView, site: Site, rank: int) -> Dims | None:
-    """The output's shape (else, for a 2-D weight, the activation's) with the feature dimension replaced by the rank."""
+def emit_pair(parts: Parts) -> tuple[Any, ...]:
+    """Two MatMuls."""
+    first, second = parts.inputs
+    left, right, mid = parts.tensors["left"], parts.tensors["right"], parts.values["mid"]
+    if first.name == parts.site.input:
+        return (
+            gs.Node("MatMul", "left", inputs=[first, left], outputs=[mid]),
+            gs.Node("MatMul", inputs=[mid, right], outputs=parts.outputs),
+        )
+    return (
+        gs.Node("MatMul", "left", inputs=[left, second], outputs=[mid]),
+        gs.Node("MatMul", inputs=[right, mid], outputs=parts.outputs),
+    )
+
+
+def pair_values(scope: ScopeView, choice: SiteChoice) -> dict[str, Dims | None]:
+    """Between the two factors."""
+    return {"mid": features_dims(scope, choice.site, choice.rank)}
+
+
+def features_dims(scope: ScopeView, site: Site, features: int) -> Dims | None:
+    """The output's shape (else, for a 2-D weight, the activation's) with another feature dimension."""
     dims = scope.dims(site.output)
     if dims is None and len(site.weight.shape) == 2:
         dims = scope.dims(site.input)
     if not dims:
         return None
     on_the_right = weight_slot(scope.nodes[site.node_index], site) == 1
-    return (*dims[:-1], rank) if on_the_right or len(dims) == 1 else (*dims[:-2], rank, dims[-1])
+    return (*dims[:-1], features) if on_the_right or len(dims) == 1 else (*dims[:-2], features, dims[-1])
 
 
-RULE = Rule("MatMul", match_matmul, matmul_layout, emit_matmul, matmul_mid_dims)
+def pivoted_layout(node: onnx.NodeProto, choice: SiteChoice) -> tuple[TensorLayout, ...]:
+    """All as they lie; leading ones on the first factor alone."""
+    del node
+    ones = choice.site.weight.shape[:-2]
+    return tuple(
+        straight(part, dims, (*(ones if part == "left" else ()), *dims[1:]))
+        for part, dims in choice.form.part_shapes(choice.site.shape, choice.rank).items()
+    )
+
+
+def _apply(parts: Parts, activation: Any, part: str, output: Any) -> Any:
+    return gs.Node("MatMul", part, inputs=[activation, parts.tensors[part]], outputs=[output])
+
+
+RULE = Rule(
+    "MatMul",
+    match_matmul,
+    {
+        "pair": Writer(pair_layout, pair_values, emit_pair),
+        "pivoted": pivoted_writer(pivoted_layout, features_dims, _apply, last_axis),
+        "shared": shared_writer(pair_layout, pair_values, emit_pair),
+    },
+)

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from lowrank_onnx.passes.graph_view import ModelView, ScopeView, quiet_graphsurgeon, view_model
+from lowrank_onnx.passes.graph_view import ModelView, ScopeView, default_domain, quiet_graphsurgeon, view_model
 from lowrank_onnx.passes.names import NewNames
-from lowrank_onnx.passes.rule import FactorLayout, Parts, Rule, weight_slot
+from lowrank_onnx.passes.rule import Parts, TensorLayout, Writer
 from lowrank_onnx.passes.rules import RULE_OF
 from lowrank_onnx.passes.splice import ScopeEdit, splice
 from lowrank_onnx.passes.value_types import tensor_value_info
-from lowrank_onnx.passes.weight_source import is_identity
 from lowrank_onnx.types import NewTensor, Scope, SiteChoice, WeightRef
 
 TOOL = "lowrank-onnx"
-_Part: TypeAlias = Literal["left", "right"]
-_PARTS: tuple[_Part, _Part] = ("left", "right")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +48,13 @@ def rewrite(
     tool_version: str,
     placeholder: Callable[[NewTensor, str], onnx.TensorProto],
 ) -> Rewrite:
-    """Replace the nodes of `choices` by nodes that apply factors of the chosen ranks.
+    """Replace the nodes of `choices` by nodes that apply factors in the chosen forms, at the chosen ranks.
 
     Parameters
     ----------
     skeleton : the model in which the sites were found; it isn't changed.
-    choices : sites with their ranks. Choices that share a weight must agree on the rank: its factors are stored once.
+    choices : sites with their forms and ranks. Choices that share a weight must agree on both: its factors are stored
+        once.
     tool_version : goes into the new nodes' metadata.
     placeholder : makes the initializer for a new tensor and a key that is unique to it; no values are computed here.
 
@@ -70,8 +68,8 @@ def rewrite(
     ModelError
         onnx-graphsurgeon can't import the model.
     ValueError
-        A choice doesn't belong to this model, is given twice, has a rank outside 1 to min(in, out), or contradicts
-        another choice for the same weight.
+        A choice doesn't belong to this model, is given twice, has a form that isn't offered for its site or a rank
+        that the form doesn't have, or contradicts another choice for the same weight.
     """
     view = view_model(skeleton)
     _check_choices(view, choices)
@@ -84,7 +82,7 @@ def rewrite(
 
 
 def _check_choices(view: ModelView, choices: Iterable[SiteChoice]) -> None:
-    ranks: dict[WeightRef, int] = {}
+    chosen: dict[WeightRef, SiteChoice] = {}
     nodes: set[tuple[Scope, int]] = set()
     for choice in choices:
         site = choice.site
@@ -97,14 +95,36 @@ def _check_choices(view: ModelView, choices: Iterable[SiteChoice]) -> None:
             or site.op_type not in RULE_OF
         ):
             raise ValueError(f"site '{site.name}' isn't in this model")
-        if not 1 <= choice.rank <= site.shape.max_rank:
-            raise ValueError(f"site '{site.name}': rank {choice.rank}, expected 1 to {site.shape.max_rank}")
+        offered = [form.name for form in site.forms]
+        if choice.form.name not in offered:
+            raise ValueError(f"site '{site.name}': form {choice.form.name}, expected one of {', '.join(offered)}")
+        largest = choice.form.largest_rank(site.shape)
+        if not 1 <= choice.rank <= largest:
+            raise ValueError(f"site '{site.name}': rank {choice.rank}, expected 1 to {largest}")
         if (site.scope, site.node_index) in nodes:
             raise ValueError(f"site '{site.name}' is chosen twice")
         nodes.add((site.scope, site.node_index))
-        if ranks.setdefault(site.weight, choice.rank) != choice.rank:
+        other = chosen.setdefault(site.weight, choice)
+        if (other.form, other.rank) != (choice.form, choice.rank):
             raise ValueError(
-                f"weight '{site.weight.name}' is shared and would need ranks {ranks[site.weight]} and {choice.rank}"
+                f"weight '{site.weight.name}' is shared and would need {other.form.name} at rank {other.rank} and "
+                f"{choice.form.name} at rank {choice.rank}"
+            )
+    _check_bundles(chosen.values())
+
+
+def _check_bundles(choices: Iterable[SiteChoice]) -> None:
+    bundles: dict[str, list[SiteChoice]] = {}
+    for choice in choices:
+        if choice.form.bundle is not None:
+            bundles.setdefault(choice.form.bundle, []).append(choice)
+    for name, members in bundles.items():
+        ranks = sorted({choice.rank for choice in members})
+        size = members[0].form.bundle_size
+        if len(members) != size or len(ranks) != 1:
+            raise ValueError(
+                f"sites that share the first factor of '{name}': {len(members)} of {size} chosen, at rank "
+                f"{', '.join(map(str, ranks))}; expected all of them, at one rank"
             )
 
 
@@ -120,27 +140,36 @@ class _Writer:
         self._tool_version = tool_version
         self._placeholder = placeholder
         self._names = NewNames(view)
-        self._factors: dict[tuple[WeightRef, tuple[FactorLayout, FactorLayout]], tuple[Any, Any]] = {}
+        self._constants: dict[tuple[WeightRef, TensorLayout], Any] = {}
+        self._shared_values: dict[str, dict[str, Any]] = {}
         self._remaining: dict[tuple[Scope, str], int] = {}
-        self._new_nodes: dict[Scope, dict[int, tuple[Any, Any]]] = {}
+        self._new_nodes: dict[Scope, dict[int, tuple[Any, ...]]] = {}
 
     def write(self, choice: SiteChoice) -> None:
         """Replace the node of one site."""
         site = choice.site
         scope = self._view.scopes[site.scope]
-        rule, node, proto = RULE_OF[site.op_type], scope.graph.nodes[site.node_index], scope.nodes[site.node_index]
-        weight_name = proto.input[weight_slot(proto, site)]
-        left, right = self._factor_constants(rule, proto, choice)
-        mid = self._mid(rule, scope, choice)
+        node, proto = scope.graph.nodes[site.node_index], scope.nodes[site.node_index]
+        writer = RULE_OF[site.op_type].writers[choice.form.name]
+        tensors = {layout.part: self._tensor(choice, layout) for layout in writer.layout(proto, choice)}
+        values = self._values(writer, scope, choice)
+        if choice.form.bundle is not None:
+            values = self._shared_values.setdefault(choice.form.bundle, values)
         inputs, outputs = list(node.inputs), list(node.outputs)
         node.inputs.clear()
         node.outputs.clear()
-        first, last = rule.emit(Parts(site, choice.rank, inputs, outputs, node.attrs, left, right, mid))
-        first.name, last.name = self._names.node(f"{scope.label(site.node_index)}.left"), node.name
-        first.domain = last.domain = node.domain
-        self._new_nodes.setdefault(site.scope, {})[site.node_index] = (first, last)
-        self._edit(site.scope).replaced[site.node_index] = self._export(first, last, proto, choice)
-        self._release(scope, weight_name)
+        nodes = writer.emit(Parts(choice, inputs, outputs, node.attrs, tensors, values))
+        for new in nodes[:-1]:
+            new.name = self._names.node(f"{scope.label(site.node_index)}.{new.name}")
+        nodes[-1].name = node.name
+        for new in nodes:
+            new.domain = node.domain if new.op == site.op_type or not default_domain(proto.domain) else None
+        self._new_nodes.setdefault(site.scope, {})[site.node_index] = nodes
+        self._edit(site.scope).replaced[site.node_index] = self._export(nodes, proto, choice)
+        still_read = {value.name for new in nodes for value in new.inputs}
+        for name in proto.input:
+            if name and name not in still_read:
+                self._release(scope, name)
 
     def update_view(self) -> None:
         """Put the new nodes into onnx-graphsurgeon's graphs, in place of the old."""
@@ -151,23 +180,29 @@ class _Writer:
     def _edit(self, scope: Scope) -> ScopeEdit:
         return self.edits.setdefault(scope, ScopeEdit())
 
-    def _factor_constants(self, rule: Rule, proto: onnx.NodeProto, choice: SiteChoice) -> tuple[Any, Any]:
-        site = choice.site
-        layouts = rule.layout(proto, site, choice.rank)
-        key = (site.weight, layouts)
-        if key not in self._factors:
+    def _tensor(self, choice: SiteChoice, layout: TensorLayout) -> Any:
+        """A new tensor as it is read by nodes; sites that share a weight share its tensors."""
+        weight = choice.site.weight
+        key = (weight, layout)
+        if key not in self._constants:
             # Below IR version 4 initializers must be graph inputs, which a subgraph can't be given.
-            scope = () if self._view.inputs_hold_initializers else site.weight.scope
-            left, right = (
-                self._constant(self._new_tensor(site.weight, part, layout, scope))
-                for part, layout in zip(_PARTS, layouts, strict=True)
+            scope = () if self._view.inputs_hold_initializers else weight.scope
+            name = self._names.tensor(f"{weight.name}.{layout.part}")
+            tensor = NewTensor(
+                name=name,
+                scope=scope,
+                dtype=weight.dtype,
+                shape=layout.shape,
+                weight=weight,
+                form=choice.form.name,
+                rank=choice.rank,
+                part=layout.part,
+                arrangement=layout.arrangement,
+                bias=layout.bias,
+                key=name,
             )
-            self._factors[key] = (left, right)
-        return self._factors[key]
-
-    def _new_tensor(self, weight: WeightRef, part: _Part, layout: FactorLayout, scope: Scope) -> NewTensor:
-        name = self._names.tensor(f"{weight.name}.{part}")
-        return NewTensor(name, scope, weight.dtype, layout.shape, weight, part, layout.arrangement, key=name)
+            self._constants[key] = self._constant(tensor)
+        return self._constants[key]
 
     def _constant(self, tensor: NewTensor) -> Any:
         with quiet_graphsurgeon():
@@ -179,53 +214,53 @@ class _Writer:
         self.new_tensors.append(tensor)
         return constant
 
-    def _mid(self, rule: Rule, scope: ScopeView, choice: SiteChoice) -> Any:
+    def _values(self, writer: Writer, scope: ScopeView, choice: SiteChoice) -> dict[str, Any]:
+        """The activations between the new nodes."""
         site = choice.site
-        name = self._names.tensor(f"{site.output}.mid")
-        dims = rule.mid_dims(scope, site, choice.rank)
-        value = tensor_value_info(name, site.weight.dtype, dims)
-        self._edit(site.scope).value_info.append(value)
-        return gs.Variable(name, dtype=value.type.tensor_type.elem_type, shape=dims)
+        values = {}
+        for suffix, dims in writer.values(scope, choice).items():
+            name = self._names.tensor(f"{site.output}.{suffix}")
+            info = tensor_value_info(name, site.weight.dtype, dims)
+            self._edit(site.scope).value_info.append(info)
+            values[suffix] = gs.Variable(name, dtype=info.type.tensor_type.elem_type, shape=dims)
+        return values
 
-    def _export(
-        self, first: Any, last: Any, original: onnx.NodeProto, choice: SiteChoice
-    ) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+    def _export(self, nodes: Sequence[Any], original: onnx.NodeProto, choice: SiteChoice) -> tuple[onnx.NodeProto, ...]:
         with quiet_graphsurgeon():
-            protos = OnnxExporter.export_node(first), OnnxExporter.export_node(last)
+            protos = tuple(OnnxExporter.export_node(node) for node in nodes)
         facts = {
             "lowrank.tool": TOOL,
             "lowrank.version": self._tool_version,
             "lowrank.method": choice.solver,
+            "lowrank.form": choice.form.name,
             "lowrank.rank": str(choice.rank),
             "lowrank.relative_error": f"{choice.relative_error:.6g}",
             "lowrank.site": choice.site.name,
             "lowrank.weight": choice.site.weight.name,
         }
-        protos[1].MergeFrom(_carried_over(original, facts))
+        protos[-1].MergeFrom(_carried_over(original, facts))
         for proto in protos:
             for key, value in facts.items():
                 proto.metadata_props.add(key=key, value=value)
         return protos
 
     def _release(self, scope: ScopeView, name: str) -> None:
-        """One use of `name` is gone: remove what is unused then, back to the stored weight."""
-        owner = scope.resolve(name)
-        while owner is not None:
+        """One use of `name` is gone: remove what is unused then, back to the stored tensors."""
+        pending = [(scope.resolve(name), name)]
+        while pending:
+            owner, name = pending.pop()
+            if owner is None:
+                continue
             key = (owner.scope, name)
             self._remaining[key] = self._remaining.get(key, len(self._view.uses[key])) - 1
             if self._remaining[key] > 0:
-                return
+                continue
             edit = self._edit(owner.scope)
             edit.gone.add(name)
-            if name in owner.initializers:
-                return
-            index = owner.producers[name]
-            edit.removed.add(index)
-            node = owner.nodes[index]
-            if not is_identity(node):
-                return
-            name = node.input[0]
-            owner = owner.resolve(name)
+            if name not in owner.initializers:
+                index = owner.producers[name]
+                edit.removed.add(index)
+                pending += [(owner.resolve(source), source) for source in owner.nodes[index].input if source]
 
 
 def _carried_over(original: onnx.NodeProto, replaced: Iterable[str]) -> onnx.NodeProto:

@@ -12,17 +12,18 @@ from lowrank_onnx.candidates import (
     tail_energy,
     useful_ranks,
 )
-from lowrank_onnx.types import MatrixShape, Spectrum
+from lowrank_onnx.forms import MATRIX, PAIR
+from lowrank_onnx.types import Curves, MatrixShape, Spectrum
 
 
-def spectrum_of(weight: np.ndarray) -> Spectrum:
+def spectrum_of(weight: np.ndarray) -> Curves:
     values = np.linalg.svd(weight, compute_uv=False)
-    return Spectrum(values=values[None], energy=float(np.sum(weight**2)))
+    return {MATRIX: Spectrum(values=values[None], energy=float(np.sum(weight**2)))}
 
 
 def test_candidates_are_cheapest_first_with_dense_last_and_exact_errors() -> None:
     matrix = np.random.default_rng(0).standard_normal((96, 64))
-    weight = PlannedWeight("w", MatrixShape(1, 96, 64), "pair", positions=10)
+    weight = PlannedWeight("w", MatrixShape(1, 96, 64), (PAIR,), positions=10)
     candidates = find_candidates(weight, spectrum_of(matrix), rank_multiple=8)
     assert [c.rank for c in candidates] == [8, 16, 24, 32, None]
     assert candidates[-1].form == DENSE
@@ -38,15 +39,15 @@ def test_candidates_are_cheapest_first_with_dense_last_and_exact_errors() -> Non
 
 
 def test_macs_are_unknown_where_no_run_was_observed() -> None:
-    weight = PlannedWeight("w", MatrixShape(1, 64, 64), "pair", positions=None)
+    weight = PlannedWeight("w", MatrixShape(1, 64, 64), (PAIR,), positions=None)
     spectrum = spectrum_of(np.eye(64))
     assert all(c.macs is None for c in find_candidates(weight, spectrum, None))
 
 
 def test_damage_turns_tails_into_errors() -> None:
     spectrum = spectrum_of(np.diag(np.arange(64.0)))
-    plain = PlannedWeight("w", MatrixShape(1, 64, 64), "pair", None)
-    heavy = PlannedWeight("w", MatrixShape(1, 64, 64), "pair", None, damage=lambda tail: 3.0 * tail)
+    plain = PlannedWeight("w", MatrixShape(1, 64, 64), (PAIR,), None)
+    heavy = PlannedWeight("w", MatrixShape(1, 64, 64), (PAIR,), None, damage=lambda tail: 3.0 * tail)
     for a, b in zip(find_candidates(plain, spectrum, 8), find_candidates(heavy, spectrum, 8), strict=True):
         assert b.error == pytest.approx(3.0 * a.error)
 
@@ -57,8 +58,8 @@ def test_natural_multiple_leaves_a_grid_to_choose_from(side: int, multiple: int)
 
 
 def test_a_multiple_beyond_the_break_even_leaves_only_dense() -> None:
-    weight = PlannedWeight("w", MatrixShape(1, 16, 16), "pair", None)
-    assert useful_ranks(weight, 64) == ()
+    weight = PlannedWeight("w", MatrixShape(1, 16, 16), (PAIR,), None)
+    assert useful_ranks(weight, PAIR, 64) == ()
 
 
 def test_tail_energy_refuses_ranks_that_were_not_computed() -> None:
@@ -73,14 +74,14 @@ def test_zero_weight_has_no_tail() -> None:
 def timed(noise: float) -> PlannedWeight:
     """A weight that takes 4 ms dense and 0.125 ms for each rank."""
     return PlannedWeight(
-        "w", MatrixShape(1, 96, 64), "pair", 10, latency=lambda r: 4.0 if r is None else r / 8, noise=noise
+        "w", MatrixShape(1, 96, 64), (PAIR,), 10, latency=lambda f, r: 4.0 if r is None else r / 8, noise=noise
     )
 
 
 def test_candidates_have_the_measured_latency() -> None:
     spectrum = spectrum_of(np.eye(96, 64))
     assert [c.latency_ms for c in find_candidates(timed(0.0), spectrum, 8)] == [1.0, 2.0, 3.0, 4.0, 4.0]
-    unmeasured = PlannedWeight("w", MatrixShape(1, 96, 64), "pair", 10)
+    unmeasured = PlannedWeight("w", MatrixShape(1, 96, 64), (PAIR,), 10)
     assert all(c.latency_ms is None for c in find_candidates(unmeasured, spectrum, 8))
 
 
@@ -94,4 +95,4 @@ def test_ranks_that_are_not_faster_by_more_than_the_noise_can_be_left_out(noise:
 
 
 def test_what_was_not_measured_is_not_left_out() -> None:
-    assert maybe_faster(PlannedWeight("w", MatrixShape(1, 96, 64), "pair", 10, noise=0.9), 8)
+    assert maybe_faster(PlannedWeight("w", MatrixShape(1, 96, 64), (PAIR,), 10, noise=0.9), "pair", 8)

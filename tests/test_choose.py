@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from lowrank_onnx.candidates import PlannedWeight
-from lowrank_onnx.choose import choose_alone, choose_together, factor_rank, smallest_share
+from lowrank_onnx.choose import choose_alone, choose_together, ranks_to_factor, smallest_share
 from lowrank_onnx.config import Alpha, Budget, Energy, FixedRank, KeepParams
-from lowrank_onnx.types import MatrixShape, Spectrum
+from lowrank_onnx.forms import MATRIX, PAIR
+from lowrank_onnx.types import Curves, MatrixShape, Spectrum
 
-SQUARE = PlannedWeight("w", MatrixShape(1, 64, 64), "pair", positions=10)
+SQUARE = PlannedWeight("w", MatrixShape(1, 64, 64), (PAIR,), positions=10)
 
 
-def spectrum(values: np.ndarray) -> Spectrum:
-    return Spectrum(values[None, :], float(np.sum(values**2)))
+def spectrum(values: np.ndarray) -> Curves:
+    return {MATRIX: Spectrum(values[None, :], float(np.sum(values**2)))}
 
 
 def test_rank_is_taken_as_asked() -> None:
@@ -28,13 +29,13 @@ def test_rank_is_rounded_up_to_the_multiple() -> None:
 
 
 def test_alpha_is_a_share_of_the_smaller_side_rounded_up() -> None:
-    weight = PlannedWeight("w", MatrixShape(1, 100, 33), "pair", None)
+    weight = PlannedWeight("w", MatrixShape(1, 100, 33), (PAIR,), None)
     assert choose_alone(weight, spectrum(np.ones(33)), Alpha(0.4), None).candidate.rank == 14
 
 
 def test_a_rank_that_saves_nothing_stays_dense_with_the_reason() -> None:
-    assert factor_rank(SQUARE, FixedRank(32), None) == 0
-    choice = choose_alone(SQUARE, None, FixedRank(32), None)
+    assert ranks_to_factor(SQUARE, FixedRank(32), None) == {}
+    choice = choose_alone(SQUARE, {}, FixedRank(32), None)
     assert choice.candidate.rank is None
     assert choice.reason == "rank 32 would not make it smaller: factors of 64 x 64 save weights up to rank 31"
 
@@ -54,19 +55,19 @@ def test_energy_out_of_reach_stays_dense_and_says_what_the_largest_rank_keeps() 
 
 
 def test_tiny_weight_is_dense_under_every_budget() -> None:
-    tiny = PlannedWeight("w", MatrixShape(1, 2, 2), "pair", None)
-    assert factor_rank(tiny, KeepParams(0.5), None) == 0
-    assert choose_alone(tiny, None, Energy(0.9), None).reason == "too small: no rank of 2 x 2 saves weights"
+    tiny = PlannedWeight("w", MatrixShape(1, 2, 2), (PAIR,), None)
+    assert ranks_to_factor(tiny, KeepParams(0.5), None) == {}
+    assert choose_alone(tiny, {}, Energy(0.9), None).reason == "too small: no rank of 2 x 2 saves weights"
 
 
 def test_multiple_beyond_the_largest_useful_rank_is_named() -> None:
-    choice = choose_alone(SQUARE, None, Energy(0.5), 40)
+    choice = choose_alone(SQUARE, {}, Energy(0.5), 40)
     assert choice.reason == "no multiple of 40 is at most 31, the largest rank that saves weights"
 
 
 def test_together_spends_the_budget_where_the_spectrum_is_flat() -> None:
-    steep = PlannedWeight("steep", MatrixShape(1, 64, 64), "pair", 10)
-    flat = PlannedWeight("flat", MatrixShape(1, 64, 64), "pair", 10)
+    steep = PlannedWeight("steep", MatrixShape(1, 64, 64), (PAIR,), 10)
+    flat = PlannedWeight("flat", MatrixShape(1, 64, 64), (PAIR,), 10)
     spectra = {"steep": spectrum(0.5 ** np.arange(64.0)), "flat": spectrum(np.ones(64))}
     choices, plan = choose_together([steep, flat], spectra, cost="parameters", share=0.75, rank_multiple=8)
     assert plan.feasible
@@ -76,7 +77,7 @@ def test_together_spends_the_budget_where_the_spectrum_is_flat() -> None:
 
 
 def test_unknown_macs_leave_the_weight_dense_and_out_of_the_budget() -> None:
-    hidden = PlannedWeight("hidden", MatrixShape(1, 64, 64), "pair", None)
+    hidden = PlannedWeight("hidden", MatrixShape(1, 64, 64), (PAIR,), None)
     spectra = {"w": spectrum(np.ones(64)), "hidden": spectrum(np.ones(64))}
     choices, plan = choose_together([SQUARE, hidden], spectra, cost="macs", share=0.5, rank_multiple=8)
     assert plan.cost <= 0.5 * 10 * 64 * 64
@@ -91,20 +92,25 @@ def test_infeasible_share_is_reported() -> None:
 
 @pytest.mark.parametrize("budget", [KeepParams(0.5), Energy(0.5)])
 def test_planned_budgets_factorize_at_the_largest_useful_multiple(budget: Budget) -> None:
-    assert factor_rank(SQUARE, budget, 8) == 24
+    assert ranks_to_factor(SQUARE, budget, 8) == {MATRIX: 24}
 
 
 def test_larger_factors_are_made_only_when_allowed_and_never_beyond_the_exact_rank() -> None:
-    assert factor_rank(SQUARE, Alpha(1.0), None) == 0
-    assert factor_rank(SQUARE, Alpha(1.0), None, allow_larger=True) == 64
-    assert factor_rank(SQUARE, FixedRank(1000), None, allow_larger=True) == 64
+    assert ranks_to_factor(SQUARE, Alpha(1.0), None) == {}
+    assert ranks_to_factor(SQUARE, Alpha(1.0), None, allow_larger=True) == {MATRIX: 64}
+    assert ranks_to_factor(SQUARE, FixedRank(1000), None, allow_larger=True) == {MATRIX: 64}
     assert choose_alone(SQUARE, spectrum(np.ones(64)), FixedRank(1000), None).candidate.rank == 64
 
 
 def timed(name: str, dense_ms: float, each_ms: float, noise: float = 0.0) -> PlannedWeight:
     """A 64 x 64 weight that takes `dense_ms` dense, and `each_ms` for each rank."""
     return PlannedWeight(
-        name, MatrixShape(1, 64, 64), "pair", 10, latency=lambda r: dense_ms if r is None else r * each_ms, noise=noise
+        name,
+        MatrixShape(1, 64, 64),
+        (PAIR,),
+        10,
+        latency=lambda f, r: dense_ms if r is None else r * each_ms,
+        noise=noise,
     )
 
 

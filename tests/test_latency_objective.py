@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lowrank_onnx
 from lowrank_onnx import Alpha, Config, FixedRank, Gates, KeepMacs, KeepParams, MaxError, Speedup, pipeline
+from lowrank_onnx.forms import Form
 from lowrank_onnx.latency.curve import LatencyCurve
 from lowrank_onnx.latency.table import Unmeasured
 from lowrank_onnx.results import CompressionResult
@@ -59,7 +61,9 @@ class Bench:
         monkeypatch.setattr(pipeline, "measure_latency", self.measure)
         monkeypatch.setattr(pipeline, "time_runs", lambda session, feed: 5.0)
 
-    def curve(self, skeleton: onnx.ModelProto, site: Site, shape: tuple[int, ...]) -> LatencyCurve | Unmeasured:
+    def curve(
+        self, skeleton: onnx.ModelProto, site: Site, form: Form, shape: tuple[int, ...]
+    ) -> LatencyCurve | Unmeasured:
         self.seen.append((site.name, shape))
         return self.curves[site.name]
 
@@ -70,6 +74,7 @@ class Bench:
         return LatencyComparison(timing, timing, speedup, speedup * 0.98, speedup * 1.02, 0.95, 12)
 
     def compress(self, config: Config, output: Path | None = None) -> CompressionResult:
+        config = replace(config, forms=("pair",))
         return lowrank_onnx.compress(three_layers(), config, feeds=feeds(), output=output)
 
 

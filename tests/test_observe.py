@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 from lowrank_onnx.errors import ModelError, UsageError
 from lowrank_onnx.evaluate.feeds import Feeds, load_feeds
 from lowrank_onnx.evaluate.session import Session, open_session
+from lowrank_onnx.forms import PAIR
 from lowrank_onnx.observe import Observation, add_shape_outputs, observe_positions
 from lowrank_onnx.types import Rearrangement, Scope, Site, WeightRef
 from tests.evaluate.fakes import make_model, value
@@ -28,7 +29,7 @@ def site(name: str, counted: str, features: int, *, reads: str, writes: str, sco
         op_type="MatMul",
         weight=WeightRef(scope, "w", "initializer", "float32", (4, 6)),
         to_matrices=arrangement,
-        form="pair",
+        forms=(PAIR,),
         input=reads,
         output=writes,
         counted=counted,

@@ -7,14 +7,15 @@ import pytest
 from lowrank_onnx.candidates import Candidate, PlannedWeight, dense_candidate
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Alpha, Config, FixedRank, KeepMacs, Speedup
+from lowrank_onnx.forms import PAIR
 from lowrank_onnx.results import SearchStep
 from lowrank_onnx.revision import Reviser
 from lowrank_onnx.types import LatencyComparison, MatrixShape, Timing, Verdict
 
 SHAPE = MatrixShape(1, 64, 64)
 WEIGHTS = [
-    PlannedWeight("gains", SHAPE, "pair", 10, latency=lambda r: 1.0 if r is None else 0.5),
-    PlannedWeight("gains nothing", SHAPE, "pair", 10, latency=lambda r: 1.0),
+    PlannedWeight("gains", SHAPE, (PAIR,), 10, latency=lambda f, r: 1.0 if r is None else 0.5),
+    PlannedWeight("gains nothing", SHAPE, (PAIR,), 10, latency=lambda f, r: 1.0),
 ]
 LOW_RANK = Choice(Candidate("pair", 8, 8 * 128, None, 0.1))
 DENSE = Choice(dense_candidate(WEIGHTS[0]), "reason")

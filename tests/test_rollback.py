@@ -6,6 +6,7 @@ import pytest
 
 from lowrank_onnx.candidates import Candidate, PlannedWeight, dense_candidate
 from lowrank_onnx.choose import NOT_NEEDED, Choice
+from lowrank_onnx.forms import PAIR
 from lowrank_onnx.rollback import put_back
 from lowrank_onnx.types import MatrixShape
 
@@ -15,8 +16,8 @@ SHAPE = MatrixShape(1, 64, 64)
 def weight(name: str, at_rank: float | None, noise: float = 0.1) -> PlannedWeight:
     """Takes 1 ms dense, and `at_rank` at any rank (None: it was not measured)."""
     if at_rank is None:
-        return PlannedWeight(name, SHAPE, "pair", 10, unmeasured="no reason")
-    return PlannedWeight(name, SHAPE, "pair", 10, latency=lambda r: 1.0 if r is None else at_rank, noise=noise)
+        return PlannedWeight(name, SHAPE, (PAIR,), 10, unmeasured="no reason")
+    return PlannedWeight(name, SHAPE, (PAIR,), 10, latency=lambda f, r: 1.0 if r is None else at_rank, noise=noise)
 
 
 def low_rank(error: float) -> Choice:

@@ -20,6 +20,9 @@ from lowrank_onnx import __version__
 from lowrank_onnx.cli import budgets as budgets
 from lowrank_onnx.cli import checks as checks
 from lowrank_onnx.cli import options as options
+from lowrank_onnx.cli.config_file import ConfigFileOption as ConfigFileOption
+from lowrank_onnx.cli.config_file import DumpConfigOption as DumpConfigOption
+from lowrank_onnx.cli.config_file import dump_options
 from lowrank_onnx.cli.terminal import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -31,7 +34,7 @@ from lowrank_onnx.cli.terminal import (
     say_error,
     showing_progress,
 )
-from lowrank_onnx.config import Config, Gates, Speedup
+from lowrank_onnx.config import FORM_NAMES, OP_TYPES, Config, Gates, Speedup
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -42,7 +45,6 @@ app = typer.Typer(
     name="lowrank-onnx",
     help="Makes exported ONNX models smaller and faster by low-rank factorization, and proves it.",
     epilog="Exit codes: 0 done, 1 rejected or nothing to compress, 2 wrong usage, 3 the model can't be read.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -66,25 +68,31 @@ def _root(
 @app.command()
 @reporting_errors
 def compress(
+    context: typer.Context,
     model: options.ModelArgument,
     rank: budgets.RankOption = None,
     alpha: budgets.AlphaOption = None,
     energy: budgets.EnergyOption = None,
     keep_params: budgets.KeepParamsOption = None,
+    keep_bytes: budgets.KeepBytesOption = None,
     keep_macs: budgets.KeepMacsOption = None,
     speedup: budgets.SpeedupOption = None,
     max_error: budgets.MaxErrorOption = None,
+    max_drop: budgets.MaxDropOption = None,
     min_sqnr: budgets.MinSqnrOption = None,
     min_top1: budgets.MinTop1Option = None,
     objective: budgets.ObjectiveOption = options.DEFAULTS.objective,
     calib: options.CalibOption = None,
+    metric: options.MetricOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
     whiten: options.WhitenOption = options.DEFAULTS.whiten,
+    effort: options.EffortOption = options.DEFAULTS.effort,
     sensitivity: options.SensitivityOption = options.DEFAULTS.sensitivity,
     no_validate: options.NoValidateOption = False,
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
     op_types: options.OpTypesOption = None,
+    forms: options.FormsOption = None,
     method: options.MethodOption = options.DEFAULTS.method,
     power_iterations: options.PowerIterationsOption = options.DEFAULTS.power_iterations,
     oversampling: options.OversamplingOption = options.DEFAULTS.oversampling,
@@ -96,12 +104,17 @@ def compress(
     force: options.ForceOption = False,
     cache: options.CacheOption = None,
     json: options.JsonOption = None,
+    html: options.HtmlOption = None,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
+    config_file: ConfigFileOption = None,
+    dump_config: DumpConfigOption = None,
 ) -> int:
     """Factorize the weights of a model, prove what that did, and write the result if it is worth it."""
-    given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_macs, speedup)
-    budget, gates = budgets.budget_and_gates(given, max_error=max_error, min_sqnr=min_sqnr, min_top1=min_top1)
+    given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_bytes, keep_macs, speedup)
+    budget, gates = budgets.budget_and_gates(
+        given, max_error=max_error, max_drop=max_drop, min_sqnr=min_sqnr, min_top1=min_top1
+    )
     config = Config(
         budget=budget,
         objective=objective,
@@ -111,8 +124,10 @@ def compress(
         seed=seed,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
-        op_types=checks.split_op_types(op_types),
+        op_types=checks.split_names(op_types, OP_TYPES),
+        forms=checks.split_names(forms, FORM_NAMES),
         whiten=whiten,
+        effort=effort,
         sensitivity=sensitivity,
         rank_multiple=rank_multiple,
         allow_larger=allow_larger,
@@ -120,10 +135,13 @@ def compress(
         provider=provider,
         validate=not no_validate,
         gates=gates,
+        metric=metric,
     )
+    dump_options(context, dump_config)
     target = output or checks.default_output(model)
     checks.check_output(target, model, force=force)
     checks.check_json(json, (model, target, calib))
+    checks.check_html(html, (model, target, calib, json))
     checks.check_feeds("--calib", calib)
 
     from lowrank_onnx import pipeline
@@ -135,6 +153,10 @@ def compress(
             model, config, feeds=calib, output=target, force=force, cache=cache, progress=progress
         )
     code = _compression_code(result)
+    if html is not None:
+        from lowrank_onnx.report.html import compress_page, write_page
+
+        write_page(compress_page(result, context.obj or ()), html)
     _publish(compress_document(result), json, None if quiet else compress_report(result, verbose=verbose))
     if code != EXIT_DONE and (quiet or _is_standard_output(json)):
         say_error(result.message)
@@ -145,6 +167,90 @@ def _compression_code(result: CompressionResult) -> int:
     asked_for_speed = isinstance(result.config.budget, Speedup)  # which "nothing is left" doesn't give
     nothing_left = result.status == "unchanged" and result.already_compressed and not asked_for_speed
     return EXIT_DONE if result.status == "written" or nothing_left else EXIT_FAILED
+
+
+@app.command()
+@reporting_errors
+def sweep(
+    context: typer.Context,
+    model: options.ModelArgument,
+    keep_params: budgets.SweepParamsOption = None,
+    keep_macs: budgets.SweepMacsOption = None,
+    speedup: budgets.SweepSpeedupOption = None,
+    pick: budgets.PickOption = None,
+    min_sqnr: budgets.MinSqnrOption = None,
+    max_error: budgets.MaxErrorGateOption = None,
+    min_top1: budgets.MinTop1Option = None,
+    objective: budgets.ObjectiveOption = options.DEFAULTS.objective,
+    calib: options.CalibOption = None,
+    provider: options.ProviderOption = options.DEFAULTS.provider,
+    sensitivity: options.SensitivityOption = options.DEFAULTS.sensitivity,
+    include: options.IncludeOption = None,
+    exclude: options.ExcludeOption = None,
+    op_types: options.OpTypesOption = None,
+    forms: options.FormsOption = None,
+    seed: options.SeedOption = options.DEFAULTS.seed,
+    device: options.DeviceOption = options.DEFAULTS.device,
+    output: options.SweepOutputOption = None,
+    force: options.ForceOption = False,
+    cache: options.CacheOption = None,
+    json: options.JsonOption = None,
+    html: options.HtmlOption = None,
+    quiet: options.QuietOption = False,
+    config_file: ConfigFileOption = None,
+    dump_config: DumpConfigOption = None,
+) -> int:
+    """Compress at several budgets from one calibration, show the trade-off, and write the point that you pick."""
+    points = budgets.sweep_points(keep_params, keep_macs, speedup)
+    config = Config(
+        budget=points[0],
+        gates=Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1),
+        objective=objective,
+        sensitivity=sensitivity,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        op_types=checks.split_names(op_types, OP_TYPES),
+        forms=checks.split_names(forms, FORM_NAMES),
+        seed=seed,
+        device=device,
+        provider=provider,
+    )
+    dump_options(context, dump_config)
+    if output is not None:
+        checks.check_output(output, model, force=force)
+    checks.check_json(json, (model, output, calib))
+    checks.check_html(html, (model, output, calib, json))
+    checks.check_feeds("--calib", calib)
+
+    from lowrank_onnx import pipeline
+    from lowrank_onnx.report.json_report import sweep_document
+    from lowrank_onnx.report.sweep_text import sweep_report
+    from lowrank_onnx.sweep import parse_pick
+    from lowrank_onnx.sweep import sweep as run_sweep
+
+    rule = None if pick is None else parse_pick(pick)
+    with showing_progress(quiet=quiet) as progress:
+        result = run_sweep(
+            model,
+            points,
+            config,
+            pipeline.compress,
+            feeds=calib,
+            pick=rule,
+            output=output,
+            force=force,
+            cache=cache,
+            progress=progress,
+        )
+    if html is not None:
+        from lowrank_onnx.report.html import sweep_page, write_page
+
+        write_page(sweep_page(result, context.obj or ()), html)
+    _publish(sweep_document(result), json, None if quiet else sweep_report(result))
+    failed = rule is not None and result.picked is None
+    if failed and (quiet or _is_standard_output(json)):
+        say_error(result.message)
+    return EXIT_FAILED if failed else EXIT_DONE
 
 
 @app.command()
@@ -167,7 +273,7 @@ def inspect(
         seed=seed,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
-        op_types=checks.split_op_types(op_types),
+        op_types=checks.split_names(op_types, OP_TYPES),
         device=device,
         provider=provider,
     )
@@ -193,14 +299,16 @@ def validate(
     min_sqnr: budgets.MinSqnrOption = None,
     max_error: budgets.MaxErrorGateOption = None,
     min_top1: budgets.MinTop1Option = None,
+    metric: options.MetricOption = None,
+    max_drop: budgets.MaxDropGateOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
     seed: options.SeedOption = options.DEFAULTS.seed,
     json: options.JsonOption = None,
     quiet: options.QuietOption = False,
 ) -> int:
     """Compare two models in onnxruntime: outputs and latency, with a verdict on the outputs."""
-    gates = Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1)
-    config = Config(provider=provider, seed=seed, gates=gates)
+    gates = Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1, max_drop=max_drop)
+    config = Config(provider=provider, seed=seed, gates=gates, metric=metric)
     checks.check_json(json, (original, candidate, data))
     checks.check_feeds("--data", data)
 
@@ -289,7 +397,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = command.main(args=arguments or ["--help"], prog_name="lowrank-onnx", standalone_mode=False)
+        code = command.main(
+            args=arguments or ["--help"], prog_name="lowrank-onnx", standalone_mode=False, obj=tuple(arguments)
+        )
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         if not isinstance(error, _ClickError):

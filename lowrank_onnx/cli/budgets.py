@@ -13,8 +13,10 @@ from lowrank_onnx.config import (
     Energy,
     FixedRank,
     Gates,
+    KeepBytes,
     KeepMacs,
     KeepParams,
+    MaxDrop,
     MaxError,
     Objective,
     Speedup,
@@ -82,6 +84,15 @@ KeepParamsOption = Annotated[
         rich_help_panel=_BUDGET,
     ),
 ]
+KeepBytesOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="F",
+        help="The same in bytes as stored, where weights have several types.",
+        parser=number,
+        rich_help_panel=_BUDGET,
+    ),
+]
 KeepMacsOption = Annotated[
     float | None,
     typer.Option(
@@ -107,6 +118,17 @@ MaxErrorOption = Annotated[
         help="Largest relative L2 error of the model's outputs on the feeds. Alone it is the budget: the smallest "
         "model within it is searched for. Beside another budget it is a gate.",
         show_default=f"{DEFAULT_MAX_ERROR} where no budget is given",
+        parser=number,
+        rich_help_panel=_BUDGET,
+    ),
+]
+MaxDropOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="D",
+        help="How much worse --metric may become, in its unit. Alone it is the budget: the smallest model within it "
+        "is searched for. Beside another budget it is a gate. If the metric tells samples apart, the drop is bounded "
+        "with 95 % confidence for data drawn like them.",
         parser=number,
         rich_help_panel=_BUDGET,
     ),
@@ -140,6 +162,16 @@ MaxErrorGateOption = Annotated[
         rich_help_panel=_GATES,
     ),
 ]
+MaxDropGateOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop",
+        metavar="D",
+        help="How much worse --metric may become, in its unit.",
+        parser=number,
+        rich_help_panel=_GATES,
+    ),
+]
 ObjectiveOption = Annotated[
     Objective,
     typer.Option(
@@ -157,6 +189,7 @@ def given_budgets(
     alpha: float | None,
     energy: float | None,
     keep_params: float | None,
+    keep_bytes: float | None,
     keep_macs: float | None,
     speedup: float | None,
 ) -> GivenBudgets:
@@ -170,6 +203,8 @@ def given_budgets(
         found["--energy"] = Energy(energy)
     if keep_params is not None:
         found["--keep-params"] = KeepParams(keep_params)
+    if keep_bytes is not None:
+        found["--keep-bytes"] = KeepBytes(keep_bytes)
     if keep_macs is not None:
         found["--keep-macs"] = KeepMacs(keep_macs)
     if speedup is not None:
@@ -178,9 +213,16 @@ def given_budgets(
 
 
 def budget_and_gates(
-    given: GivenBudgets, *, max_error: float | None, min_sqnr: float | None, min_top1: float | None
+    given: GivenBudgets,
+    *,
+    max_error: float | None,
+    max_drop: float | None,
+    min_sqnr: float | None,
+    min_top1: float | None,
 ) -> tuple[Budget, Gates]:
-    """Settle the budget: the one that was given, with ``--max-error`` as a gate; else ``--max-error`` itself.
+    """Settle the budget: the one that was given; else ``--max-drop``, else ``--max-error``.
+
+    Of the last two, those that aren't the budget are gates.
 
     Raises
     ------
@@ -191,8 +233,74 @@ def budget_and_gates(
         raise UsageError(
             f"{' and '.join(given)}: expected one budget, drop {'all but one' if len(given) > 2 else 'one'}"
         )
+    if given:
+        budget = next(iter(given.values()))
+    elif max_drop is not None:
+        budget, max_drop = MaxDrop(max_drop), None
+    else:
+        budget, max_error = MaxError(DEFAULT_MAX_ERROR if max_error is None else max_error), None
+    return budget, Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1, max_drop=max_drop)
+
+
+# The points of a sweep
+
+_POINTS = "Points: which budgets to try (give one)"
+
+DEFAULT_POINTS = (0.8, 0.7, 0.6, 0.5, 0.4)
+"""The shares of the MACs that a sweep tries when no points are given."""
+
+SweepParamsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--keep-params", metavar="F,F,...", help="Shares of the eligible weights to keep.", rich_help_panel=_POINTS
+    ),
+]
+SweepMacsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--keep-macs",
+        metavar="F,F,...",
+        help="Shares of the eligible weights' multiply-accumulates to keep.",
+        show_default=",".join(map(str, DEFAULT_POINTS)),
+        rich_help_panel=_POINTS,
+    ),
+]
+SweepSpeedupOption = Annotated[
+    str | None,
+    typer.Option(
+        "--speedup", metavar="S,S,...", help="Speeds of the whole model, times the original's.", rich_help_panel=_POINTS
+    ),
+]
+PickOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RULE",
+        help="The point to write to -o: knee (where compression begins to cost more than it brings), speedup=S (least "
+        "error at S times the speed), error=E or agreement=F (most compressed within a relative error of E, or with "
+        "the same first answer in the share F of samples).",
+        show_default="nothing is written",
+        rich_help_panel=_POINTS,
+    ),
+]
+
+
+def sweep_points(keep_params: str | None, keep_macs: str | None, speedup: str | None) -> tuple[Budget, ...]:
+    """The budgets of a sweep, from the one list that was given (`UsageError` where that makes no sense)."""
+    kinds: Mapping[str, tuple[str | None, type[KeepParams | KeepMacs | Speedup]]] = {
+        "--keep-params": (keep_params, KeepParams),
+        "--keep-macs": (keep_macs, KeepMacs),
+        "--speedup": (speedup, Speedup),
+    }
+    given = [(flag, text, kind) for flag, (text, kind) in kinds.items() if text is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(flag for flag, _, _ in given)}: expected one list of points, drop the others")
     if not given:
-        budget: Budget = MaxError(DEFAULT_MAX_ERROR if max_error is None else max_error)
-        return budget, Gates(min_sqnr_db=min_sqnr, min_top1=min_top1)
-    gates = Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1)
-    return next(iter(given.values())), gates
+        return tuple(map(KeepMacs, DEFAULT_POINTS))
+    flag, text, kind = given[0]
+    try:
+        values = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(f"{flag} {text}: expected numbers with commas between them, e.g. {flag} 0.8,0.6") from None
+    if not values:
+        raise UsageError(f"{flag} {text!r}: expected at least one number, e.g. {flag} 0.8,0.6")
+    return tuple(map(kind, values))

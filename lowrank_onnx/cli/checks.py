@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from lowrank_onnx.config import OP_TYPES
-from lowrank_onnx.errors import OutputError, UsageError
+from lowrank_onnx.errors import MissingDependencyError, OutputError, UsageError
 from lowrank_onnx.report.escape import printable
 
 
-def split_op_types(values: list[str] | None) -> tuple[str, ...]:
-    """``--op-types MatMul,Gemm --op-types Conv`` as a tuple without repetitions; all of them when not given."""
+def split_names(values: list[str] | None, everything: tuple[str, ...]) -> tuple[str, ...]:
+    """``--op-types MatMul,Gemm --op-types Conv`` as a tuple without repetitions; all there is when not given."""
     if values is None:
-        return OP_TYPES
+        return everything
     return tuple(dict.fromkeys(name.strip() for value in values for name in value.split(",") if name.strip()))
 
 
@@ -53,14 +53,38 @@ def check_json(report: Path | None, others: Iterable[Path | None]) -> None:
     OutputError
         With the reason and the fix.
     """
-    if report is None or str(report) == "-":
+    if report is not None and str(report) != "-":
+        _check_report("--json", report, others)
+
+
+def check_html(report: Path | None, others: Iterable[Path | None]) -> None:
+    """Refuse a page for the reasons of `check_json`, or because what draws it isn't installed.
+
+    Raises
+    ------
+    OutputError, MissingDependencyError
+        With the reason and the fix.
+    """
+    if report is None:
         return
+    _check_report("--html", report, others)
+    if any(importlib.util.find_spec(package) is None for package in ("jinja2", "matplotlib")):
+        raise MissingDependencyError(
+            f"--html {printable(str(report))}: needs jinja2 and matplotlib: pip install 'lowrank-onnx[html]', "
+            "or use --json"
+        )
+
+
+def _check_report(flag: str, report: Path, others: Iterable[Path | None]) -> None:
     shown = printable(str(report))
     if report.is_dir():
-        raise OutputError(f"--json {shown}: is a directory, give a file name such as {shown}/report.json")
+        raise OutputError(f"{flag} {shown}: is a directory, give a file name such as {shown}/report{_SUFFIXES[flag]}")
     if any(other is not None and _same_file(report, other) for other in others):
-        raise OutputError(f"--json {shown}: is one of the command's other files, give another name")
-    _check_directory("--json", report)
+        raise OutputError(f"{flag} {shown}: is one of the command's other files, give another name")
+    _check_directory(flag, report)
+
+
+_SUFFIXES = {"--json": ".json", "--html": ".html"}
 
 
 def _check_directory(flag: str, path: Path) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import NoReturn, ParamSpec
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from lowrank_onnx.errors import LowRankError
@@ -80,7 +80,7 @@ def error_exit_code(error: BaseException) -> int:
             say_error(str(error))
             code = error.exit_code
         case KeyboardInterrupt():
-            say_error("interrupted")
+            say_error("interrupted, nothing was written: with --cache DIR the next run goes on where this one was")
             code = EXIT_INTERRUPTED
         case BrokenPipeError():
             silence_output()
@@ -149,7 +149,7 @@ def showing_progress(*, quiet: bool) -> Iterator[ProgressProtocol]:
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         TextColumn("{task.fields[detail]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
     )
     with Progress(*columns, console=console, transient=True, expand=True) as bars:

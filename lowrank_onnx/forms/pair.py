@@ -2,24 +2,46 @@
 
 Parameters and multiply-accumulates of one position are both groups * r * (in + out), against groups * in * out when
 dense; so a pair pays below r = in * out / (in + out) and nowhere else.
+
+A convolution applied to patches is the pair of its unfolded weight: its first convolution has the kernel and r
+channels, its second is 1x1. A transposed convolution is the mirror image. The numbers are the pair's in both; only
+their names and the nodes that write them differ.
 """
 
 from __future__ import annotations
 
-from lowrank_onnx.types import MatrixShape
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lowrank_onnx.forms.form import MATRIX, Form
+from lowrank_onnx.types import Array, MatrixShape
 
 
-def parameters(shape: MatrixShape, rank: int) -> int:
-    """Weights stored at rank r, over all groups."""
-    return shape.groups * rank * (shape.in_features + shape.out_features)
+@dataclass(frozen=True, slots=True)
+class Pair(Form):
+    """Two factors, "left" (groups, in, r) and "right" (groups, r, out)."""
+
+    name: str = "pair"
+    family: str = MATRIX
+
+    def part_shapes(self, shape: MatrixShape, rank: int) -> dict[str, tuple[int, ...]]:
+        """Shape of each part at rank r, the groups first."""
+        return {
+            "left": (shape.groups, shape.in_features, rank),
+            "right": (shape.groups, rank, shape.out_features),
+        }
+
+    def largest_useful_rank(self, shape: MatrixShape) -> int:
+        """The largest rank at which a pair stores fewer weights than dense; 0 where there is none."""
+        product = shape.in_features * shape.out_features
+        return (product - 1) // (shape.in_features + shape.out_features) if product else 0
+
+    def approximate(self, parts: Mapping[str, Array]) -> Array:
+        """L R."""
+        product: Array = parts["left"] @ parts["right"]
+        return product
 
 
-def macs(shape: MatrixShape, rank: int, positions: int) -> int:
-    """Multiply-accumulates at rank r when the matrices are applied at `positions` positions."""
-    return positions * parameters(shape, rank)
-
-
-def largest_useful_rank(shape: MatrixShape) -> int:
-    """The largest rank at which a pair stores fewer weights than dense; 0 where there is none."""
-    product = shape.in_features * shape.out_features
-    return (product - 1) // (shape.in_features + shape.out_features) if product else 0
+PAIR = Pair()
+CONV_CHANNEL = Pair("conv_channel")
+CONV_TRANSPOSE_CHANNEL = Pair("conv_transpose_channel")

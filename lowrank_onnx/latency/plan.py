@@ -14,6 +14,7 @@ import onnx
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.evaluate.latency import Clock
 from lowrank_onnx.evaluate.session import Runner
+from lowrank_onnx.forms import Form
 from lowrank_onnx.latency.curve import LatencyCurve
 from lowrank_onnx.latency.table import Unmeasured
 from lowrank_onnx.observe import Observation
@@ -40,29 +41,44 @@ _MOST_RUNS = 200
 class CurveTable(Protocol):
     """Where curves come from; `lowrank_onnx.latency.table.LatencyTable` is one."""
 
-    def curve(self, skeleton: onnx.ModelProto, site: Site, input_shape: tuple[int, ...]) -> LatencyCurve | Unmeasured:
-        """How long a site takes, dense and at ranks, or why that can't be said."""
+    def curve(
+        self,
+        skeleton: onnx.ModelProto,
+        site: Site,
+        form: Form,
+        input_shape: tuple[int, ...],
+        partners: Sequence[Site] = (),
+    ) -> LatencyCurve | Unmeasured:
+        """How long a site takes, dense and in a form at ranks, or why that can't be said."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class WeightLatency:
-    """The time of a weight by rank: the sum over the sites that use it.
+    """The time of a weight by form and rank: the sum over the sites that use it.
 
-    `curves` has one entry for each of those sites. Noise adds up as if all of it had the same direction, the most that
-    it can do.
+    `curves` has, for each form that was measured, one entry for each of those sites. The first form's dense times are
+    taken for dense, and the others' times in proportion to theirs: each was measured against its own. Noise adds up as
+    if all of it had the same direction, the most that it can do.
     """
 
-    curves: tuple[LatencyCurve, ...]
+    curves: Mapping[str, tuple[LatencyCurve, ...]]
 
-    def __call__(self, rank: int | None) -> float:
-        """Milliseconds of one run at a rank, or dense (None)."""
-        return math.fsum(curve.dense_ms if rank is None else curve.at(rank) for curve in self.curves)
+    def __call__(self, form: str, rank: int | None) -> float:
+        """Milliseconds of one run in a form at a rank, or dense (`DENSE`, None)."""
+        first = next(iter(self.curves.values()))
+        if rank is None:
+            return math.fsum(curve.dense_ms for curve in first)
+        pairs = zip(first, self.curves[form], strict=True)
+        return math.fsum(base.dense_ms / curve.dense_ms * curve.at(rank) for base, curve in pairs)
 
     @property
     def noise(self) -> float:
-        """Relative half width of what can't be told apart."""
-        return math.fsum(curve.noise * curve.dense_ms for curve in self.curves) / self(None)
+        """Relative half width of what can't be told apart: of the form with most."""
+        return max(
+            math.fsum(curve.noise * curve.dense_ms for curve in curves) / math.fsum(curve.dense_ms for curve in curves)
+            for curves in self.curves.values()
+        )
 
 
 def measure_weights(
@@ -98,48 +114,81 @@ def measure_weights(
             visible.append(group)
         else:
             found[group.weight] = Unmeasured("no run of the model reaches it where its shape can be seen")
-    kinds = {_kind(site, seen[site.name]) for group in visible for site in group.sites}
+    timed = [
+        (group, form, partners)
+        for group in sorted(visible, key=lambda one: -_work(one, seen))
+        for form in group.forms
+        for partners in _timed_together(form, group, visible)
+    ]
+    kinds = {_kind(sites, form, seen) for _, form, sites in timed}
     table = open_table(_site_seconds(len(kinds), total_seconds))
     known: set[Hashable] = set()
     deadline = clock() + total_seconds
+    curves: dict[WeightRef, dict[str, list[LatencyCurve | Unmeasured]]] = {}
     with progress.stage("timing weights", len(kinds)) as stage:
-        for group in sorted(visible, key=lambda one: -_work(one, seen)):
-            curves: list[LatencyCurve | Unmeasured] = []
-            for site in group.sites:
-                kind = _kind(site, seen[site.name])
-                if kind not in known and clock() >= deadline:
-                    curves.append(Unmeasured(f"the {total_seconds:g} s for timing went to weights with more work"))
-                    continue
-                curves.append(table.curve(skeleton, site, seen[site.name].input_shape))
+        for group, form, (site, *partners) in timed:
+            kind = _kind((site, *partners), form, seen)
+            curve: LatencyCurve | Unmeasured
+            if kind not in known and clock() >= deadline:
+                curve = Unmeasured(f"the {total_seconds:g} s for timing went to weights with more work")
+            else:
+                more = (tuple(partners),) if partners else ()
+                curve = table.curve(skeleton, site, form, seen[site.name].input_shape, *more)
                 if kind not in known:
                     known.add(kind)
-                    stage.advance(detail=site.name)
-            found[group.weight] = _added_up(curves)
+                    stage.advance(detail=f"{site.name}, {form.name}")
+            curves.setdefault(group.weight, {}).setdefault(form.name, []).append(curve)
+    found.update((weight, _added_up(of_weight)) for weight, of_weight in curves.items())
     return found
+
+
+def _timed_together(form: Form, group: SharedWeight, visible: Sequence[SharedWeight]) -> list[tuple[Site, ...]]:
+    """The sites that are timed as one: each of a weight's by itself, or all of a bundle, the lead first.
+
+    The time of a bundle counts for each of its weights in proportion to what it takes dense, as any curve does.
+    Nothing where part of the bundle can't be seen.
+    """
+    if form.bundle is None:
+        return [(site,) for site in group.sites]
+    members = [one.sites[0] for one in visible if any(other.bundle == form.bundle for other in one.forms)]
+    return [tuple(members)] if len(members) == form.bundle_size else []
 
 
 def with_latency(
     weights: Sequence[PlannedWeight], found: Sequence[WeightLatency | Unmeasured]
 ) -> tuple[PlannedWeight, ...]:
-    """The weights with what was found for each of them; their noise is `MOST_NOISE` at most."""
+    """The weights with what was found for each of them; their noise is `MOST_NOISE` at most.
+
+    A weight keeps the forms that were measured.
+    """
     return tuple(
-        replace(weight, latency=latency, noise=min(latency.noise, MOST_NOISE))
+        replace(
+            weight,
+            forms=tuple(form for form in weight.forms if form.name in latency.curves),
+            latency=latency,
+            noise=min(latency.noise, MOST_NOISE),
+        )
         if isinstance(latency, WeightLatency)
         else replace(weight, unmeasured=latency.reason)
         for weight, latency in zip(weights, found, strict=True)
     )
 
 
-def _added_up(curves: Sequence[LatencyCurve | Unmeasured]) -> WeightLatency | Unmeasured:
-    missing = [curve for curve in curves if isinstance(curve, Unmeasured)]
-    if missing:
-        return missing[0]
-    return WeightLatency(tuple(curve for curve in curves if isinstance(curve, LatencyCurve)))
+def _added_up(curves: Mapping[str, Sequence[LatencyCurve | Unmeasured]]) -> WeightLatency | Unmeasured:
+    """The forms of which all sites were measured; a reason where there is none."""
+    measured = {
+        form: tuple(curve for curve in of_form if isinstance(curve, LatencyCurve)) for form, of_form in curves.items()
+    }
+    complete = {form: known for form, known in measured.items() if len(known) == len(curves[form])}
+    if complete:
+        return WeightLatency(complete)
+    return next(curve for of_form in curves.values() for curve in of_form if isinstance(curve, Unmeasured))
 
 
-def _kind(site: Site, observation: Observation) -> Hashable:
+def _kind(sites: Sequence[Site], form: Form, seen: Mapping[str, Observation]) -> Hashable:
     """Sites that differ in it differ in time; equal ones may still differ, in an attribute, and cost a curve more."""
-    return site.op_type, site.form, site.weight.dtype, site.to_matrices, observation.input_shape
+    same = [(site.op_type, site.weight.dtype, site.to_matrices, seen[site.name].input_shape) for site in sites]
+    return (form if form.bundle is None else form.name, *same)
 
 
 def _work(group: SharedWeight, seen: Mapping[str, Observation]) -> int:

@@ -1,4 +1,4 @@
-"""What a site costs on this machine: its node alone, dense and at a few ranks, timed in the real execution provider.
+"""What a site costs on this machine: its node alone, dense and in a form at a few ranks, timed in the real provider.
 
 The models of one node (`lowrank_onnx.latency.site_model`) are timed in turns (`lowrank_onnx.latency.timing`).
 
@@ -29,10 +29,10 @@ from lowrank_onnx.candidates import PlannedWeight, useful_ranks
 from lowrank_onnx.errors import ModelError, OutputError, UsageError
 from lowrank_onnx.evaluate.latency import Clock
 from lowrank_onnx.evaluate.session import Runner, open_session
-from lowrank_onnx.forms import FORMS
+from lowrank_onnx.forms import Form
 from lowrank_onnx.latency.curve import LatencyCurve, read_curve, write_curve
 from lowrank_onnx.latency.machine import machine_key
-from lowrank_onnx.latency.site_model import SiteModel, at_rank, build_site_model, draw_input, with_values
+from lowrank_onnx.latency.site_model import SiteModel, at_rank, build_bundle_model, draw_input, with_values
 from lowrank_onnx.latency.timing import TimedSession, curve_of, fewest_ns, measure_rounds, warm_up
 from lowrank_onnx.types import Site
 
@@ -103,14 +103,23 @@ class LatencyTable:
         self._clock = clock
         self._known: dict[str, LatencyCurve | Unmeasured] = {}
 
-    def curve(self, skeleton: onnx.ModelProto, site: Site, input_shape: tuple[int, ...]) -> LatencyCurve | Unmeasured:
-        """How long a site takes, dense and at ranks: known, read or measured.
+    def curve(
+        self,
+        skeleton: onnx.ModelProto,
+        site: Site,
+        form: Form,
+        input_shape: tuple[int, ...],
+        partners: Sequence[Site] = (),
+    ) -> LatencyCurve | Unmeasured:
+        """How long a site takes, dense and in a form at ranks: known, read or measured.
 
         Parameters
         ----------
         skeleton : the model in which the site was found, with or without its weights.
         site : any site of it, in a subgraph too.
+        form : one of the site's.
         input_shape : of the activation that the site reads.
+        partners : the other sites that it is written together with, where the form asks for that: timed as one.
 
         Returns
         -------
@@ -123,53 +132,59 @@ class LatencyTable:
         UsageError : the provider isn't there.
         OutputError : an entry can't be written.
         """
-        model = build_site_model(skeleton, site, input_shape)
-        ranks = _grid(useful_ranks(PlannedWeight(site.name, site.shape, site.form, None), None), _MOST_RANKS)
-        key = self._key(model, ranks)
+        model = build_bundle_model(skeleton, (site, *partners), input_shape)
+        weight = PlannedWeight(site.name, site.shape, (form,), None)
+        ranks = _grid(useful_ranks(weight, form, None), _MOST_RANKS)
+        key = self._key(model, form, ranks)
         if key not in self._known:
-            self._known[key] = self._read(key, ranks) or self._measure(model, ranks, key)
+            self._known[key] = self._read(key, ranks) or self._measure(model, form, ranks, key)
         return self._known[key]
 
-    def _key(self, model: SiteModel, ranks: Sequence[int]) -> str:
-        facts = [_FORMAT, self._machine, self._seconds, self._memory_bytes, model.site.form, list(ranks)]
+    def _key(self, model: SiteModel, form: Form, ranks: Sequence[int]) -> str:
+        facts = [_FORMAT, self._machine, self._seconds, self._memory_bytes, form.name, list(ranks)]
         return hashlib.sha256(json.dumps(facts).encode() + b"\0" + model.key()).hexdigest()
 
     def _read(self, key: str, ranks: Sequence[int]) -> LatencyCurve | None:
         curve = None if self._directory is None else read_curve(self._directory / f"{key}.json", key)
         return curve if curve is not None and set(curve.ranks) <= set(ranks) else None
 
-    def _measure(self, model: SiteModel, ranks: Sequence[int], key: str) -> LatencyCurve | Unmeasured:
+    def _measure(self, model: SiteModel, form: Form, ranks: Sequence[int], key: str) -> LatencyCurve | Unmeasured:
         problem = _problem(model, ranks)
         if problem is not None:
             return Unmeasured(problem)
-        held = _grid_in_memory(model, ranks, self._memory_bytes)
+        held = _grid_in_memory(model, form, ranks, self._memory_bytes)
         if held is None:
             return Unmeasured(
                 f"its weight and bias have {_stored_bytes(model)} bytes: timing it dense and at ranks would take more "
                 f"than {self._memory_bytes} bytes of memory"
             )
         try:
-            curve = self._time(model, held, seed=int(key[:16], 16))
+            curve = self._time(model, form, held, seed=int(key[:16], 16))
         except ModelError as error:
             return Unmeasured(f"the node can't be timed on its own: {error}")
         if self._directory is not None:
-            write_curve(self._directory / f"{key}.json", key, curve, note=f"{model.site.op_type}; {self._machine}")
+            write_curve(
+                self._directory / f"{key}.json",
+                key,
+                curve,
+                note=f"{model.site.op_type} as {form.name}; {self._machine}",
+            )
         return curve
 
-    def _time(self, model: SiteModel, ranks: Sequence[int], seed: int) -> LatencyCurve:
+    def _time(self, model: SiteModel, form: Form, ranks: Sequence[int], seed: int) -> LatencyCurve:
         feed = draw_input(model)
         session = self._open(with_values(model.proto))
         started = self._clock()
         dense = warm_up(session, feed, self._clock)
         chosen = _grid(ranks, _affordable_ranks(dense, self._seconds))
-        timed = [dense, *(warm_up(self._open_rank(model, rank), feed, self._clock) for rank in chosen)]
+        timed = [dense, *(warm_up(self._open_rank(model, form, rank), feed, self._clock) for rank in chosen)]
         deadline = started + round(self._seconds * 1e9)
         rounds = measure_rounds(timed, feed, deadline, seed, self._clock)
         return curve_of(chosen, rounds)
 
-    def _open_rank(self, model: SiteModel, rank: int) -> Runner:
+    def _open_rank(self, model: SiteModel, form: Form, rank: int) -> Runner:
         try:
-            return self._open(with_values(at_rank(model, rank)))
+            return self._open(with_values(at_rank(model, form, rank)))
         except UsageError as error:  # the provider runs the dense node, but leaves some of the new ones to another
             raise ModelError(f"at rank {rank}: {error}") from error
 
@@ -210,13 +225,13 @@ def _stored_bytes(model: SiteModel) -> int:
     return elements * model.site.weight.itemsize
 
 
-def _grid_in_memory(model: SiteModel, ranks: Sequence[int], memory_bytes: int) -> tuple[int, ...] | None:
+def _grid_in_memory(model: SiteModel, form: Form, ranks: Sequence[int], memory_bytes: int) -> tuple[int, ...] | None:
     """The grid whose weights, with the dense one, fit into memory; None where not even the smallest grid's do."""
-    site = model.site
-    form = FORMS[site.form]
     for count in range(len(ranks), min(_FEWEST_RANKS, len(ranks)) - 1, -1):
         chosen = _grid(ranks, count)
-        factors = sum(form.parameters(site.shape, rank) for rank in chosen) * site.weight.itemsize
+        choices = [choice for rank in chosen for choice in model.choices(form, rank)]
+        stored = [choice.form.parameters(choice.site.shape, choice.rank) for choice in choices]
+        factors = sum(stored) * model.site.weight.itemsize
         if _stored_bytes(model) + factors <= memory_bytes:
             return chosen
     return None

@@ -1,4 +1,4 @@
-"""How far given factors are from a matrix, measured on the factors as they are, rounding to a narrow dtype included."""
+"""How far an approximation is from a matrix, measured on it as it is, rounding to a narrow dtype included."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowrank_onnx.linalg.backend import select_backend
-from lowrank_onnx.linalg.precision import prepare
+from lowrank_onnx.linalg.precision import prepare, squared_norm
 from lowrank_onnx.linalg.residual import residual_energy, residual_norm_estimate
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What is left of W when L R is taken away.
+    """What is left of W when an approximation A is taken away.
 
     Attributes
     ----------
     energy : ||W||_F^2.
-    residual_energy : ||W - L R||_F^2, exact up to rounding.
-    spectral_error : a lower estimate of ||W - L R||_2 / ||W||_2, by block Lanczos on both; 0 for a zero matrix.
+    residual_energy : ||W - A||_F^2, exact up to rounding.
+    spectral_error : a lower estimate of ||W - A||_2 / ||W||_2, by block Lanczos on both; 0 for a zero matrix.
     """
 
     energy: float
@@ -31,7 +31,7 @@ class Measurement:
 
     @property
     def relative_error(self) -> float:
-        """||W - L R||_F / ||W||_F; 0 for a zero matrix."""
+        """||W - A||_F / ||W||_F; 0 for a zero matrix."""
         return math.sqrt(self.residual_energy / self.energy) if self.energy else 0.0
 
 
@@ -59,5 +59,21 @@ def measure_factors(W: NDArray[Any], left: NDArray[Any], right: NDArray[Any], *,
     missed = residual_energy(backend, prepared.matrix, scaled, right)
     spectral = residual_norm_estimate(backend, prepared.matrix, scaled, right.T, seed)
     largest = residual_norm_estimate(backend, prepared.matrix, scaled[:, :0], right[:0].T, seed)
+    unscale = 2 * prepared.exponent
+    return Measurement(math.ldexp(prepared.energy, unscale), math.ldexp(missed, unscale), spectral / largest)
+
+
+def measure_approximation(W: NDArray[Any], approximation: NDArray[Any], *, seed: int = 0) -> Measurement:
+    """Measure an approximation of W (in, out) that is no product of two factors; else as `measure_factors`."""
+    backend = select_backend("cpu")
+    prepared = prepare(backend, W)
+    if prepared.energy == 0.0:
+        return Measurement(0.0, float(np.sum(np.square(approximation, dtype=np.float64))), 0.0)
+    accumulation = backend.numpy_dtype(prepared.matrix)
+    residual = prepared.matrix - np.ldexp(approximation.astype(accumulation, copy=False), -prepared.exponent)
+    nothing = residual[:, :0], residual[:0].T
+    missed = squared_norm(backend, residual)
+    spectral = residual_norm_estimate(backend, residual, *nothing, seed)
+    largest = residual_norm_estimate(backend, prepared.matrix, *nothing, seed)
     unscale = 2 * prepared.exponent
     return Measurement(math.ldexp(prepared.energy, unscale), math.ldexp(missed, unscale), spectral / largest)

@@ -8,7 +8,7 @@ references to external data point to the one new data file.
 from __future__ import annotations
 
 from lowrank_onnx.model_io.assembly import complete_proto, model_bytes, model_chunks
-from lowrank_onnx.model_io.loading import load_model
+from lowrank_onnx.model_io.loading import ModelSource, load_model
 from lowrank_onnx.model_io.model import Model, base_dir
 from lowrank_onnx.model_io.scratch import scratch_directory
 from lowrank_onnx.model_io.staging import StagedModel, check_target, stage_model
@@ -16,6 +16,7 @@ from lowrank_onnx.model_io.store import WeightStore, new_tensor_proto
 
 __all__ = [
     "Model",
+    "ModelSource",
     "StagedModel",
     "WeightStore",
     "base_dir",

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from lowrank_onnx.errors import ModelError
 from lowrank_onnx.model_io.external import RESERVED_PREFIX, ExternalFiles, find_entry, is_external
+from lowrank_onnx.model_io.foreign import export_object
 from lowrank_onnx.model_io.model import Model
 from lowrank_onnx.model_io.sources import FileRange, MemoryRange, SourceFile, describe_file, find_file
 from lowrank_onnx.model_io.store import Stripped, WeightStore, make_placeholder
@@ -32,6 +33,7 @@ from lowrank_onnx.model_io.wire import (
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
+    import onnx_ir as ir
 
 STRIP_BYTES = 1024
 """Raw data of at least this many bytes stays out of the skeleton."""
@@ -54,14 +56,19 @@ Locate: TypeAlias = Callable[[int, int], FileRange | MemoryRange]
 """From an offset and a length in the serialized model to the source that reads it later."""
 
 
-def load_model(source: str | os.PathLike[str] | onnx.ModelProto | gs.Graph, *, base_dir: Path | None = None) -> Model:
+ModelSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | gs.Graph | ir.Model"
+"""What a model can be read from."""
+
+
+def load_model(source: ModelSource, *, base_dir: Path | None = None) -> Model:
     """Open a model; its weights are left where they are.
 
     Parameters
     ----------
-    source : the path of an ONNX file of any size, a ModelProto or an onnx-graphsurgeon Graph. A Graph goes through
-        graphsurgeon's own export, with what that loses. Changes to the object afterwards aren't seen.
-    base_dir : the directory of external data; for a path, the file's own unless given.
+    source : the path of an ONNX file of any size, a ModelProto, an onnx-graphsurgeon Graph or an onnx-ir Model. A Graph
+        goes through graphsurgeon's own export, with what that loses. Changes to the object afterwards aren't seen.
+    base_dir : the directory of external data; unless given, for a path the file's own, for an onnx-ir Model the one
+        that its tensors name.
 
     Raises
     ------
@@ -72,7 +79,8 @@ def load_model(source: str | os.PathLike[str] | onnx.ModelProto | gs.Graph, *, b
         return _load_bytes(_serialize(source), base_dir)
     if isinstance(source, str | os.PathLike):
         return _load_file(Path(os.path.abspath(os.fspath(source))), base_dir)
-    return _load_bytes(_serialize(_export_graph(source)), base_dir)
+    exported, named_dir = export_object(source)
+    return _load_bytes(_serialize(exported), named_dir if base_dir is None else base_dir)
 
 
 def _load_file(path: Path, base_dir: Path | None) -> Model:
@@ -136,23 +144,6 @@ def _serialize(model: onnx.ModelProto) -> bytes:
             " save it with external data and give its path"
         ) from error
     return serialized
-
-
-def _export_graph(graph: object) -> onnx.ModelProto:
-    import onnx_graphsurgeon as gs
-
-    if not isinstance(graph, gs.Graph):
-        raise ModelError(
-            f"a {type(graph).__name__} is no model: expected a path, an onnx.ModelProto or an onnx_graphsurgeon.Graph"
-        )
-    try:
-        exported: onnx.ModelProto = gs.export_onnx(graph)
-    except Exception as error:  # graphsurgeon raises whatever its many branches come upon
-        raise ModelError(
-            f"onnx-graphsurgeon can't export this graph ({type(error).__name__}: {' '.join(str(error).split())[:200]}):"
-            " expected an exportable one; give the ModelProto that it was made from"
-        ) from error
-    return exported
 
 
 def _strip(buffer: Buffer, name: str, locate: Locate) -> tuple[onnx.ModelProto, dict[str, Stripped]]:

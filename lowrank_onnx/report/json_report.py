@@ -9,17 +9,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lowrank_onnx.config import Alpha, Energy, FixedRank, KeepMacs, KeepParams, MaxError, Speedup
-from lowrank_onnx.errors import OutputError
-from lowrank_onnx.report.escape import encodable, printable
+from lowrank_onnx.config import Alpha, Energy, FixedRank, KeepBytes, KeepMacs, KeepParams, MaxDrop, MaxError, Speedup
+from lowrank_onnx.metric import Metric
+from lowrank_onnx.report.escape import encodable
 from lowrank_onnx.report.tables import budget_flag
-from lowrank_onnx.results import CompressionResult, DemoRow, InspectResult
-from lowrank_onnx.types import LatencyComparison, Verdict
+from lowrank_onnx.report.written import write_text
+from lowrank_onnx.results import CompressionResult, DemoRow, InspectResult, SweepResult
+from lowrank_onnx.types import LatencyComparison, MetricComparison, Verdict
 
 SCHEMA = "lowrank-onnx/report/1"
 """Name and version of the format. The number goes up when a field changes its meaning or goes away."""
@@ -29,10 +29,11 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 COMPUTED: Mapping[type, tuple[str, ...]] = {
     Verdict: ("passed", "relative_error"),
     LatencyComparison: ("faster",),
+    MetricComparison: ("drop",),
 }
 """Properties that stand in the report beside the fields of their dataclass."""
 
-OMITTED: Mapping[type, tuple[str, ...]] = {CompressionResult: ("model",)}
+OMITTED: Mapping[type, tuple[str, ...]] = {CompressionResult: ("model",), Metric: ("function",)}
 """Fields that are no part of a report."""
 
 
@@ -52,12 +53,17 @@ def validate_document(original: str, candidate: str, verdict: Verdict) -> dict[s
     return head | {"original": encodable(original), "candidate": encodable(candidate), "verdict": json_value(verdict)}
 
 
+def sweep_document(result: SweepResult) -> dict[str, Json]:
+    """The report of a sweep: every point as a compression."""
+    return _document("sweep", result)
+
+
 def demo_document(rows: Sequence[DemoRow]) -> dict[str, Json]:
     """The report of the demo: one row for each shipped model."""
     return {"schema": SCHEMA, "kind": "demo", "rows": [json_value(row) for row in rows]}
 
 
-def _document(kind: str, result: CompressionResult | InspectResult) -> dict[str, Json]:
+def _document(kind: str, result: CompressionResult | InspectResult | SweepResult) -> dict[str, Json]:
     return {"schema": SCHEMA, "kind": kind, **_object(result)}
 
 
@@ -79,7 +85,17 @@ def json_value(value: Any) -> Json:
             return _finite_or_name(value)
         case str():
             return encodable(value)
-        case FixedRank() | Alpha() | Energy() | KeepParams() | KeepMacs() | MaxError() | Speedup():
+        case (
+            FixedRank()
+            | Alpha()
+            | Energy()
+            | KeepParams()
+            | KeepBytes()
+            | KeepMacs()
+            | MaxError()
+            | MaxDrop()
+            | Speedup()
+        ):
             flag, amount = budget_flag(value)
             return {"flag": flag, "value": amount}
         case Mapping():
@@ -113,35 +129,5 @@ def json_text(document: Mapping[str, Json]) -> str:
 
 
 def write_json(document: Mapping[str, Json], path: Path) -> None:
-    """Write the document: a reader sees the old file or the whole new one, never a part.
-
-    What isn't a regular file (``/dev/null``, a pipe) is written to, not replaced.
-
-    Raises
-    ------
-    OutputError
-        If it can't be written; no partial file is left.
-    """
-    content = json_text(document).encode("ascii")
-    target = Path(os.path.realpath(path))
-    try:
-        if target.exists() and not target.is_file():
-            target.write_bytes(content)
-        else:
-            _replace(target, content)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise OutputError(f"--json {printable(str(path))}: can't be written ({reason}): give another path") from error
-
-
-def _replace(target: Path, content: bytes) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write the document whole or not at all (`OutputError`)."""
+    write_text(json_text(document), path, flag="--json")

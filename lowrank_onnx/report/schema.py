@@ -8,24 +8,35 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from lowrank_onnx.config import Alpha, Energy, FixedRank, KeepMacs, KeepParams, MaxError, Speedup
+from lowrank_onnx.config import Alpha, Energy, FixedRank, KeepBytes, KeepMacs, KeepParams, MaxDrop, MaxError, Speedup
 from lowrank_onnx.report.json_report import SCHEMA, report_fields
-from lowrank_onnx.results import CompressionResult, DemoRow, InspectResult
+from lowrank_onnx.results import CompressionResult, DemoRow, InspectResult, SweepResult
 from lowrank_onnx.types import Verdict
 
-_BUDGETS = (FixedRank, Alpha, Energy, KeepParams, KeepMacs, MaxError, Speedup)
-_BUDGET_FLAGS = ("--rank", "--alpha", "--energy", "--keep-params", "--keep-macs", "--max-error", "--speedup")
+_BUDGETS = (FixedRank, Alpha, Energy, KeepParams, KeepBytes, KeepMacs, MaxError, MaxDrop, Speedup)
+_BUDGET_FLAGS = (
+    "--rank",
+    "--alpha",
+    "--energy",
+    "--keep-params",
+    "--keep-bytes",
+    "--keep-macs",
+    "--max-error",
+    "--max-drop",
+    "--speedup",
+)
 
 Schema = dict[str, Any]
 
 
 def report_schema() -> Schema:
-    """The schema of all four kinds of report."""
+    """The schema of all kinds of report."""
     definitions: Schema = {}
     kinds = [
         _kind("compress", _properties(CompressionResult, definitions)),
         _kind("inspect", _properties(InspectResult, definitions)),
         _kind("validate", {"original": _STRING, "candidate": _STRING, "verdict": _of(Verdict, definitions)}),
+        _kind("sweep", _properties(SweepResult, definitions)),
         _kind("demo", {"rows": {"type": "array", "items": _of(DemoRow, definitions)}}),
     ]
     return {

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
 import pytest
 
-from lowrank_onnx.cli.checks import check_json, check_output, default_output, split_op_types
+from lowrank_onnx.cli.checks import check_html, check_json, check_output, default_output, split_names
 from lowrank_onnx.config import OP_TYPES
-from lowrank_onnx.errors import OutputError
+from lowrank_onnx.errors import MissingDependencyError, OutputError
 
 
 @pytest.mark.parametrize(
@@ -23,10 +24,10 @@ def test_default_output(model: str, output: str) -> None:
     assert default_output(Path(model)) == Path(output)
 
 
-def test_op_types() -> None:
-    assert split_op_types(None) == OP_TYPES
-    assert split_op_types(["Conv, MatMul", "Gemm", "Conv"]) == ("Conv", "MatMul", "Gemm")
-    assert split_op_types([","]) == ()
+def test_names() -> None:
+    assert split_names(None, OP_TYPES) == OP_TYPES
+    assert split_names(["Conv, MatMul", "Gemm", "Conv"], OP_TYPES) == ("Conv", "MatMul", "Gemm")
+    assert split_names([","], OP_TYPES) == ()
 
 
 def test_names_in_messages_are_escaped(tmp_path: Path) -> None:
@@ -59,3 +60,18 @@ def test_json_may_replace_an_older_report(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     report.write_text("{}")
     check_json(report, (None, tmp_path / "model.onnx"))
+
+
+def test_html_is_refused_where_json_would_be_and_where_nothing_can_draw_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "report.html"
+    check_html(page, (tmp_path / "report.json", None))
+    check_html(None, ())
+    with pytest.raises(OutputError, match=r"is a directory, give a file name such as .*/report\.html"):
+        check_html(tmp_path, ())
+    with pytest.raises(OutputError, match=r"--html .* is one of the command's other files"):
+        check_html(page, (page,))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"needs jinja2 and matplotlib: pip install .*\[html\]"):
+        check_html(page, ())

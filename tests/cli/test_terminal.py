@@ -61,7 +61,9 @@ def test_the_traceback_comes_on_request(
 
 def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
     assert _raising(KeyboardInterrupt()) == 130
-    assert capsys.readouterr().err == "error: interrupted\n"
+    assert capsys.readouterr().err == (
+        "error: interrupted, nothing was written: with --cache DIR the next run goes on where this one was\n"
+    )
 
 
 def test_no_memory(capsys: pytest.CaptureFixture[str]) -> None:

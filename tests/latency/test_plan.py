@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 
-from lowrank_onnx.candidates import PlannedWeight
+from lowrank_onnx.candidates import DENSE, PlannedWeight
+from lowrank_onnx.forms import PAIR, Form
 from lowrank_onnx.latency.curve import LatencyCurve
 from lowrank_onnx.latency.plan import (
     MOST_NOISE,
@@ -18,9 +20,10 @@ from lowrank_onnx.latency.plan import (
 )
 from lowrank_onnx.latency.table import Unmeasured
 from lowrank_onnx.observe import Observation
+from lowrank_onnx.passes import offer_forms
 from lowrank_onnx.progress import SILENT
 from lowrank_onnx.types import MatrixShape, Site
-from lowrank_onnx.weights import group_by_weight
+from lowrank_onnx.weights import SharedWeight, group_by_weight
 from tests.latency.workbench import Workbench, found_in, layers, milliseconds
 
 CURVE = LatencyCurve(dense_ms=4.0, ranks=(8, 16), rank_ms=(1.0, 3.0), noise=0.1)
@@ -42,10 +45,22 @@ class Table:
     def clock(self) -> float:
         return self.now
 
-    def curve(self, skeleton: onnx.ModelProto, site: Site, input_shape: tuple[int, ...]) -> LatencyCurve | Unmeasured:
+    def curve(
+        self,
+        skeleton: onnx.ModelProto,
+        site: Site,
+        form: Form,
+        input_shape: tuple[int, ...],
+        partners: Sequence[Site] = (),
+    ) -> LatencyCurve | Unmeasured:
         self.asked.append(site.name)
         self.now += self._each
         return Unmeasured("no reason") if site.name == self._refused else CURVE
+
+
+def group_plain(sites: tuple[Site, ...]) -> tuple[SharedWeight, ...]:
+    """The weights of sites that are written in their plain form only."""
+    return group_by_weight(replace(site, forms=site.forms[:1]) for site in sites)
 
 
 def observed(sites: tuple[Site, ...], positions: int = 5) -> dict[str, Observation]:
@@ -54,36 +69,39 @@ def observed(sites: tuple[Site, ...], positions: int = 5) -> dict[str, Observati
 
 def test_the_sites_of_a_shared_weight_add_up_and_so_does_their_noise() -> None:
     other = LatencyCurve(dense_ms=1.0, ranks=(8,), rank_ms=(0.5,), noise=0.6)
-    both = WeightLatency((CURVE, other))
-    assert both(None) == 5.0
-    assert both(8) == 1.5
-    assert both(16) == 3.0 + 1.0
+    both = WeightLatency({"pair": (CURVE, other)})
+    assert both(DENSE, None) == 5.0
+    assert both("pair", 8) == 1.5
+    assert both("pair", 16) == 3.0 + 1.0
     assert both.noise == pytest.approx((0.1 * 4.0 + 0.6 * 1.0) / 5.0)
-    assert WeightLatency((CURVE,)).noise == pytest.approx(0.1)
+    assert WeightLatency({"pair": (CURVE,)}).noise == pytest.approx(0.1)
 
 
 def test_a_shared_weight_is_the_sum_over_its_sites() -> None:
     skeleton, sites = found_in(layers((64, 64), (64, 32)))
     shared = (sites[0], replace(sites[0], name="again"), sites[1])
-    groups = group_by_weight(shared)
+    groups = group_plain(shared)
     table = Table()
     found = measure_weights(skeleton, groups, observed(shared), table.open, SILENT)
-    assert found == {groups[0].weight: WeightLatency((CURVE, CURVE)), groups[1].weight: WeightLatency((CURVE,))}
+    assert found == {
+        groups[0].weight: WeightLatency({"pair": (CURVE, CURVE)}),
+        groups[1].weight: WeightLatency({"pair": (CURVE,)}),
+    }
 
 
 def test_a_weight_with_an_unseen_or_unmeasured_site_has_the_reason() -> None:
     skeleton, sites = found_in(layers((64, 64), (64, 32), (64, 48)))
     seen = observed(sites[:2])
-    groups = group_by_weight(sites)
+    groups = group_plain(sites)
     found = measure_weights(skeleton, groups, seen, Table(refused="layer1").open, SILENT)
-    assert found[groups[0].weight] == WeightLatency((CURVE,))
+    assert found[groups[0].weight] == WeightLatency({"pair": (CURVE,)})
     assert found[groups[1].weight] == Unmeasured("no reason")
     assert found[groups[2].weight] == Unmeasured("no run of the model reaches it where its shape can be seen")
 
 
 def test_time_is_bounded_and_goes_to_the_weights_with_most_work_first() -> None:
     skeleton, sites = found_in(layers((64, 16), (64, 64), (64, 32)))
-    groups = group_by_weight(sites)
+    groups = group_plain(sites)
     table = Table(seconds_each=0.7)
     found = measure_weights(skeleton, groups, observed(sites), table.open, SILENT, total_seconds=1.0, clock=table.clock)
     assert table.asked == ["layer1", "layer2"]
@@ -95,7 +113,7 @@ def test_equal_sites_cost_no_more_time() -> None:
     skeleton, sites = found_in(layers((64, 64), (64, 64), (64, 64)))
     table = Table(seconds_each=2.0)
     found = measure_weights(
-        skeleton, group_by_weight(sites), observed(sites), table.open, SILENT, total_seconds=1.0, clock=table.clock
+        skeleton, group_plain(sites), observed(sites), table.open, SILENT, total_seconds=1.0, clock=table.clock
     )
     assert all(isinstance(latency, WeightLatency) for latency in found.values())
 
@@ -103,38 +121,38 @@ def test_equal_sites_cost_no_more_time() -> None:
 def test_many_sites_get_less_time_each_but_never_none() -> None:
     skeleton, sites = found_in(layers(*((64, 8 + i) for i in range(40))))
     table = Table()
-    measure_weights(skeleton, group_by_weight(sites), observed(sites), table.open, SILENT, total_seconds=0.5)
-    measure_weights(skeleton, group_by_weight(sites), observed(sites), table.open, SILENT, total_seconds=10.0)
-    measure_weights(skeleton, group_by_weight(sites[:3]), observed(sites), table.open, SILENT, total_seconds=10.0)
+    measure_weights(skeleton, group_plain(sites), observed(sites), table.open, SILENT, total_seconds=0.5)
+    measure_weights(skeleton, group_plain(sites), observed(sites), table.open, SILENT, total_seconds=10.0)
+    measure_weights(skeleton, group_plain(sites[:3]), observed(sites), table.open, SILENT, total_seconds=10.0)
     assert table.seconds == [SITE_SECONDS[-1], 0.2, SITE_SECONDS[0]]
 
 
 def test_the_real_table_measures_what_a_session_takes() -> None:
     bench = Workbench()
     skeleton, sites = found_in(layers((64, 64)))
-    groups = group_by_weight(sites)
+    groups = group_plain(sites)
     found = measure_weights(
         skeleton, groups, observed(sites), lambda seconds: bench.table(seconds_per_site=seconds), SILENT
     )
     latency = found[groups[0].weight]
     assert isinstance(latency, WeightLatency)
-    assert latency(None) == pytest.approx(milliseconds(64 * 64))
-    assert latency(8) == pytest.approx(milliseconds(8 * 128), rel=0.05)
+    assert latency(DENSE, None) == pytest.approx(milliseconds(64 * 64))
+    assert latency("pair", 8) == pytest.approx(milliseconds(8 * 128), rel=0.05)
 
 
 def test_weights_get_their_latency_or_the_reason() -> None:
-    weights = [PlannedWeight(name, MatrixShape(1, 64, 64), "pair", None) for name in "ab"]
-    first, second = with_latency(weights, [WeightLatency((CURVE,)), Unmeasured("no reason")])
+    weights = [PlannedWeight(name, MatrixShape(1, 64, 64), (PAIR,), None) for name in "ab"]
+    first, second = with_latency(weights, [WeightLatency({"pair": (CURVE,)}), Unmeasured("no reason")])
     assert first.latency is not None
-    assert (first.latency(None), first.unmeasured) == (4.0, "")
+    assert (first.latency(DENSE, None), first.unmeasured) == (4.0, "")
     assert first.noise == pytest.approx(0.1)
     assert (second.latency, second.unmeasured) == (None, "no reason")
 
 
 @pytest.mark.parametrize(("noise", "asked"), [(2.5, MOST_NOISE), (0.03, 0.03)])
 def test_no_more_gain_is_asked_for_than_a_busy_machine_can_show(noise: float, asked: float) -> None:
-    latency = WeightLatency((replace(CURVE, noise=noise),))
-    (weight,) = with_latency([PlannedWeight("w", MatrixShape(1, 64, 64), "pair", None)], [latency])
+    latency = WeightLatency({"pair": (replace(CURVE, noise=noise),)})
+    (weight,) = with_latency([PlannedWeight("w", MatrixShape(1, 64, 64), (PAIR,), None)], [latency])
     assert weight.noise == pytest.approx(asked)
 
 
@@ -144,3 +162,30 @@ def test_the_original_is_timed_by_the_median_of_several_runs() -> None:
     bench = Workbench(lambda weights, now: next(times))
     model = bench.open(found_in(layers((64, 64)))[0].SerializeToString())
     assert time_runs(model, {"x": np.zeros(1)}, clock=bench.clock) == 3.0
+
+
+def test_a_bundle_is_timed_as_one_and_counts_in_proportion() -> None:
+    skeleton, sites = found_in(layers((64, 96), (64, 32)))
+    sites, _ = offer_forms(sites, ("pair", "shared"))
+    groups = group_by_weight(sites)
+    bench = Workbench()
+    found = measure_weights(
+        skeleton, groups, observed(sites), lambda seconds: bench.table(seconds_per_site=seconds), SILENT
+    )
+    first, second = (found[group.weight] for group in groups)
+    assert isinstance(first, WeightLatency)
+    assert isinstance(second, WeightLatency)
+    assert first.curves["shared"] == second.curves["shared"]
+    share = milliseconds(64 * 128) / (milliseconds(64 * 96) + milliseconds(64 * 32))
+    together = first("shared", 16) + second("shared", 16)
+    assert together * share == pytest.approx(milliseconds(16 * (64 + 128)), rel=0.05)
+
+
+def test_a_bundle_of_which_part_is_not_seen_has_no_time() -> None:
+    skeleton, sites = found_in(layers((64, 96), (64, 96)))
+    sites, _ = offer_forms(sites, ("pair", "shared"))
+    groups = group_by_weight(sites)
+    found = measure_weights(skeleton, groups, observed(sites[:1]), Table().open, SILENT)
+    latency = found[groups[0].weight]
+    assert isinstance(latency, WeightLatency)
+    assert list(latency.curves) == ["pair"]

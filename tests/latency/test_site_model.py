@@ -10,8 +10,16 @@ from onnx import TensorProto, numpy_helper
 from onnx import helper as h
 
 from lowrank_onnx.config import OP_TYPES
-from lowrank_onnx.latency.site_model import SiteModel, at_rank, build_site_model, draw_input, with_values
-from lowrank_onnx.passes import find_sites
+from lowrank_onnx.forms import PAIR
+from lowrank_onnx.latency.site_model import (
+    SiteModel,
+    at_rank,
+    build_bundle_model,
+    build_site_model,
+    draw_input,
+    with_values,
+)
+from lowrank_onnx.passes import find_sites, offer_forms
 from lowrank_onnx.types import Array, Site, numpy_dtype
 from tests.passes.models import constant, make_model, run_ort, strip, tensor, value, weight
 
@@ -101,7 +109,7 @@ def test_the_node_runs_alone_as_it_does_in_its_model(name: str) -> None:
 def test_at_a_rank_it_is_what_the_pass_writes(name: str) -> None:
     model, input_shape, output_shape = CASES[name]
     alone = model_of(model, input_shape)
-    rewritten = onnx.load_from_string(with_values(at_rank(alone, 3)))
+    rewritten = onnx.load_from_string(with_values(at_rank(alone, alone.site.forms[0], 3)))
     assert len(rewritten.graph.node) == 2
     site = alone.site.shape
     sizes = [numpy_helper.to_array(t).size for t in rewritten.graph.initializer if t.name != "bias"]
@@ -134,7 +142,7 @@ def test_values_are_the_same_each_time_and_not_all_alike() -> None:
 def test_a_large_product_stays_finite_in_float16() -> None:
     model = one_node("MatMul", {"w": weight(2048, 64, dtype="float16")}, ["in", "w"], data_type=TensorProto.FLOAT16)
     alone = model_of(model, (4, 2048))
-    (found,) = run_ort(onnx.load_from_string(with_values(at_rank(alone, 48))), draw_input(alone))
+    (found,) = run_ort(onnx.load_from_string(with_values(at_rank(alone, alone.site.forms[0], 48))), draw_input(alone))
     assert np.isfinite(found).all()
 
 
@@ -143,7 +151,7 @@ def test_the_model_isn_t_changed() -> None:
     skeleton, _ = strip(model)
     before = skeleton.SerializeToString(deterministic=True)
     (site,), _ = find_sites(skeleton, op_types=OP_TYPES)
-    at_rank(build_site_model(skeleton, site, CASES["conv"][1]), 2)
+    at_rank(build_site_model(skeleton, site, CASES["conv"][1]), site.forms[0], 2)
     assert skeleton.SerializeToString(deterministic=True) == before
 
 
@@ -249,7 +257,9 @@ def test_sites_in_subgraphs_are_found_by_their_scope(inner_bias: bool, dims: lis
     assert {site.scope for site in sites} == {((0, "then_branch"),), ((0, "else_branch"),)}
     assert list(models["Gemm"].proto.graph.initializer[1].dims) == dims
     for alone in models.values():
-        (found,) = run_ort(onnx.load_from_string(with_values(at_rank(alone, 4))), draw_input(alone))
+        (found,) = run_ort(
+            onnx.load_from_string(with_values(at_rank(alone, alone.site.forms[0], 4))), draw_input(alone)
+        )
         assert found.shape == (5, 20)
 
 
@@ -280,4 +290,30 @@ def test_a_negative_size_is_refused() -> None:
 
 def test_a_rank_beyond_the_matrix_is_refused() -> None:
     with pytest.raises(ValueError, match="rank 21, expected 1 to 20"):
-        at_rank(model_of(CASES["matmul batched"][0], (5, 24)), 21)
+        at_rank(model_of(CASES["matmul batched"][0], (5, 24)), PAIR, 21)
+
+
+def test_sites_that_read_one_tensor_are_one_model() -> None:
+    model = make_model(
+        [h.make_node("MatMul", ["in", f"w{i}"], [f"y{i}"], name=f"fc{i}") for i in range(3)],
+        [value("in", [5, 24])],
+        [value(f"y{i}", [5, 8 + i]) for i in range(3)],
+        {f"w{i}": weight(24, 8 + i, seed=i) for i in range(3)},
+    )
+    skeleton, _ = strip(model)
+    sites, _ = offer_forms(find_sites(skeleton, op_types=OP_TYPES)[0], ("shared",))
+    alone = build_bundle_model(skeleton, sites, (5, 24))
+    assert [y.shape for y in run_ort(onnx.load_from_string(with_values(alone.proto)), draw_input(alone))] == [
+        (5, 8),
+        (5, 9),
+        (5, 10),
+    ]
+    shared = at_rank(alone, sites[0].forms[0], 4)
+    assert [node.op_type for node in shared.graph.node] == ["MatMul"] * 4
+    found = run_ort(onnx.load_from_string(with_values(shared)), draw_input(alone))
+    assert [y.shape for y in found] == [(5, 8), (5, 9), (5, 10)]
+    assert [choice.form.parameters(choice.site.shape, 4) for choice in alone.choices(sites[0].forms[0], 4)] == [
+        4 * (24 + 8),
+        4 * 9,
+        4 * 10,
+    ]

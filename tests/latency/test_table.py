@@ -14,6 +14,7 @@ from onnx import helper as h
 from lowrank_onnx.config import OP_TYPES
 from lowrank_onnx.errors import ModelError, OutputError, UsageError
 from lowrank_onnx.evaluate.session import CPU, Runner, open_session
+from lowrank_onnx.forms import PAIR
 from lowrank_onnx.latency import table as site_latency
 from lowrank_onnx.latency.curve import LatencyCurve
 from lowrank_onnx.latency.table import LatencyTable, Unmeasured
@@ -239,7 +240,7 @@ def huge(bias: Sequence[int]) -> tuple[onnx.ModelProto, Site]:
 )
 def test_a_claimed_size_is_checked_before_anything_is_made(dims: list[int], expected: str) -> None:
     bench = Workbench()
-    assert bench.table().curve(*huge(dims), (5, 64)) == Unmeasured(expected)
+    assert bench.table().curve(*huge(dims), PAIR, (5, 64)) == Unmeasured(expected)
     assert bench.opened == []
 
 
@@ -274,7 +275,7 @@ def test_a_directory_that_can_t_be_written_to_is_refused_at_once(
 def test_a_site_of_another_model_is_refused() -> None:
     _, (site,) = found_in(layers((64, 96)))
     with pytest.raises(ValueError, match="site 'layer0' isn't in this model"):
-        Workbench().table().curve(conv(), site, (5, 64))
+        Workbench().table().curve(conv(), site, PAIR, (5, 64))
 
 
 def real(bench: Workbench, shapes: list[tuple[int, ...]]) -> Callable[[bytes], Runner]:

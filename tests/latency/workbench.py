@@ -76,7 +76,7 @@ def measure(
     table: LatencyTable, model: onnx.ModelProto, shape: tuple[int, ...] = (5, 64)
 ) -> list[LatencyCurve | Unmeasured]:
     skeleton, sites = found_in(model)
-    return [table.curve(skeleton, site, shape) for site in sites]
+    return [table.curve(skeleton, site, site.forms[0], shape) for site in sites]
 
 
 def measured(table: LatencyTable, model: onnx.ModelProto, shape: tuple[int, ...] = (5, 64)) -> LatencyCurve:

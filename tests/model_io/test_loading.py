@@ -69,7 +69,7 @@ def test_a_graph_goes_through_its_own_export() -> None:
     assert np.array_equal(model.store.array(first), onnx.numpy_helper.to_array(perceptron().graph.initializer[0]))
     broken = gs.import_onnx(perceptron())
     broken.outputs[0].dtype = None
-    with pytest.raises(ModelError, match="onnx-graphsurgeon can't export this graph"):
+    with pytest.raises(ModelError, match="onnx-graphsurgeon can't export this model"):
         load_model(broken)
 
 

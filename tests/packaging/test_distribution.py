@@ -14,6 +14,7 @@ import lowrank_onnx
 from lowrank_onnx import passes
 
 ROOT = Path(__file__).resolve().parents[2]
+RESOURCES = {f"lowrank_onnx/{name}" for name in ("py.typed", "report/html/page.css", "report/html/page.html.jinja")}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_wheel_holds_the_library_with_passes_and_nothing_else(distributions: Pat
     (wheel,) = distributions.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     code = {name for name in names if ".dist-info/" not in name}
-    assert code == sources() | {"lowrank_onnx/py.typed"}
+    assert code == sources() | RESOURCES
     assert len(names) == len(set(names))
 
 

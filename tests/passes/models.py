@@ -14,11 +14,28 @@ from onnx import helper as h
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from lowrank_onnx.chain_factors import ChainWeight, chain_parts
 from lowrank_onnx.config import OP_TYPES
+from lowrank_onnx.forms import ConvChain, Form, Pivoted
+from lowrank_onnx.linalg.pivoted import pivot_factors
+from lowrank_onnx.model_io import load_model
 from lowrank_onnx.passes import Rewrite, find_sites, rewrite
-from lowrank_onnx.types import Array, NewTensor, Site, SiteChoice, Skipped, numpy_dtype, rearrange
+from lowrank_onnx.types import (
+    Array,
+    NewTensor,
+    Rearrangement,
+    Site,
+    SiteChoice,
+    Skipped,
+    WeightRef,
+    numpy_dtype,
+    rearrange,
+)
+from lowrank_onnx.weight_reader import WeightReader
 
 ORT_SILENT = 4
+STRIPPED_BYTES = 64
+"""Weights have at least as many in these tests, and shapes fewer."""
 
 
 def tensor(name: str, array: Array) -> onnx.TensorProto:
@@ -75,7 +92,7 @@ def strip(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.Tenso
     skeleton, held = onnx.ModelProto(), {}
     skeleton.CopyFrom(model)
     for number, stored in enumerate(tensors(skeleton)):
-        if stored.raw_data:
+        if len(stored.raw_data) >= STRIPPED_BYTES:
             kept = onnx.TensorProto()
             kept.CopyFrom(stored)
             held[f"old:{number}"] = kept
@@ -139,22 +156,46 @@ def reason_of(model: onnx.ModelProto) -> str:
     return reason
 
 
-def choose(site: Site, rank: int) -> SiteChoice:
-    return SiteChoice(site, rank, "svd", 0.25, 0.125)
+def choose(site: Site, rank: int, form: Form | None = None) -> SiteChoice:
+    return SiteChoice(site, form or site.forms[0], rank, "svd", 0.25, 0.125)
 
 
-def compress(model: onnx.ModelProto, rank_of: Callable[[Site], int] | None = None) -> Outcome:
-    """Find all sites of `model`, factorize them (to full rank unless told) and rewrite; checked by onnx's checker."""
+def parts_of(form: Form, matrices: Array, rank: int) -> dict[str, Array]:
+    """The parts of a form, in float64."""
+    if isinstance(form, ConvChain):
+        as_it_is = Rearrangement(matrices.shape, (0, 1, 2), matrices.shape)
+        ref = WeightRef((), "w", "initializer", "float64", matrices.shape)
+        return chain_parts(ChainWeight(ref, matrices.astype(np.float64), as_it_is, None, "cpu"), form, rank)
+    left, right = factor(matrices, rank)
+    if not isinstance(form, Pivoted):
+        return {"left": left, "right": right}
+    pivoted = pivot_factors(left[0], right[0], form.start)
+    assert pivoted is not None
+    return {"left": pivoted.left[None], "before": pivoted.before[None], "after": pivoted.after[None]}
+
+
+def compress(model: onnx.ModelProto, rank_of: Callable[[Site], int] | None = None, form: Form | None = None) -> Outcome:
+    """Find all sites of `model`, factorize them (to full rank unless told) and rewrite; checked by onnx's checker.
+
+    They are written in `form`, else each in its plain one.
+    """
     skeleton, held = strip(model)
     sites, skipped = find_sites(skeleton, op_types=OP_TYPES)
-    chosen = [choose(site, rank_of(site) if rank_of else site.shape.max_rank) for site in sites]
+    chosen = [choose(site, rank_of(site) if rank_of else site.shape.max_rank, form) for site in sites]
     result = rewrite(skeleton, chosen, tool_version="1.2.3", placeholder=placeholder)
-    ranks = {choice.site.weight: choice.rank for choice in chosen}
-    layouts = {site.weight: site.to_matrices for site in sites}
+    choices = {choice.site.weight: choice for choice in chosen}
+    biases = [site.bias for site in sites if site.bias is not None]
+    reader = WeightReader(load_model(model), [*choices, *biases])
     for new in result.new_tensors:
-        stored = next(t for t in held_weights(skeleton, held, new))
-        pair = factor(rearrange(numpy_helper.to_array(stored), layouts[new.weight]), ranks[new.weight])
-        values = rearrange(pair[new.part == "right"], new.arrangement)
+        choice = choices[new.weight]
+        stored = reader.read(new.weight)
+        parts = parts_of(choice.form, rearrange(stored, choice.site.to_matrices), choice.rank)
+        if new.bias is not None:
+            rounded = {part: array.astype(numpy_dtype(new.dtype)).astype(np.float64) for part, array in parts.items()}
+            bias = reader.read(new.bias).astype(np.float64)
+            values = rearrange(choice.form.write_bias(new.part, bias, rounded), new.arrangement)
+        else:
+            values = rearrange(parts[new.part], new.arrangement)
         assert values.shape == new.shape
         held[f"new:{new.key}"] = tensor(new.name, values.astype(numpy_dtype(new.dtype)))
     complete = restore(result.skeleton, held)
@@ -162,25 +203,12 @@ def compress(model: onnx.ModelProto, rank_of: Callable[[Site], int] | None = Non
     return Outcome(complete, sites, skipped, result, skeleton)
 
 
-def held_weights(
-    skeleton: onnx.ModelProto, held: dict[str, onnx.TensorProto], new: NewTensor
-) -> Iterator[onnx.TensorProto]:
-    graph = skeleton.graph
-    for index, attribute in new.weight.scope:
-        graph = next(a.g for a in graph.node[index].attribute if a.name == attribute)
-    protos = [t for t in graph.initializer if t.name == new.weight.name]
-    for node in graph.node:
-        if new.weight.name in node.output:
-            protos += [a.t for a in node.attribute if a.name == "value"]
-    for proto in protos:
-        yield held[proto.external_data[0].value] if proto.data_location == T.EXTERNAL else proto
-
-
-def run_ort(model: onnx.ModelProto, feed: dict[str, Array]) -> list[Array]:
+def run_ort(model: onnx.ModelProto, feed: dict[str, Array], *, optimized: bool = False) -> list[Array]:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = ORT_SILENT
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return [np.asarray(output) for output in session.run(None, feed)]
 

@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import helper as h
 
+from lowrank_onnx.forms import CONV_CHANNEL, PAIR, PIVOTED
 from lowrank_onnx.types import Array, rearrange
 from tests.passes.models import (
     assert_same,
@@ -80,7 +81,8 @@ def test_exact_at_full_rank(case: tuple[onnx.ModelProto, Array]) -> None:
     outcome = compress(model)
     (site,) = outcome.sites
     shape = site.weight.shape
-    assert site.form == ("pair" if math.prod(shape[2:]) == 1 else "conv_channel")
+    assert site.forms[0] == (PAIR if math.prod(shape[2:]) == 1 else CONV_CHANNEL)
+    assert (PIVOTED in site.forms) == (site.shape.groups == 1)
     assert site.shape.in_features == math.prod(shape[1:])
     assert site.shape.groups * site.shape.out_features == shape[0] == site.counted_features
     assert (site.input, site.output, site.counted) == ("x", "y", "y")

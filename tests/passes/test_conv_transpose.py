@@ -66,7 +66,7 @@ def test_exact_at_full_rank(case: tuple[onnx.ModelProto, Array]) -> None:
     outcome = compress(model)
     (site,) = outcome.sites
     shape = site.weight.shape
-    assert site.form == "conv_transpose_channel"
+    assert [form.name for form in site.forms] == ["conv_transpose_channel"]
     assert site.shape.groups * site.shape.in_features == shape[0] == site.counted_features
     assert site.shape.out_features == math.prod(shape[1:])
     assert (site.input, site.output, site.counted) == ("x", "y", "x")

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper as h
 
+from lowrank_onnx.forms import PAIR
 from lowrank_onnx.types import Array, rearrange
 from tests.passes.models import (
     assert_same,
@@ -82,7 +83,7 @@ def test_exact_at_full_rank(
     (site,) = outcome.sites
     in_features, out_features = (K, M) if weight_is_a else (K, N)
     assert (site.shape.groups, site.shape.in_features, site.shape.out_features) == (1, in_features, out_features)
-    assert (site.form, site.input, site.counted, site.counted_features) == ("pair", "x", "y", out_features)
+    assert (site.forms[0], site.input, site.counted, site.counted_features) == (PAIR, "x", "y", out_features)
     assert_same(model, outcome.model, {"x": x}, tolerance=2e-6 if dtype == "float32" else 1e-13)
 
 

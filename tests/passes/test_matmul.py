@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto as T
 from onnx import helper as h
 
+from lowrank_onnx.forms import PAIR, PIVOTED
 from lowrank_onnx.types import Array, Rearrangement, numpy_dtype, rearrange
 from tests.passes.models import (
     assert_same,
@@ -66,8 +67,8 @@ def test_weight_on_the_right_is_exact_at_full_rank(
     outcome = compress(model)
     (site,) = outcome.sites
     assert site.shape.max_rank == min(sizes)
-    assert (site.form, site.input, site.output, site.counted, site.counted_features) == (
-        "pair",
+    assert (site.forms, site.input, site.output, site.counted, site.counted_features) == (
+        (PAIR, PIVOTED),
         "x",
         "y",
         "y",

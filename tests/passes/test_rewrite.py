@@ -82,6 +82,7 @@ def test_nodes_say_what_was_done() -> None:
         "lowrank.tool": "lowrank-onnx",
         "lowrank.version": "1.2.3",
         "lowrank.method": "svd",
+        "lowrank.form": "pair",
         "lowrank.rank": "3",
         "lowrank.relative_error": "0.25",
         "lowrank.site": "fc1",
@@ -271,7 +272,7 @@ def test_a_second_rewrite_of_the_result_is_an_honest_compression() -> None:
     again = compress(once, lambda site: 2)
     assert [site.name for site in again.sites] == ["fc1.left", "fc1", "fc2.left", "fc2"]
     props = [p.key for p in again.model.graph.node[1].metadata_props]
-    assert len(props) == len(set(props)) == 7
+    assert len(props) == len(set(props)) == 8
     x = weight(3, 8, seed=3)
     assert run_ort(again.model, {"x": x})[0].shape == (3, 5)
     assert_same(once, compress(once).model, {"x": x}, tolerance=1e-5)
@@ -291,7 +292,7 @@ def test_choices_that_can_not_be_written_are_refused() -> None:
             rewrite(model, [choose(*choice) for choice in choices], tool_version="1", placeholder=placeholder)
         return str(caught.value)
 
-    assert refused((a, 2), (b, 3)) == "weight 'w' is shared and would need ranks 2 and 3"
+    assert refused((a, 2), (b, 3)) == "weight 'w' is shared and would need pair at rank 2 and pair at rank 3"
     assert refused((a, 2), (a, 2)) == "site 'a' is chosen twice"
     assert refused((a, 0)) == "site 'a': rank 0, expected 1 to 4"
     assert refused((a, 5)) == "site 'a': rank 5, expected 1 to 4"

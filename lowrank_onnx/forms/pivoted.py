@@ -1,0 +1,73 @@
+"""The pivoted form: r of the outputs are computed, and the others are combinations of those.
+
+A rank-r product L R whose columns start, ..., start + r - 1 (the pivots) make an invertible r x r block B of R is
+exactly ``z = x @ (L B)``, ``y = concat(z @ D1, z, z @ D2)`` with ``[D1 I D2] = inverse(B) R``: the identity block is
+neither stored nor multiplied by. That takes r (in + out - r) weights and multiply-accumulates per position: fewer than
+the pair's r (in + out), and fewer than dense at every rank below min(in, out). (PIFA, arXiv 2501.19090, takes any
+columns as pivots; a contiguous block needs no permutation of the outputs.)
+
+A bias b is added once to the pivots, and what the others see of it through D is taken off theirs:
+``z' = x @ (L B) + b_pivots``, ``y1 = z' @ D1 + (b1 - b_pivots @ D1)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lowrank_onnx.forms.form import MATRIX, Form
+from lowrank_onnx.types import Array, MatrixShape
+
+
+@dataclass(frozen=True, slots=True)
+class Pivoted(Form):
+    """Parts "left" (1, in, r), "before" (1, r, start) and "after" (1, r, out - r - start), where they aren't empty.
+
+    `start` is the first pivot; it is settled for each weight and rank by the values. One group only: the outputs of
+    several would lie interleaved.
+    """
+
+    start: int = 0
+    name: str = "pivoted"
+    family: str = MATRIX
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Of a general block of pivots."""
+        return ("left", "before", "after")
+
+    def part_shapes(self, shape: MatrixShape, rank: int) -> dict[str, tuple[int, ...]]:
+        """Shape of each part at rank r, the groups first."""
+        after = shape.out_features - rank - self.start
+        shapes = {"left": (1, shape.in_features, rank), "before": (1, rank, self.start), "after": (1, rank, after)}
+        return {part: dims for part, dims in shapes.items() if dims[-1]}
+
+    def largest_useful_rank(self, shape: MatrixShape) -> int:
+        """min(in, out) - 1: at min(in, out) it has exactly as many weights as dense."""
+        return shape.max_rank - 1
+
+    def approximate(self, parts: Mapping[str, Array]) -> Array:
+        """[L' D1, L', L' D2]."""
+        left = parts["left"]
+        blocks = [left @ parts["before"]] if "before" in parts else []
+        blocks.append(left)
+        if "after" in parts:
+            blocks.append(left @ parts["after"])
+        return np.concatenate(blocks, axis=-1)
+
+    def write_bias(self, part: str, bias: Array, parts: Mapping[str, Array]) -> Array:
+        """The bias of the pivots ("bias"), of the outputs before them or of those after."""
+        rank = parts["left"].shape[-1]
+        pivots = bias[self.start : self.start + rank]
+        if part == "bias":
+            return pivots
+        if part == "bias_before":
+            rest: Array = bias[: self.start] - pivots @ parts["before"][0]
+        else:
+            rest = bias[self.start + rank :] - pivots @ parts["after"][0]
+        return rest
+
+
+PIVOTED = Pivoted()

@@ -1,0 +1,121 @@
+"""From factors L R to the pivoted form, and how much each of the two rounds in a dtype.
+
+With a block B of r columns of R as pivots, ``L R = (L B) (inverse(B) R)``, where ``inverse(B) R`` has the identity at
+the pivots (PIFA, arXiv 2501.19090). What B's condition costs in the stored dtype is not assumed but measured, on inputs
+like those that the weight sees: leading columns do well on most trained weights and badly on a few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from lowrank_onnx.errors import FactorizationError
+from lowrank_onnx.linalg.backend import NUMPY
+from lowrank_onnx.linalg.precision import accumulation_dtype
+from lowrank_onnx.linalg.weighted import checked_second_moment, transposed_root
+
+PROBES = 64
+"""Inputs on which rounding is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class PivotedFactors:
+    """``L R ~ left @ [before I after]`` in float64, with the pivots at columns `start` to `start` + r.
+
+    `left` is (in, r), `before` (r, start), `after` (r, out - r - start).
+    """
+
+    start: int
+    left: NDArray[np.float64]
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+
+
+def pivot_factors(left: NDArray[Any], right: NDArray[Any], start: int) -> PivotedFactors | None:
+    """Make the columns from `start` on the pivots of ``left @ right``, left (in, r), right (r, out).
+
+    Returns None where the pivots are linearly dependent, as far as float64 can tell.
+
+    Raises
+    ------
+    FactorizationError
+        r columns from `start` on don't lie within the matrix.
+    """
+    rank, out_features = right.shape
+    if not 0 <= start <= out_features - rank:
+        raise FactorizationError(f"pivots from column {start} on: expected 0 to {out_features - rank}")
+    right = right.astype(np.float64)
+    pivots = right[:, start : start + rank]
+    others = np.concatenate((right[:, :start], right[:, start + rank :]), axis=1)
+    lu, permutation = scipy.linalg.lu_factor(pivots, check_finite=False) if _invertible(pivots) else (None, None)
+    if lu is None:
+        return None
+    solved = scipy.linalg.lu_solve((lu, permutation), others, check_finite=False)
+    if not np.isfinite(solved).all():
+        return None
+    return PivotedFactors(start, left.astype(np.float64) @ pivots, solved[:, :start], solved[:, start:])
+
+
+def _invertible(square: NDArray[np.float64]) -> bool:
+    return bool(np.isfinite(square).all()) and bool(np.linalg.matrix_rank(square) == square.shape[0])
+
+
+def rounding_of_pair(
+    left: NDArray[Any], right: NDArray[Any], inputs: NDArray[np.float64], dtype: np.dtype[Any]
+) -> float:
+    """``||x L R as computed - x L R||_F / ||x L R||_F`` with factors, inputs and products in `dtype`."""
+    return _distance(_exact(inputs, left, right, dtype), [_product(_product(inputs, left, dtype), right, dtype)])
+
+
+def rounding_of_pivoted(
+    left: NDArray[Any],
+    right: NDArray[Any],
+    pivoted: PivotedFactors,
+    inputs: NDArray[np.float64],
+    dtype: np.dtype[Any],
+) -> float:
+    """The same for the pivoted form of these factors: the distance of what it computes from ``x L R``."""
+    pivots = _product(inputs, pivoted.left, dtype)
+    blocks = [_product(pivots, pivoted.before, dtype), pivots, _product(pivots, pivoted.after, dtype)]
+    return _distance(_exact(inputs, left, right, dtype), blocks)
+
+
+def _exact(
+    inputs: NDArray[np.float64], left: NDArray[Any], right: NDArray[Any], dtype: np.dtype[Any]
+) -> NDArray[np.float64]:
+    rounded = inputs.astype(dtype).astype(np.float64)
+    exact: NDArray[np.float64] = (rounded @ left.astype(np.float64)) @ right.astype(np.float64)
+    return exact
+
+
+def _product(a: NDArray[Any], b: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A B with A, B and the result in `dtype`, accumulated as a runtime does."""
+    wide = accumulation_dtype(dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        product: NDArray[Any] = (a.astype(dtype).astype(wide) @ b.astype(dtype).astype(wide)).astype(dtype)
+    return product
+
+
+def _distance(exact: NDArray[np.float64], blocks: Iterable[NDArray[Any]]) -> float:
+    found = np.concatenate([block.astype(np.float64) for block in blocks], axis=1)
+    size = float(np.linalg.norm(exact))
+    missed = float(np.linalg.norm(found - exact))
+    if not np.isfinite(missed):
+        return float("inf")
+    return missed / size if size else float(missed > 0.0)
+
+
+def draw_inputs(in_features: int, second_moment: NDArray[Any] | None, seed: int) -> NDArray[np.float64]:
+    """`PROBES` inputs (PROBES, in) with the given second moment (in, in), or independent standard normal ones."""
+    normal = np.random.default_rng(seed).standard_normal((PROBES, in_features))
+    if second_moment is None:
+        return normal
+    C, scale = checked_second_moment(second_moment, in_features)
+    inputs: NDArray[np.float64] = (normal @ transposed_root(NUMPY, C)) * np.sqrt(scale)
+    return inputs

@@ -1,0 +1,108 @@
+"""Forms whose values are derived when they are first chosen: whether they hold, and their factors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from lowrank_onnx.candidates import Candidate, PlannedWeight, tail_energy
+from lowrank_onnx.chain_factors import ChainWeight, chain_parts
+from lowrank_onnx.factorize import weight_seed
+from lowrank_onnx.forms import PAIR, ConvChain, Form, Pivoted
+from lowrank_onnx.linalg.pivoted import (
+    PivotedFactors,
+    draw_inputs,
+    pivot_factors,
+    rounding_of_pair,
+    rounding_of_pivoted,
+)
+from lowrank_onnx.spool import FactorSpool, StoredFactors
+from lowrank_onnx.types import Array, Curves, WeightRef, numpy_dtype
+
+AS_PAIR = 8.0
+"""Rounding of the pivoted form, relative to the pair's, that is taken without regard to anything else."""
+
+SHARE_OF_TRUNCATION = 0.1
+"""Rounding, relative to the error of the truncation, that is taken: it adds half a percent to that error."""
+
+MOST_UNITS = 4096.0
+"""Rounding in units of the dtype's rounding that is never exceeded: beyond it, the order in which a runtime happens to
+add would show in the outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Realiser:
+    """Makes the factors of chosen candidates that are not in the spool as they lie.
+
+    Attributes
+    ----------
+    spool : holds the factorizations; what is made goes there.
+    refs : by the planner's name of a weight.
+    curves : the errors by rank, by the same name.
+    second_moments : (groups, in, in) of the inputs, where known.
+    seed : of the inputs on which rounding is measured.
+    kernel : reads the kernel of a convolution that is to be written as a chain.
+    """
+
+    spool: FactorSpool
+    refs: Mapping[str, WeightRef]
+    curves: Mapping[str, Curves]
+    second_moments: Mapping[WeightRef, Array]
+    seed: int
+    kernel: Callable[[WeightRef], ChainWeight]
+    _known: dict[tuple[str, str, int], bool] = field(default_factory=dict)
+
+    def holds(self, weight: PlannedWeight, candidate: Candidate) -> bool:
+        """Whether the candidate can be written with the error that its curve promises; its factors are then there."""
+        form = weight.form(candidate.form)
+        if not isinstance(form, Pivoted | ConvChain) or candidate.rank is None:
+            return True
+        key = (weight.name, form.name, candidate.rank)
+        if key not in self._known:
+            realise = self._realise_pivoted if isinstance(form, Pivoted) else self._realise_chain
+            self._known[key] = realise(weight, form, candidate.rank)
+        return self._known[key]
+
+    def _realise_chain(self, weight: PlannedWeight, form: Form, rank: int) -> bool:
+        assert isinstance(form, ConvChain)
+        kernel = self.kernel(self.refs[weight.name])
+        self.spool.put(kernel.weight, form, rank, chain_parts(kernel, form, rank), kernel.solver)
+        return True
+
+    def _realise_pivoted(self, weight: PlannedWeight, form: Form, rank: int) -> bool:
+        ref = self.refs[weight.name]
+        stored = self.spool.get(ref, PAIR, rank)
+        tail = tail_energy(self.curves[weight.name][form.family], rank)
+        found = self._best_pivots(ref, stored, math.sqrt(tail))
+        if found is None:
+            return False
+        parts = {"left": found.left, "before": found.before, "after": found.after}
+        kept = {part: values[None].astype(stored.accumulation) for part, values in parts.items() if values.shape[1]}
+        self.spool.put(ref, Pivoted(found.start), rank, kept, f"{stored.solver}, pivoted")
+        return True
+
+    def _best_pivots(self, ref: WeightRef, stored: StoredFactors, truncation: float) -> PivotedFactors | None:
+        """The block of pivots that rounds least: of the first and the last columns, else one in between."""
+        left, right = stored.values("left")[0], stored.values("right")[0]
+        dtype = numpy_dtype(ref.dtype)
+        moment = self.second_moments.get(ref)
+        inputs = draw_inputs(left.shape[0], None if moment is None else moment[0], weight_seed(ref, self.seed, 0))
+        limit = _rounding_limit(rounding_of_pair(left, right, inputs, dtype), truncation, dtype)
+        last = right.shape[1] - right.shape[0]
+        for starts in ((0, last), (last // 2, last // 4, 3 * last // 4)):
+            tried = [pivot_factors(left, right, start) for start in dict.fromkeys(starts)]
+            rounded = [(rounding_of_pivoted(left, right, one, inputs, dtype), one) for one in tried if one is not None]
+            least = min(rounded, key=lambda entry: entry[0], default=None)
+            if least is not None and least[0] <= limit:
+                return least[1]
+        return None
+
+
+def _rounding_limit(pair: float, truncation: float, dtype: np.dtype[Any]) -> float:
+    unit = float(ml_dtypes.finfo(dtype).eps) / 2  # type: ignore[no-untyped-call]
+    return min(max(AS_PAIR * max(pair, unit), SHARE_OF_TRUNCATION * truncation), MOST_UNITS * unit)

@@ -1,0 +1,263 @@
+"""The parts of the page: from a result to plain data for the template to lay out."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lowrank_onnx.report.escape import printable
+from lowrank_onnx.report.html import figures
+from lowrank_onnx.report.html.figures import Bar, Curve, Point
+from lowrank_onnx.report.numbers import count, fraction, kept, plural, short_count, significant
+from lowrank_onnx.report.sensitivity_text import exclusion_line
+from lowrank_onnx.report.sweep_text import COLUMNS, sweep_row
+from lowrank_onnx.report.tables import budget_flag, matrix_shape
+from lowrank_onnx.report.verdict_text import feeds_phrase, latency_line, metric_lines, top1_bounds
+from lowrank_onnx.results import CompressionResult, SiteResult, SweepResult
+from lowrank_onnx.types import Skipped, numpy_dtype
+
+BARS = 20
+"""Sites in a figure, the largest first; the table has them all."""
+
+PANELS = 12
+"""Panels of error curves, the largest weights first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Headings and rows of cells; `caption` says what the table shows. The first `left` columns hold text."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the page. `figure` is SVG that this package drew; `alt` says in words what it shows."""
+
+    anchor: str
+    title: str
+    text: tuple[str, ...] = ()
+    figure: str = ""
+    alt: str = ""
+    tables: tuple[Table, ...] = ()
+    command: str = ""
+
+
+def front_section(result: SweepResult) -> Section:
+    """What each budget costs and brings, over speed where it was measured for all points, else over size."""
+    points = [(index, point.result) for index, point in enumerate(result.points)]
+    timed = all(r.verdict is not None and r.verdict.latency is not None for _, r in points)
+    drawn = []
+    for index, point in points:
+        verdict, after = point.verdict, point.after
+        if verdict is None or after is None:
+            continue
+        faster = verdict.latency.speedup if timed and verdict.latency is not None else 0.0
+        cost = faster if timed else after.file_bytes / 1e6
+        _, value = budget_flag(point.config.budget)
+        drawn.append(Point(cost, verdict.relative_error, index == result.picked, f"{value:g}"))
+    cost_name = "speed, times the original's" if timed else "MB of the file"
+    rows = tuple(sweep_row(index, point, result) for index, point in enumerate(result.points))
+    return Section(
+        "trade-off",
+        "The trade-off",
+        ("One model for each budget, measured, with its budget beside it. The diamond is the one that was written.",),
+        figures.trade_off(drawn, cost_name) if drawn else "",
+        f"Relative error of the outputs over {cost_name}, {plural(len(drawn), 'point')}; the table has the figures.",
+        (Table("Points; * : no other is better in every figure", COLUMNS, rows),),
+    )
+
+
+def search_section(result: CompressionResult) -> Section | None:
+    """The attempts of a search, and the one that was taken."""
+    steps = result.search
+    if not steps:
+        return None
+    accepted = [step for step in steps if step.accepted]
+    chosen = min(accepted, key=lambda step: step.keep) if accepted else None
+    raced = all(step.speedup is not None for step in steps)
+    if raced and accepted:
+        chosen = max(accepted, key=lambda step: step.keep)
+    points = [Point((step.speedup or 0.0) if raced else step.keep, step.error, step is chosen) for step in steps]
+    cost = "speed, times the original's" if raced else "share kept"
+    rows = tuple(
+        (f"{n}", fraction(s.keep), significant(s.error), significant(s.speedup), "yes" if s.accepted else "no")
+        for n, s in enumerate(steps, start=1)
+    )
+    columns = ("attempt", "share kept", "output error", "speed", "accepted")
+    return Section(
+        "search",
+        "The search",
+        ("Every model that was tried on the way to the budget. The diamond is the one that was taken.",),
+        figures.trade_off(points, cost),
+        f"Relative error of the outputs over {cost}, {plural(len(steps), 'attempt')}.",
+        (Table("Attempts", columns, rows, left=0),),
+    )
+
+
+def sizes_section(result: CompressionResult) -> Section | None:
+    """Stored weights of each layer and figures of the whole model, before and after."""
+    shown = _largest(result.sites, BARS)
+    if not shown:
+        return None
+    bars = [Bar(s.name, _megabytes(s, s.parameters_before), _megabytes(s, s.parameters_after)) for s in shown]
+    before, after = result.before, result.after
+    rows = [
+        ("weights of eligible layers", *_change(before.site_parameters, after.site_parameters if after else None)),
+        ("parameters of the whole model", *_change(before.parameters, after.parameters if after else None)),
+        ("MACs of eligible layers, one run", *_change(before.macs, after.macs if after else None)),
+        ("bytes of the file", *_change(before.file_bytes, after.file_bytes if after else None)),
+    ]
+    return Section(
+        "sizes",
+        "Where the bytes went",
+        (_cut(len(shown), len(result.sites), "largest layers"),),
+        figures.paired_bars(bars, "MB of stored weights"),
+        "Stored weights of each layer before and after, in megabytes. The table of layers has the figures.",
+        (Table("The whole model", ("", "before", "after", "kept"), tuple(rows)),),
+    )
+
+
+def _change(before: int | None, after: int | None) -> tuple[str, str, str]:
+    return count(before), count(after), kept(before, after)
+
+
+def spectra_section(result: CompressionResult) -> Section | None:
+    """Error over rank of the largest weights."""
+    shown = _largest([site for site in result.sites if len(site.error_curve) > 1], PANELS)
+    if not shown:
+        return None
+    whitened = any(site.input_error is not None for site in shown)
+    of_what = "of what the layer computes on the feeds, where these were given" if whitened else "of the weight"
+    return Section(
+        "spectra",
+        "What each rank would cost",
+        (
+            f"Relative error {of_what}, at every rank; the dashed line is the rank that was taken.",
+            "A curve that falls late belongs to a weight that low rank does not suit.",
+        ),
+        figures.error_curves([Curve(site.name, site.error_curve, site.rank) for site in shown]),
+        "Error over rank for the largest weights. The table of layers has the rank and the error of each.",
+    )
+
+
+def sensitivity_section(result: CompressionResult) -> Section | None:
+    """The layers whose loss the outputs notice most."""
+    measured = [site for site in result.sites if site.importance is not None]
+    if not measured:
+        return None
+    ranked = sorted(measured, key=lambda site: -(site.importance or 0.0))
+    shown = ranked[:BARS]
+    return Section(
+        "sensitivity",
+        "Which layers matter",
+        (
+            "How much the outputs change when one layer alone loses a given share of what it computes, as measured.",
+            _cut(len(shown), len(ranked), "most sensitive layers"),
+            *(printable(exclusion_line(site)) for site in ranked if site.exclude),
+        ),
+        figures.single_bars(
+            [site.name for site in shown],
+            [site.importance or 0.0 for site in shown],
+            "squared error of the outputs for each squared error of the layer",
+        ),
+        f"Sensitivity of the outputs to each layer; the highest is {printable(shown[0].name)}.",
+    )
+
+
+def outputs_section(result: CompressionResult) -> Section | None:
+    """Statistics of each output, and the latency."""
+    verdict = result.verdict
+    if verdict is None:
+        return None
+    rows = tuple(
+        (
+            printable(output.name),
+            significant(output.relative_l2),
+            significant(output.max_abs),
+            significant(output.sqnr_db),
+            fraction(output.cosine),
+            fraction(output.top1_agreement),
+        )
+        for output in verdict.outputs
+    )
+    columns = ("output", "relative L2", "largest difference", "SQNR, dB", "cosine", "top-1 agreement")
+    lines = [f"Compared on {feeds_phrase(verdict)}."]
+    lines += top1_bounds(verdict)
+    if verdict.metric is not None:
+        lines += metric_lines(verdict.metric)
+    if verdict.latency is not None:
+        lines.append(latency_line(verdict.latency, verdict))
+    caption = "Each output of the new model against the original's"
+    return Section("outputs", "How close", tuple(map(printable, lines)), tables=(Table(caption, columns, rows),))
+
+
+def sites_section(result: CompressionResult) -> Section | None:
+    """Every layer that was rewritten."""
+    rewritten = _largest([site for site in result.sites if site.rank is not None])
+    if not rewritten:
+        return None
+    columns = ("layer", "operator", "in x out", "form", "rank", "weights", "kept", "error", "harm")
+    rows = tuple(
+        (
+            printable(site.name),
+            site.op_type,
+            matrix_shape(site.groups, site.in_features, site.out_features),
+            site.form.replace("_", " "),
+            count(site.rank),
+            short_count(site.parameters_before),
+            kept(site.parameters_before, site.parameters_after),
+            significant(site.relative_error if site.input_error is None else site.input_error),
+            significant(site.predicted_error),
+        )
+        for site in rewritten
+    )
+    text = (
+        "error: relative, of what the layer computes on the feeds where these were given, else of its weight; "
+        "harm: relative error of the outputs expected of this layer alone."
+    )
+    return Section("layers", "The layers that were rewritten", (text,), tables=(Table("Layers", columns, rows, 4),))
+
+
+def left_alone_section(result: CompressionResult) -> Section | None:
+    """Every node that was not, with its reason."""
+    dense = [Skipped(s.name, s.op_type, s.reason, s.parameters_before) for s in result.sites if s.rank is None]
+    rows = tuple(
+        (printable(node.name), node.op_type, short_count(node.parameters), printable(node.reason))
+        for node in sorted((*dense, *result.skipped), key=lambda node: -node.parameters)
+    )
+    if not rows:
+        return None
+    table = Table("Nodes", ("node", "operator", "weights", "why"), rows, left=4)
+    return Section("left-alone", "What was left alone, and why", tables=(table,))
+
+
+def reproduce_section(result: CompressionResult, arguments: Sequence[str]) -> Section:
+    """The command, versions and times."""
+    versions = tuple((name, version) for name, version in result.versions.items() if version)
+    seconds = tuple((stage, significant(time)) for stage, time in result.seconds.items())
+    return Section(
+        "reproduce",
+        "To reproduce it",
+        command=shlex.join(map(printable, ("lowrank-onnx", *arguments))) if arguments else "",
+        tables=(
+            Table("Versions and machine", ("what", "version"), versions, left=2),
+            Table("Time of each stage", ("stage", "seconds"), seconds),
+        ),
+    )
+
+
+def _largest(sites: Sequence[SiteResult], most: int | None = None) -> list[SiteResult]:
+    return sorted(sites, key=lambda site: -site.parameters_before)[:most]
+
+
+def _megabytes(site: SiteResult, parameters: int) -> float:
+    return parameters * numpy_dtype(site.dtype).itemsize / 1e6
+
+
+def _cut(shown: int, there: int, what: str) -> str:
+    return f"The {shown} {what} of {there}." if shown < there else ""

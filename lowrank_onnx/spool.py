@@ -1,0 +1,113 @@
+"""Factors on disk until the model is written, so that the memory needed does not grow with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lowrank_onnx.forms import Form
+from lowrank_onnx.types import Array, Factors, NewTensor, WeightRef, numpy_dtype, rearrange
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFactors:
+    """The factors of one weight, written in a form at a rank.
+
+    Attributes
+    ----------
+    form : as the values need it (a pivoted form knows its pivots).
+    rank : r.
+    files : by part; with `nested` they hold larger ranks too, on an axis that is moved to the middle.
+    dtype, accumulation : of the weight as it is stored, and of the values in the files.
+    solver : what made them.
+    """
+
+    form: Form
+    rank: int
+    files: Mapping[str, Path]
+    nested: bool
+    dtype: str
+    accumulation: str
+    solver: str
+
+    def values(self, part: str) -> Array:
+        """One part as it was computed, in the accumulation dtype."""
+        held = np.load(self.files[part], mmap_mode="r", allow_pickle=False)
+        if not self.nested:
+            return np.array(held)
+        prefix = np.array(held[:, : self.rank])
+        return prefix.transpose(0, 2, 1) if part == "left" else prefix
+
+    def read(self, part: str) -> Array:
+        """One part as it will be stored, in the weight's dtype."""
+        return self.values(part).astype(numpy_dtype(self.dtype), copy=False)
+
+    def parts(self) -> dict[str, Array]:
+        """All parts with the values that they will be stored with, in the accumulation dtype."""
+        return {part: self.read(part).astype(self.accumulation, copy=False) for part in self.files}
+
+    def approximate(self) -> Array:
+        """The matrices (groups, in, out) that will be stored in this form, in the accumulation dtype."""
+        return self.form.approximate(self.parts())
+
+
+class FactorSpool:
+    """Factors by weight, in a directory that the caller owns and removes.
+
+    A factorization whose smaller ranks are prefixes of the largest is kept once for all of them and for all forms of
+    its family that are written as it lies. What is made for one form at one rank is kept under these, and goes before.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._count = 0
+        self._nested: dict[tuple[WeightRef, str], StoredFactors] = {}
+        self._made: dict[tuple[WeightRef, str, int], StoredFactors] = {}
+
+    def put_nested(self, weight: WeightRef, family: str, form: Form, factors: Factors) -> None:
+        """Keep a factorization W ~ left @ right of which every smaller rank is a prefix.
+
+        `form` is a form of the family with these two parts.
+        """
+        parts = {"left": factors.left.transpose(0, 2, 1), "right": factors.right}
+        files = {part: self._save(part, values) for part, values in parts.items()}
+        accumulation = factors.left.dtype.name
+        stored = StoredFactors(form, factors.rank, files, True, weight.dtype, accumulation, factors.solver)
+        self._nested[weight, family] = stored
+
+    def put(self, weight: WeightRef, form: Form, rank: int, parts: Mapping[str, Array], solver: str) -> None:
+        """Keep the parts of one form at one rank, in the accumulation dtype; they replace earlier ones."""
+        key = (weight, form.name, rank)
+        replaced = self._made.get(key)
+        files = {part: self._save(part, values) for part, values in parts.items()}
+        accumulation = next(iter(parts.values())).dtype.name
+        self._made[key] = StoredFactors(form, rank, files, False, weight.dtype, accumulation, solver)
+        for path in replaced.files.values() if replaced else ():
+            path.unlink()
+
+    def get(self, weight: WeightRef, form: Form, rank: int) -> StoredFactors:
+        """The factors of one weight in a form at a rank (`KeyError` where nobody made them)."""
+        made = self._made.get((weight, form.name, rank))
+        if made is not None:
+            return made
+        nested = self._nested[weight, form.family]
+        if not 1 <= rank <= nested.rank or form.part_names != nested.form.part_names:
+            raise KeyError(f"weight {weight.name!r} has no {form.name} at rank {rank}")
+        return StoredFactors(form, rank, nested.files, True, nested.dtype, nested.accumulation, nested.solver)
+
+    def tensor(self, new: NewTensor, form: Form, bias: Array | None = None) -> Array:
+        """The values of a new initializer, in its stored layout and dtype; `bias` is the stored one it is made of."""
+        stored = self.get(new.weight, form, new.rank)
+        if bias is None:
+            return rearrange(stored.read(new.part), new.arrangement)
+        values = stored.form.write_bias(new.part, bias.astype(stored.accumulation), stored.parts())
+        return rearrange(values.astype(numpy_dtype(new.dtype)), new.arrangement)
+
+    def _save(self, part: str, values: Array) -> Path:
+        path = self._directory / f"{self._count}.{part}.npy"
+        self._count += 1
+        np.save(path, np.ascontiguousarray(values), allow_pickle=False)
+        return path

@@ -1,0 +1,236 @@
+"""The page stands alone, says what the result says, and never obeys a name from a model."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lowrank_onnx.errors import OutputError
+from lowrank_onnx.report.html import compress_page, sweep_page, write_page
+from lowrank_onnx.results import CompressionResult, SweepPoint, SweepResult
+from lowrank_onnx.types import Skipped
+from tests.report.samples import DENSE, FAILED, GROUPED, OUTPUT, REWRITTEN, SYNTHETIC, VERDICT, compression, unchanged
+
+CURVE = ((0, 1.0), (64, 0.4), (192, 0.03))
+HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7 }}$x^2$\x1b[2J\u202e"
+
+
+def _full() -> CompressionResult:
+    """A result with something for every section."""
+    site = replace(REWRITTEN, error_curve=CURVE, importance=0.4, predicted_error=0.01, input_error=0.02)
+    return compression(sites=(site, replace(GROUPED, error_curve=CURVE), replace(DENSE, error_curve=CURVE)))
+
+
+class _Parser(HTMLParser):
+    """Collects elements and text; unbalanced elements are an error."""
+
+    _VOID = frozenset(("meta", "link", "br"))
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self._VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def _parse(page: str) -> _Parser:
+    parser = _Parser()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+def _ids(parser: _Parser) -> list[str]:
+    return [value for _, attributes in parser.elements if (value := attributes.get("id"))]
+
+
+def test_every_section_is_there_with_its_figure() -> None:
+    parser = _parse(compress_page(_full()))
+    assert [attributes["id"] for tag, attributes in parser.elements if tag == "section"] == [
+        "search",
+        "sizes",
+        "spectra",
+        "sensitivity",
+        "outputs",
+        "layers",
+        "left-alone",
+        "reproduce",
+    ]
+    figures = [attributes for tag, attributes in parser.elements if tag == "figure"]
+    assert len(figures) == sum(tag == "svg" for tag, _ in parser.elements) == 4
+    assert all(figure["role"] == "img" and figure["aria-label"] for figure in figures)
+
+
+def test_the_verdict_comes_first_in_words_and_figures() -> None:
+    text = _parse(compress_page(_full())).text
+    assert text.index("wrote model.lowrank.onnx: 1.42x faster, 2.78x smaller") < text.index("The search")
+    for shown in (
+        "2.78x smaller",
+        "1.42x faster",
+        "0.0312",
+        "same first answer in 99.22% of cases",
+        "31.3% of the MACs",
+    ):
+        assert shown in text
+
+
+def test_nothing_is_fetched_and_nothing_runs() -> None:
+    page = compress_page(_full())
+    parser = _parse(page)
+    assert "script" not in {tag for tag, _ in parser.elements}
+    addresses = [
+        value
+        for _, attributes in parser.elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "xlink:href", "action", "data")
+    ]
+    assert all(value is not None and value.startswith(("#", "data:,")) for value in addresses)
+    assert "@import" not in page
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page))
+    policies = [a["content"] for tag, a in parser.elements if tag == "meta" and "http-equiv" in a]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+
+
+def test_identifiers_are_unique_and_references_lead_somewhere() -> None:
+    parser = _parse(compress_page(_full()))
+    counted = Counter(_ids(parser))
+    assert [name for name, times in counted.items() if times > 1] == []
+    used = {
+        value[1:]
+        for _, attributes in parser.elements
+        for name in ("href", "xlink:href")
+        if (value := attributes.get(name)) and value.startswith("#")
+    }
+    assert used <= set(counted)
+
+
+def test_names_from_the_model_are_text() -> None:
+    sites = tuple(replace(site, name=HOSTILE, weight=HOSTILE) for site in _full().sites)
+    verdict = replace(VERDICT, outputs=(replace(OUTPUT, name=HOSTILE),), feeds=HOSTILE)
+    hostile = replace(
+        _full(),
+        sites=sites,
+        input=HOSTILE,
+        message=HOSTILE,
+        notes=(HOSTILE,),
+        skipped=(Skipped(HOSTILE, "MatMul", HOSTILE),),
+        verdict=verdict,
+    )
+    page = compress_page(hostile, ("compress", HOSTILE))
+    parser = _parse(page)
+    assert "script" not in {tag for tag, _ in parser.elements}
+    assert "alert(1)</script>" not in page
+    assert "\x1b" not in page
+    assert "\u202e" not in parser.text
+    assert "{{ 7*7 }}" in parser.text
+    assert "中文" in _parse(compress_page(replace(_full(), sites=(replace(sites[0], name="中文"),)))).text
+
+
+def test_the_same_result_gives_the_same_page() -> None:
+    assert compress_page(_full()) == compress_page(_full())
+
+
+@pytest.mark.parametrize(
+    ("result", "shown"),
+    [
+        (compression(verdict=SYNTHETIC, synthetic=True), "The feeds are synthetic"),
+        (compression(verdict=None), "Not validated: outputs and latency were not compared."),
+        (compression(verdict=FAILED, status="rejected"), "Failed: not faster: 0.80x the speed of the original"),
+        (compression(verdict=replace(VERDICT, outputs=(), latency=None), status="rejected"), "rejected"),
+        (unchanged("no rank makes it smaller"), "no rank makes it smaller"),
+        (compression(sites=(), skipped=(), search=(), after=None, verdict=None), "To reproduce it"),
+    ],
+    ids=["synthetic", "not validated", "failed", "nothing compared", "unchanged", "nothing found"],
+)
+def test_what_a_reader_must_know_stands_on_the_page(result: CompressionResult, shown: str) -> None:
+    assert shown in _parse(compress_page(result)).text
+
+
+def test_the_command_can_be_pasted() -> None:
+    arguments: Sequence[str] = ("compress", "my model.onnx", "--keep-params", "0.6")
+    assert "lowrank-onnx compress 'my model.onnx' --keep-params 0.6" in _parse(compress_page(_full(), arguments)).text
+
+
+def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    write_page("old", target)
+    write_page("new\udcff", target)
+    assert target.read_text(encoding="utf-8") == "new\\udcff"
+    with pytest.raises(OutputError, match=r"--html .*can't be written"):
+        write_page("x", tmp_path / "nowhere" / "report.html")
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+@pytest.mark.parametrize("result", [_full(), unchanged("nothing to gain")], ids=["full", "unchanged"])
+def test_a_browser_shows_it_without_complaint(result: CompressionResult, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_page(compress_page(result), path)
+    done = _chromium(path, tmp_path)
+    assert "CONSOLE" not in done.stderr
+    parser = _Parser()
+    parser.feed(done.stdout)
+    assert "To reproduce it" in parser.text
+
+
+def _chromium(page: Path, directory: Path) -> subprocess.CompletedProcess[str]:
+    flags = (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--enable-logging=stderr",
+        f"--user-data-dir={directory / 'profile'}",
+        "--dump-dom",
+    )
+    command: list[Any] = [shutil.which("chromium"), *flags, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+def test_a_sweep_shows_its_trade_off_first_and_then_the_point_that_was_written() -> None:
+    points = (SweepPoint(_full(), on_front=True), SweepPoint(compression(verdict=FAILED, status="rejected"), False))
+    written = SweepResult("model.onnx", points, 0, "small.onnx", "point 1 written to small.onnx")
+    parser = _parse(sweep_page(written))
+    anchors = [attributes["id"] for tag, attributes in parser.elements if tag == "section"]
+    assert anchors[:2] == ["trade-off", "search"]
+    assert "point 1 written to small.onnx" in parser.text
+    unwritten = _parse(sweep_page(replace(written, picked=None, output=None, message="nothing was written")))
+    assert [a["id"] for tag, a in unwritten.elements if tag == "section"] == ["trade-off", "reproduce"]
+
+
+def test_layers_that_are_better_left_out_are_named() -> None:
+    dear = replace(REWRITTEN, name="a <b>", importance=3.0, exclude="it costs too much")
+    page = _Parser()
+    page.feed(compress_page(compression(sites=(dear,))))
+    assert "better left out: --exclude 'a <b>' (it costs too much)" in page.text
