@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.kernel import Case, Run, _iterations_before, ranks_for, spectral_error
+from benchmarks.kernel_measure import Case, Run, _iterations_before, ranks_for, spectral_error
 from benchmarks.kernel_report import markdown, spent_flops, verdicts
 from benchmarks.spectra import SPECTRA, matrix
 
