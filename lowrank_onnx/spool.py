@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -54,15 +55,26 @@ class StoredFactors:
         return self.form.approximate(self.parts())
 
 
+Make: TypeAlias = Callable[[WeightRef, Form, int], tuple[Mapping[str, Array], str]]
+"""From a weight, a form and a rank to the parts in the accumulation dtype, and what made them."""
+
+
 class FactorSpool:
     """Factors by weight, in a directory that the caller owns and removes.
 
     A factorization whose smaller ranks are prefixes of the largest is kept once for all of them and for all forms of
     its family that are written as it lies. What is made for one form at one rank is kept under these, and goes before.
+
+    Parameters
+    ----------
+    directory : where they are kept.
+    make : makes the parts, and says how, of a form that comes from no factorization kept here, when they are first
+        asked for; it raises `KeyError` for one that it doesn't know.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, make: Make | None = None) -> None:
         self._directory = directory
+        self._make = make
         self._count = 0
         self._nested: dict[tuple[WeightRef, str], StoredFactors] = {}
         self._made: dict[tuple[WeightRef, str, int], StoredFactors] = {}
@@ -89,10 +101,13 @@ class FactorSpool:
             path.unlink()
 
     def get(self, weight: WeightRef, form: Form, rank: int) -> StoredFactors:
-        """The factors of one weight in a form at a rank (`KeyError` where nobody made them)."""
+        """The factors of one weight in a form at a rank (`KeyError` where there are none, and none can be made)."""
         made = self._made.get((weight, form.name, rank))
         if made is not None:
             return made
+        if self._make is not None and (weight, form.family) not in self._nested:
+            self.put(weight, form, rank, *self._make(weight, form, rank))
+            return self._made[weight, form.name, rank]
         nested = self._nested[weight, form.family]
         if not 1 <= rank <= nested.rank or form.part_names != nested.form.part_names:
             raise KeyError(f"weight {weight.name!r} has no {form.name} at rank {rank}")
