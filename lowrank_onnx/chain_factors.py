@@ -9,6 +9,7 @@ import numpy as np
 
 from lowrank_onnx.config import Device
 from lowrank_onnx.errors import FactorizationError
+from lowrank_onnx.forms import Form
 from lowrank_onnx.forms.conv_chain import ConvChain
 from lowrank_onnx.forms.conv_spatial import ConvSpatial
 from lowrank_onnx.forms.conv_tucker import ConvTucker
@@ -52,18 +53,21 @@ class ChainWeight:
         return "svd" if self.second_moment is None else f"als({SWEEPS} sweep), weighted"
 
 
-def kernel_reader(
+def chain_maker(
     model: Model, groups: Sequence[SharedWeight], second_moments: Mapping[WeightRef, Array], device: Device
-) -> Callable[[WeightRef], ChainWeight]:
-    """Reads the kernels of a model, each when it is asked for."""
+) -> Callable[[WeightRef, Form, int], tuple[Mapping[str, Array], str]]:
+    """Makes the parts of chains of convolutions, for a `FactorSpool`; each kernel is read when it is asked for."""
     tensors = stored_tensors(model.skeleton, (group.weight for group in groups))
     arrangements = {group.weight: group.sites[0].to_matrices for group in groups}
 
-    def read(weight: WeightRef) -> ChainWeight:
+    def make(weight: WeightRef, form: Form, rank: int) -> tuple[Mapping[str, Array], str]:
+        if not isinstance(form, ConvChain):
+            raise KeyError(f"weight {weight.name!r} has no {form.name} at rank {rank}")
         stored = model.store.array(tensors[weight])
-        return ChainWeight(weight, stored, arrangements[weight], second_moments.get(weight), device)
+        kernel = ChainWeight(weight, stored, arrangements[weight], second_moments.get(weight), device)
+        return chain_parts(kernel, form, rank), kernel.solver
 
-    return read
+    return make
 
 
 def chain_errors(kernel: ChainWeight, asked: Sequence[tuple[ConvChain, Sequence[int]]]) -> tuple[Tails, ...]:

@@ -5,10 +5,14 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from lowrank_onnx.chain_factors import ChainWeight, chain_errors, chain_parts
+from lowrank_onnx.chain_factors import ChainWeight, chain_errors, chain_maker, chain_parts
 from lowrank_onnx.errors import FactorizationError
-from lowrank_onnx.forms import ConvChain, ConvGeometry, ConvInput, ConvSpatial, ConvTucker
+from lowrank_onnx.forms import PAIR, ConvChain, ConvGeometry, ConvInput, ConvSpatial, ConvTucker
+from lowrank_onnx.model_io import load_model
 from lowrank_onnx.types import Array, Rearrangement, WeightRef, rearrange
+from lowrank_onnx.weights import group_by_weight
+from tests.passes.models import sites_of
+from tests.passes.test_conv import model_of
 
 CHANNELS, OUT, GROUPS = 6, 8, 2
 GEOMETRY = ConvGeometry(CHANNELS, (3, 2), ((1, 1), (1, 1)))
@@ -98,3 +102,17 @@ def test_forms_asked_together_get_the_errors_that_each_has_alone() -> None:
         (alone,) = chain_errors(kernel, [one])
         assert together.ranks == alone.ranks
         assert together.errors == pytest.approx(alone.errors, rel=1e-6)
+
+
+def test_the_maker_reads_the_kernel_of_the_weight_that_is_asked_for() -> None:
+    stored = np.random.default_rng(0).standard_normal((8, 6, 3, 2)).astype(np.float32)
+    model = load_model(model_of(stored, (1, 6, 5, 5)))
+    groups = group_by_weight(sites_of(model.skeleton))
+    make = chain_maker(model, groups, {}, "cpu")
+    form = next(form for form in groups[0].forms if isinstance(form, ConvInput))
+    parts, solver = make(groups[0].weight, form, 6)
+    assert solver == "svd"
+    expected = rearrange(stored, groups[0].sites[0].to_matrices)
+    np.testing.assert_allclose(form.approximate(parts), expected, atol=1e-5)
+    with pytest.raises(KeyError, match="has no pair at rank 2"):
+        make(groups[0].weight, PAIR, 2)
