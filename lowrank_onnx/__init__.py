@@ -17,8 +17,10 @@ if TYPE_CHECKING:
         Energy,
         FixedRank,
         Gates,
+        KeepBytes,
         KeepMacs,
         KeepParams,
+        MaxDrop,
         MaxError,
         Speedup,
     )
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from lowrank_onnx.linalg import factor
+    from lowrank_onnx.metric import Metric
     from lowrank_onnx.pipeline import compress, inspect, validate
     from lowrank_onnx.results import CompressionResult, InspectResult, SweepResult
     from lowrank_onnx.types import Verdict
@@ -44,8 +47,10 @@ _HOMES = {
         "Energy",
         "FixedRank",
         "Gates",
+        "KeepBytes",
         "KeepMacs",
         "KeepParams",
+        "MaxDrop",
         "MaxError",
         "Speedup",
     ),
@@ -58,6 +63,7 @@ _HOMES = {
         "UsageError",
     ),
     "lowrank_onnx.linalg": ("factor",),
+    "lowrank_onnx.metric": ("Metric",),
     "lowrank_onnx.pipeline": ("compress", "inspect", "validate"),
     "lowrank_onnx.results": ("CompressionResult", "InspectResult", "SweepResult"),
     "lowrank_onnx.types": ("Verdict",),
@@ -72,10 +78,13 @@ __all__ = [
     "FixedRank",
     "Gates",
     "InspectResult",
+    "KeepBytes",
     "KeepMacs",
     "KeepParams",
     "LowRankError",
+    "MaxDrop",
     "MaxError",
+    "Metric",
     "MissingDependencyError",
     "ModelError",
     "OutputError",

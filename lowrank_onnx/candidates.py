@@ -28,6 +28,7 @@ class Candidate:
     error : predicted damage, from the tail energy ||W - W_r||_F^2 / ||W||_F^2 (in the norm of the weight's inputs where
         their second moment is known); 0 when dense.
     latency_ms : milliseconds of one run, added up over all sites that use the weight; None where it wasn't measured.
+    stored_bytes : bytes of what is stored.
     """
 
     form: str
@@ -36,6 +37,7 @@ class Candidate:
     macs: int | None
     error: float
     latency_ms: float | None = None
+    stored_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,9 @@ class PlannedWeight:
     damage; it must not fall as the tail grows, and be 0 at 0. `latency` takes a form's name and a rank (`DENSE`, None)
     to the milliseconds of one run over all sites of the weight; it is None where they weren't measured, and
     `unmeasured` then says why, if measuring was tried. Times that differ by no more than the share `noise` can't be
-    told apart. `room` is the number of values that factors must stay below to take fewer bytes than what is stored now,
-    which may be narrower than they are; None where that is the weight's own number.
+    told apart. `itemsize` is the bytes of one value of the factors. `room` is the number of values that factors must
+    stay below to take fewer bytes than what is stored now, which may be narrower than they are; None where that is the
+    weight's own number.
     """
 
     name: str
@@ -60,6 +63,7 @@ class PlannedWeight:
     latency: Callable[[str, int | None], float] | None = field(default=None, compare=False)
     noise: float = 0.0
     unmeasured: str = ""
+    itemsize: int = 4
     room: int | None = None
 
     @property
@@ -123,7 +127,8 @@ def dense_candidate(weight: PlannedWeight) -> Candidate:
     parameters = weight.shape.parameters
     macs = None if weight.positions is None else weight.positions * parameters
     latency = None if weight.latency is None else weight.latency(DENSE, None)
-    return Candidate(DENSE, None, parameters, macs, error=0.0, latency_ms=latency)
+    stored = (parameters if weight.room is None else weight.room) * weight.itemsize
+    return Candidate(DENSE, None, parameters, macs, 0.0, latency, stored)
 
 
 def low_rank_candidate(weight: PlannedWeight, form: Form, curves: Curves, rank: int) -> Candidate:
@@ -131,7 +136,8 @@ def low_rank_candidate(weight: PlannedWeight, form: Form, curves: Curves, rank: 
     macs = None if weight.positions is None else form.macs(weight.shape, rank, weight.positions)
     error = weight.damage(tail_energy(curves[form.family], rank))
     latency = None if weight.latency is None else weight.latency(form.name, rank)
-    return Candidate(form.name, rank, form.parameters(weight.shape, rank), macs, error, latency)
+    parameters = form.parameters(weight.shape, rank)
+    return Candidate(form.name, rank, parameters, macs, error, latency, parameters * weight.itemsize)
 
 
 def maybe_faster(weight: PlannedWeight, form: str, rank: int) -> bool:

@@ -27,7 +27,7 @@ from lowrank_onnx.forms import Form
 from lowrank_onnx.planner import Plan, plan_budget
 from lowrank_onnx.types import Curves
 
-CostName = Literal["parameters", "macs", "latency"]
+CostName = Literal["parameters", "bytes", "macs", "latency"]
 
 NOT_NEEDED = "the budget is met with less damage elsewhere"
 """Why a weight that could have shrunk stays dense in a plan."""
@@ -140,7 +140,8 @@ def choose_together(
     only_faster: bool = False,
     holds: Holds = always,
 ) -> tuple[tuple[Choice, ...], Plan]:
-    """Settle all weights at once: the least total damage at `share` of their dense parameters, MACs or latency.
+    """Settle all weights at once: the least total damage at `share` of their dense parameters, bytes, MACs or
+    latency.
 
     `curves` is by weight name; a weight without one stays dense. With `cost` "macs" or "latency", weights for which
     that is not known stay dense and are left out of the budget.
@@ -182,8 +183,8 @@ def choose_together(
 def smallest_share(
     weights: Sequence[PlannedWeight], *, cost: CostName, rank_multiple: int | None, only_faster: bool = False
 ) -> float:
-    """The smallest share of dense parameters, MACs or latency that the weights can be brought to; 1.0 where none can
-    shrink. `only_faster` is that of `choose_together`.
+    """The smallest share of dense parameters, bytes, MACs or latency that the weights can be brought to; 1.0 where none
+    can shrink. `only_faster` is that of `choose_together`.
     """
     least = dense = 0
     for weight in weights:
@@ -218,9 +219,11 @@ def _dense_reason(weight: PlannedWeight, candidate: Candidate, rank_multiple: in
 
 
 def figure(candidate: Candidate, cost: CostName) -> int:
-    """The parameters, the MACs or the nanoseconds of a candidate: whole numbers, so that sums are exact."""
+    """Parameters, bytes, MACs or nanoseconds of a candidate: whole numbers, so that sums are exact."""
     if cost == "parameters":
         return candidate.parameters
+    if cost == "bytes":
+        return candidate.stored_bytes
     if cost == "latency":
         if candidate.latency_ms is None:
             raise ValueError("the latency of this candidate is not known")
@@ -237,8 +240,9 @@ def _nanoseconds(milliseconds: float) -> int:
 def _dense_figure(weight: PlannedWeight, cost: CostName) -> int | None:
     """What `figure` is for the dense weight; None where it is not known."""
     dense = dense_candidate(weight)
-    known = {"parameters": True, "macs": dense.macs is not None, "latency": dense.latency_ms is not None}
-    return figure(dense, cost) if known[cost] else None
+    if (cost == "macs" and dense.macs is None) or (cost == "latency" and dense.latency_ms is None):
+        return None
+    return figure(dense, cost)
 
 
 def _figure_at(weight: PlannedWeight, form: Form, rank: int, cost: CostName) -> int:
@@ -247,4 +251,4 @@ def _figure_at(weight: PlannedWeight, form: Form, rank: int, cost: CostName) -> 
         return _nanoseconds(weight.latency(form.name, rank))
     if cost == "macs" and weight.positions is not None:
         return form.macs(weight.shape, rank, weight.positions)
-    return form.parameters(weight.shape, rank)
+    return form.parameters(weight.shape, rank) * (weight.itemsize if cost == "bytes" else 1)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
+from lowrank_onnx.effort import EFFORTS, Effort, EffortLevel, SensitivityLevel
 from lowrank_onnx.errors import UsageError
+from lowrank_onnx.metric import Metric
 
 Method: TypeAlias = Literal["auto", "rsi", "rsvd", "svd"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 Objective: TypeAlias = Literal["latency", "size"]
-SensitivityLevel: TypeAlias = Literal["off", "fast", "full"]
 
 
 def _check_share(flag: str, value: float) -> None:
     if not 0.0 < value <= 1.0:
         raise UsageError(f"{flag} {value:g}: expected a share above 0 and at most 1, e.g. {flag} 0.6")
+
+
+def _check_drop(value: float) -> None:
+    if not 0.0 <= value < float("inf"):
+        raise UsageError(f"--max-drop {value:g}: expected 0 or more in the metric's unit, e.g. --max-drop 0.01")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,19 @@ class KeepParams:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepBytes:
+    """The share of the bytes in which the eligible sites' parameters are stored, least total damage (``--keep-bytes``).
+
+    It differs from `KeepParams` where weights of several types are stored: a float32 costs twice as much as a float16.
+    """
+
+    share: float
+
+    def __post_init__(self) -> None:
+        _check_share("--keep-bytes", self.share)
+
+
+@dataclass(frozen=True, slots=True)
 class KeepMacs:
     """The share of the eligible sites' multiply-accumulates to keep, least total damage (``--keep-macs``)."""
 
@@ -81,6 +100,20 @@ class MaxError:
 
 
 @dataclass(frozen=True, slots=True)
+class MaxDrop:
+    """How much worse the task metric may become, in its own unit, met by search (``--max-drop`` with ``--metric``).
+
+    Where the metric tells samples apart, the limit holds for what the drop can be at 95 % confidence on data drawn like
+    them, not just for what was counted.
+    """
+
+    drop: float
+
+    def __post_init__(self) -> None:
+        _check_drop(self.drop)
+
+
+@dataclass(frozen=True, slots=True)
 class Speedup:
     """How many times as fast as the original the whole model is to be, as measured here (``--speedup``)."""
 
@@ -91,9 +124,9 @@ class Speedup:
             raise UsageError(f"--speedup {self.speedup:g}: expected a factor above 1, e.g. --speedup 1.5")
 
 
-Budget: TypeAlias = FixedRank | Alpha | Energy | KeepParams | KeepMacs | MaxError | Speedup
+Budget: TypeAlias = FixedRank | Alpha | Energy | KeepParams | KeepBytes | KeepMacs | MaxError | MaxDrop | Speedup
 
-PlannedBudget: TypeAlias = KeepParams | KeepMacs | MaxError | Speedup
+PlannedBudget: TypeAlias = KeepParams | KeepBytes | KeepMacs | MaxError | MaxDrop | Speedup
 """The budgets over the whole model, for which the weights compete."""
 
 
@@ -104,6 +137,7 @@ class Gates:
     min_sqnr_db: float | None = None
     max_error: float | None = None
     min_top1: float | None = None
+    max_drop: float | None = None
 
     def __post_init__(self) -> None:
         if self.min_sqnr_db is not None and self.min_sqnr_db != self.min_sqnr_db:
@@ -112,6 +146,8 @@ class Gates:
             raise UsageError(f"--max-error {self.max_error:g}: expected a relative error above 0, e.g. 0.05")
         if self.min_top1 is not None and not 0.0 <= self.min_top1 <= 1.0:
             raise UsageError(f"--min-top1 {self.min_top1:g}: expected a share from 0 to 1, e.g. 0.99")
+        if self.max_drop is not None:
+            _check_drop(self.max_drop)
 
 
 OP_TYPES: tuple[str, ...] = (
@@ -120,7 +156,15 @@ OP_TYPES: tuple[str, ...] = (
 )
 """Operators whose weights can be factorized."""
 
-FORM_NAMES: tuple[str, ...] = ("pair", "conv_channel", "conv_transpose_channel", "pivoted")
+FORM_NAMES: tuple[str, ...] = (
+    "pair",
+    "conv_channel",
+    "conv_transpose_channel",
+    "pivoted",
+    "conv_spatial",
+    "conv_input",
+    "conv_tucker",
+)
 """The forms that weights can be written in (`lowrank_onnx.forms`)."""
 
 
@@ -130,7 +174,8 @@ class Config:
 
     Parameters
     ----------
-    budget : exactly one of `FixedRank`, `Alpha`, `Energy`, `KeepParams`, `KeepMacs`, `MaxError`, `Speedup`.
+    budget : exactly one of `FixedRank`, `Alpha`, `Energy`, `KeepParams`, `KeepBytes`, `KeepMacs`,
+        `MaxError`, `MaxDrop`, `Speedup`.
     objective : "latency" plans by the time that each weight takes here, and refuses a result that isn't measurably
         faster than the original; "size" does neither.
     method : "auto" (the cheapest solver that comes within 2 % of the optimal spectral error, exact where that is as
@@ -144,8 +189,10 @@ class Config:
     forms : the forms that weights may be written in. Budgets over the whole model choose among all of those that a
         weight's operator has; those that name a rank take the plain form, the first of them.
     whiten : with real feeds, minimise the error of what each site computes on them, not that of its weight.
+    effort : how much time to take for how much quality: sets `sensitivity` (fast: off, default: fast, full: full)
+        unless that is given, how finely a search looks, and how long is timed; see `lowrank_onnx.effort`.
     sensitivity : with real feeds and a budget over the whole model, measure what compressing each weight alone does to
-        the outputs: "fast" at one rank, "full" at up to three, "off" not at all.
+        the outputs: "fast" at one rank, "full" at up to three, "off" not at all; None: what the effort says.
     rank_multiple : planned ranks are multiples of it; None takes 16 where the matrices are large enough for it.
     allow_larger : with `FixedRank` or `Alpha`, also write factors that are not smaller than the weight; ``Alpha(1.0)``
         then rewrites exactly, which shows what the rewriting alone does on a runtime.
@@ -153,6 +200,7 @@ class Config:
     provider : the onnxruntime execution provider that validates and times.
     validate : False skips validation, and the report says so.
     gates : conditions on the outputs.
+    metric : the user's own measure of a model, of which original and result are reported; `MaxDrop` needs it.
     """
 
     budget: Budget = MaxError(0.05)
@@ -166,13 +214,15 @@ class Config:
     op_types: tuple[str, ...] = OP_TYPES
     forms: tuple[str, ...] = FORM_NAMES
     whiten: bool = True
-    sensitivity: SensitivityLevel = "fast"
+    effort: EffortLevel = "default"
+    sensitivity: SensitivityLevel | None = None
     rank_multiple: int | None = None
     allow_larger: bool = False
     device: Device = "auto"
     provider: str = "CPUExecutionProvider"
     validate: bool = True
     gates: Gates = field(default_factory=Gates)
+    metric: Metric | None = None
 
     def __post_init__(self) -> None:
         if self.power_iterations < 1:
@@ -191,6 +241,10 @@ class Config:
             raise UsageError(f"--op-types: expected at least one of {', '.join(OP_TYPES)}")
         if self.allow_larger and not isinstance(self.budget, FixedRank | Alpha):
             raise UsageError("--allow-larger goes with --rank or --alpha: other budgets never make a weight larger")
+        if self.required_drop is not None and self.metric is None:
+            raise UsageError(
+                f"--max-drop {self.required_drop:g} is about a metric: give --metric FILE.py:FUNCTION, or --max-error"
+            )
         self._check_validation()
 
     def _check_forms(self) -> None:
@@ -198,15 +252,27 @@ class Config:
         if unknown or not self.forms:
             raise UsageError(f"--forms {','.join(unknown)}: expected some of {', '.join(FORM_NAMES)}")
 
+    @property
+    def preset(self) -> Effort:
+        """What the effort means, with what was given besides."""
+        preset = EFFORTS[self.effort]
+        return preset if self.sensitivity is None else replace(preset, sensitivity=self.sensitivity)
+
+    @property
+    def required_drop(self) -> float | None:
+        """The largest drop of the metric that is accepted, as budget or gate; None where nothing was asked."""
+        return self.budget.drop if isinstance(self.budget, MaxDrop) else self.gates.max_drop
+
     def _check_validation(self) -> None:
         """Refuse what can't be judged without running the model."""
         if isinstance(self.budget, Speedup) and self.objective == "size":
             raise UsageError("--speedup goes with --objective latency: drop --objective size")
         if self.validate:
             return
-        if isinstance(self.budget, MaxError):
-            raise UsageError("--max-error needs validation: drop --no-validate, or give a budget such as --keep-params")
-        if isinstance(self.budget, Speedup):
-            raise UsageError("--speedup needs validation: drop --no-validate, or give a budget such as --keep-params")
+        for budget, flag in ((MaxError, "--max-error"), (MaxDrop, "--max-drop"), (Speedup, "--speedup")):
+            if isinstance(self.budget, budget):
+                raise UsageError(f"{flag} needs validation: drop --no-validate, or give a budget such as --keep-params")
         if self.gates != Gates():
             raise UsageError("a gate needs validation: drop --no-validate, or --min-sqnr, --max-error and --min-top1")
+        if self.metric is not None:
+            raise UsageError("--metric needs validation: drop --no-validate, or --metric")

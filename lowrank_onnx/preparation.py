@@ -103,7 +103,7 @@ def measured_sensitivities(
     """What compressing each weight alone does, where a plan over all weights is to be made."""
     if observed is None or observed.feeds.synthetic or not isinstance(config.budget, PlannedBudget):
         return {}
-    feeds, level = observed.calibration, config.sensitivity
+    feeds, level = observed.calibration, config.preset.sensitivity
     return weight_sensitivities(
         prepared.model.skeleton, prepared.groups, curves, spool, observed.run, feeds, level, progress, cache
     )
@@ -122,6 +122,7 @@ def planned_weights(
             forms=group.forms,
             positions=total_positions(group.sites, positions),
             damage=damage,
+            itemsize=group.weight.itemsize,
             room=room_for_factors(group.weight),
         )
         for group, damage in zip(prepared.groups, damages, strict=True)

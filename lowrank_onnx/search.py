@@ -1,14 +1,24 @@
-"""Search over the share that a plan keeps: the smallest within an error limit, or the largest that is fast enough."""
+"""Search over the share that a plan keeps: the smallest within a limit, or the largest that is fast enough."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from lowrank_onnx.results import SearchStep
+from lowrank_onnx.types import MetricComparison
+
+RESOLUTION = 0.02
+"""A search by halving ends when the interval of shares is at most this wide."""
+
+
+def most_attempts(resolution: float = RESOLUTION) -> int:
+    """How many models a search by halving tries at the most."""
+    return math.ceil(math.log2(1.0 / resolution))
 
 
 def search_share(
-    error_at: Callable[[float], float], limit: float, *, floor: float = 0.0, resolution: float = 0.02
+    error_at: Callable[[float], float], limit: float, *, floor: float = 0.0, resolution: float = RESOLUTION
 ) -> tuple[float | None, tuple[SearchStep, ...]]:
     """Bisect for the smallest share in (floor, 1) with ``error_at(share) <= limit``.
 
@@ -26,15 +36,55 @@ def search_share(
     -------
     The share, or None where no share tried was accepted, and every attempt in order.
     """
+
+    def attempt(share: float) -> SearchStep:
+        error = error_at(share)
+        return SearchStep(keep=share, error=error, accepted=error <= limit)
+
+    return _halve(attempt, floor, resolution)
+
+
+def search_drop(
+    drop_at: Callable[[float], tuple[float, MetricComparison]],
+    limit: float,
+    *,
+    floor: float = 0.0,
+    resolution: float = RESOLUTION,
+) -> tuple[float | None, tuple[SearchStep, ...]]:
+    """Bisect for the smallest share in (floor, 1) at which a metric drops by no more than `limit`.
+
+    Where the drop truly grows as the share falls, the models beyond the limit that this can try before it takes one of
+    them in error lie on one path of halvings, whatever the samples say: `most_attempts` of them at the most. With the
+    confidence shared among so many, what is taken holds with that confidence.
+
+    Parameters
+    ----------
+    drop_at : relative output error, and the metric's comparison, of the model at a share.
+    limit, floor, resolution : as in `search_share`.
+
+    Returns
+    -------
+    The share, or None where no share tried was accepted, and every attempt in order.
+    """
+
+    def attempt(share: float) -> SearchStep:
+        error, metric = drop_at(share)
+        accepted = metric.within(limit)
+        return SearchStep(share, error, accepted, drop=metric.drop, judged_drop=metric.judged_drop)
+
+    return _halve(attempt, floor, resolution)
+
+
+def _halve(
+    attempt: Callable[[float], SearchStep], floor: float, resolution: float
+) -> tuple[float | None, tuple[SearchStep, ...]]:
     low, high = floor, 1.0
     best: float | None = None
     steps: list[SearchStep] = []
     while high - low > resolution:
         share = (low + high) / 2
-        error = error_at(share)
-        accepted = error <= limit
-        steps.append(SearchStep(keep=share, error=error, accepted=accepted))
-        if accepted:
+        steps.append(attempt(share))
+        if steps[-1].accepted:
             best = high = share
         else:
             low = share

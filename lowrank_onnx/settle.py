@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TypeAlias
 
-from lowrank_onnx.candidates import DENSE, PlannedWeight, dense_candidate
+from lowrank_onnx.candidates import DENSE, Candidate, PlannedWeight, dense_candidate, find_candidates
 from lowrank_onnx.choose import (
     NOT_NEEDED,
     Choice,
@@ -17,17 +17,32 @@ from lowrank_onnx.choose import (
     choose_together,
     smallest_share,
 )
-from lowrank_onnx.config import Alpha, Config, Energy, FixedRank, KeepMacs, KeepParams, MaxError, Speedup
+from lowrank_onnx.config import (
+    Alpha,
+    Config,
+    Energy,
+    FixedRank,
+    KeepBytes,
+    KeepMacs,
+    KeepParams,
+    MaxDrop,
+    MaxError,
+    Speedup,
+)
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.results import SearchStep
-from lowrank_onnx.search import search_share, search_speedup
-from lowrank_onnx.types import Curves
+from lowrank_onnx.search import most_attempts, search_drop, search_share, search_speedup
+from lowrank_onnx.trust import PlanJudge, in_own_unit, with_trust
+from lowrank_onnx.types import Curves, MetricComparison
 
 Settled = tuple[tuple[Choice, ...], tuple[SearchStep, ...]]
 
 Race: TypeAlias = Callable[[Sequence[Choice]], tuple[float, float]]
 """Builds the model of some choices; its outputs' relative error and its measured speedup over the original."""
+
+MeasureDrop: TypeAlias = Callable[[Sequence[Choice]], tuple[float, MetricComparison]]
+"""Builds the model of some choices; its outputs' relative error and its task metric beside the original's."""
 
 
 def settle(
@@ -38,9 +53,11 @@ def settle(
     progress: Progress,
     *,
     race: Race | None = None,
+    drop_of: MeasureDrop | None = None,
     original_ms: float | None = None,
     start: float | None = None,
     holds: Holds = always,
+    plan_judge: PlanJudge | None = None,
 ) -> Settled:
     """Choose for every weight, and report the attempts where it took a search.
 
@@ -53,20 +70,27 @@ def settle(
     config : its budget, objective and rank multiple are used.
     error_of : builds the model of some choices and measures its outputs' relative error; only called by a search.
     progress : receives the attempts.
+    drop_of : for `MaxDrop` only: builds the model of some choices; its outputs' error and its task metric.
     race, original_ms : for `Speedup` only: how an attempt is measured, and milliseconds of one run of the original.
     start : for `Speedup` only: the first share of the latency to try; None takes what the original has to lose.
     holds : whether a candidate that is about to be chosen can be written.
+    plan_judge : decides between several plans of a share by what they do to the outputs. None: measured damage is
+        added up as it is.
     """
     budget = config.budget
     if isinstance(budget, (FixedRank, Alpha, Energy)):
         alone = (choose_alone(weight, curves.get(weight.name, {}), budget, config.rank_multiple) for weight in weights)
         return tuple(_checked(weight, choice, holds) for weight, choice in zip(weights, alone, strict=True)), ()
-    choices_at = partial(_choices_at, weights, curves, config, holds)
-    if isinstance(budget, (KeepParams, KeepMacs)):
-        cost: CostName = "macs" if isinstance(budget, KeepMacs) else "parameters"
-        return choices_at(cost, budget.share), ()
+    # A search asks again for the share that it settles on: that plan isn't judged twice.
+    choices_at = cache(partial(_choices_at, weights, curves, config, holds, plan_judge))
+    if isinstance(budget, KeepParams | KeepBytes | KeepMacs):
+        return choices_at(_limited(budget), budget.share), ()
     if isinstance(budget, MaxError):
         return _settle_error(weights, budget, config, error_of, choices_at, progress)
+    if isinstance(budget, MaxDrop):
+        if drop_of is None:
+            raise ValueError("a drop can't be settled without a metric")
+        return _settle_drop(weights, budget, config, drop_of, choices_at, progress)
     if race is None or original_ms is None:
         raise ValueError("a speedup can't be settled without a race and the original's time")
     if start is None:
@@ -74,24 +98,47 @@ def settle(
     return _settle_speedup(weights, budget, config, race, start, partial(choices_at, "latency"), progress)
 
 
+def _limited(budget: KeepParams | KeepBytes | KeepMacs) -> CostName:
+    """The figure of which a budget keeps a share."""
+    if isinstance(budget, KeepMacs):
+        return "macs"
+    return "bytes" if isinstance(budget, KeepBytes) else "parameters"
+
+
+_SHARE_FLAGS: Mapping[CostName, str] = {
+    "parameters": "--keep-params",
+    "bytes": "--keep-bytes",
+    "macs": "--keep-macs",
+}
+
+
 def _choices_at(
     weights: Sequence[PlannedWeight],
     curves: Mapping[str, Curves],
     config: Config,
     holds: Holds,
+    plan_judge: PlanJudge | None,
     cost: CostName,
     share: float,
 ) -> tuple[Choice, ...]:
     """The choices at a share of the cost."""
-    return choose_together(
-        weights,
-        curves,
-        cost=cost,
-        share=share,
-        rank_multiple=config.rank_multiple,
-        only_faster=config.objective == "latency",
-        holds=holds,
-    )[0]
+
+    def candidates_of(weight: PlannedWeight) -> Sequence[Candidate]:
+        return find_candidates(weight, curves.get(weight.name, {}), config.rank_multiple)
+
+    def trusting(trust: float) -> tuple[Choice, ...]:
+        choices, _ = choose_together(
+            with_trust(weights, trust),
+            curves,
+            cost=cost,
+            share=share,
+            rank_multiple=config.rank_multiple,
+            only_faster=config.objective == "latency",
+            holds=holds,
+        )
+        return in_own_unit(weights, choices, candidates_of)
+
+    return trusting(1.0) if plan_judge is None or share >= 1.0 else plan_judge.choose(share, trusting)
 
 
 def _checked(weight: PlannedWeight, choice: Choice, holds: Holds) -> Choice:
@@ -103,6 +150,11 @@ def _checked(weight: PlannedWeight, choice: Choice, holds: Holds) -> Choice:
     return Choice(dense_candidate(weight), reason)
 
 
+def models_searched(config: Config) -> int:
+    """How many models at most a budget's search judges by their outputs, and so may favour for what was chance."""
+    return most_attempts(config.preset.resolution) if isinstance(config.budget, MaxError | MaxDrop) else 1
+
+
 def _floor(weights: Sequence[PlannedWeight], config: Config, cost: CostName) -> float:
     only_faster = config.objective == "latency"
     return smallest_share(weights, cost=cost, rank_multiple=config.rank_multiple, only_faster=only_faster)
@@ -111,15 +163,14 @@ def _floor(weights: Sequence[PlannedWeight], config: Config, cost: CostName) -> 
 def check_feasible(weights: Sequence[PlannedWeight], config: Config) -> None:
     """Refuse a share that no choice of ranks can reach, before anything is factorized (`UsageError`)."""
     budget = config.budget
-    if not isinstance(budget, KeepParams | KeepMacs):
+    if not isinstance(budget, KeepParams | KeepBytes | KeepMacs):
         return
-    cost: CostName = "macs" if isinstance(budget, KeepMacs) else "parameters"
+    cost = _limited(budget)
     floor = smallest_share(weights, cost=cost, rank_multiple=config.rank_multiple)
     if weights and budget.share < floor:
-        flag = "--keep-macs" if cost == "macs" else "--keep-params"
         raise UsageError(
-            f"{flag} {budget.share:g}: the smallest share that these weights can be brought to is {floor:.3f}; "
-            f"ask for at least that, or for smaller ranks with --rank-multiple 1"
+            f"{_SHARE_FLAGS[cost]} {budget.share:g}: the smallest share that these weights can be brought to is "
+            f"{floor:.3f}; ask for at least that, or for smaller ranks with --rank-multiple 1"
         )
 
 
@@ -140,11 +191,39 @@ def _settle_error(
             stage.advance(detail=f"{share:.0%} of the {cost} kept: relative error {error:.3g}")
             return error
 
-        share, steps = search_share(error_at, budget.error, floor=_floor(weights, config, cost))
+        share, steps = search_share(
+            error_at, budget.error, floor=_floor(weights, config, cost), resolution=config.preset.resolution
+        )
     if share is not None:
         return choices_at(share), steps
     reason = f"no share tried kept the outputs' relative error within {budget.error:g}"
-    return tuple(_dense(choice, reason) for choice in choices_at(1.0)), steps
+    return _all_dense(weights, choices_at(1.0), reason), steps
+
+
+def _settle_drop(
+    weights: Sequence[PlannedWeight],
+    budget: MaxDrop,
+    config: Config,
+    drop_of: MeasureDrop,
+    plan_at: Callable[[CostName, float], tuple[Choice, ...]],
+    progress: Progress,
+) -> Settled:
+    cost = _search_cost(weights, config)
+    choices_at = partial(plan_at, cost)
+    with progress.stage("searching", None) as stage:
+
+        def drop_at(share: float) -> tuple[float, MetricComparison]:
+            error, metric = drop_of(choices_at(share))
+            stage.advance(detail=f"{share:.0%} of the {cost} kept: drop {metric.drop:.3g}, relative error {error:.3g}")
+            return error, metric
+
+        share, steps = search_drop(
+            drop_at, budget.drop, floor=_floor(weights, config, cost), resolution=config.preset.resolution
+        )
+    if share is not None:
+        return choices_at(share), steps
+    reason = f"no share tried kept the metric's drop within {budget.drop:g}"
+    return _all_dense(weights, choices_at(1.0), reason), steps
 
 
 def _search_cost(weights: Sequence[PlannedWeight], config: Config) -> CostName:
@@ -185,9 +264,14 @@ def _settle_speedup(
     if share is not None:
         return choices_at(share), steps
     reason = f"no model tried was {budget.speedup:g} times as fast"
-    return tuple(_dense(choice, reason) for choice in choices_at(1.0)), steps
+    return _all_dense(weights, choices_at(1.0), reason), steps
 
 
-def _dense(choice: Choice, reason: str) -> Choice:
-    """At share 1.0 every choice is dense; those that could have shrunk get the search's reason."""
-    return Choice(choice.candidate, reason) if choice.reason == NOT_NEEDED else choice
+def _all_dense(weights: Sequence[PlannedWeight], choices: Sequence[Choice], reason: str) -> tuple[Choice, ...]:
+    """Leave every weight as it is. Those that could have shrunk get the search's reason; at a share of 1 that is also
+    a weight that a rank seems to reproduce without loss.
+    """
+    return tuple(
+        Choice(dense_candidate(weight), reason if not choice.reason or choice.reason == NOT_NEEDED else choice.reason)
+        for weight, choice in zip(weights, choices, strict=True)
+    )

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from models.fetch import fetch_model, find_cache
+from models.graph_writer import GraphWriter, write_model
 
 LAYERS, HEADS, WIDTH = 6, 12, 384
 EPSILON = 1e-12
@@ -30,8 +31,6 @@ EPSILON = 1e-12
 
 MASKED = -10_000.0
 """Added to the attention scores of masked positions, as in the original implementation."""
-
-OPSET = 20
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -64,24 +63,10 @@ def read_safetensors(path: Path) -> Tensors:
     return tensors
 
 
-class _Encoder:
-    """The nodes and initializers written so far."""
-
+class _Encoder(GraphWriter):
     def __init__(self, tensors: Tensors) -> None:
+        super().__init__()
         self.tensors = tensors
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: dict[str, onnx.TensorProto] = {}
-
-    def node(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """Add a node with one output, and name both after it."""
-        self.nodes.append(helper.make_node(op_type, inputs, [output], name=f"/{output}", **attributes))
-        return output
-
-    def constant(self, name: str, values: Any) -> str:
-        """Add an initializer, once."""
-        if name not in self.initializers:
-            self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
-        return name
 
     def stored(self, name: str) -> str:
         """A tensor of the file as it is."""
@@ -162,32 +147,18 @@ def build_minilm(tensors: Tensors) -> onnx.ModelProto:
     encoder = _Encoder(tensors)
     value, mask = encoder.embeddings(), encoder.mask()
     for index in range(LAYERS):
-        output = "last_hidden_state" if index == LAYERS - 1 else f"layer.{index}/output"
-        value = encoder.layer(value, mask, index, output)
+        name = "last_hidden_state" if index == LAYERS - 1 else f"layer.{index}/output"
+        value = encoder.layer(value, mask, index, name)
     names = ("input_ids", "attention_mask", "token_type_ids")
-    graph = helper.make_graph(
-        encoder.nodes,
-        "minilm_l6",
-        [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in names],
-        [helper.make_tensor_value_info(value, TensorProto.FLOAT, ["batch", "sequence", WIDTH])],
-        list(encoder.initializers.values()),
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10, producer_name="export_minilm"
-    )
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in names]
+    output = helper.make_tensor_value_info(value, TensorProto.FLOAT, ["batch", "sequence", WIDTH])
+    return encoder.model("minilm_l6", inputs, [output])
 
 
 def export_minilm(output: Path | None = None) -> Path:
     """Write the model, into the cache of fetched models where no other place is given, and return its path."""
-    target = output or find_cache() / "minilm-l6.onnx"
     model = build_minilm(read_safetensors(fetch_model("minilm-weights")))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    unfinished.write_bytes(model.SerializeToString(deterministic=True))
-    unfinished.replace(target)
-    return target
+    return write_model(model, output or find_cache() / "minilm-l6.onnx")
 
 
 if __name__ == "__main__":

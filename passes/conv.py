@@ -30,6 +30,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from lowrank_onnx.forms import CONV_CHANNEL, PAIR, PIVOTED, Form
+from lowrank_onnx.passes.conv_chain import CHAIN, chain_forms
 from lowrank_onnx.passes.graph_view import ScopeView
 from lowrank_onnx.passes.pivoted import BIAS_OF, pivoted_writer
 from lowrank_onnx.passes.rule import (
@@ -90,9 +91,10 @@ def _forms(candidate: Candidate, shape: tuple[int, ...], groups: int) -> tuple[t
     """The forms that the node can be written in, and the bias that the pivoted one writes anew."""
     plain = PAIR if math.prod(shape[2:]) == 1 else CONV_CHANNEL
     bias = candidate.stored_bias(shape[0])
+    chains = chain_forms(candidate, shape, groups)
     if groups > 1 or (bias is None and candidate.has_bias):
-        return (plain,), None
-    return (plain, PIVOTED), bias
+        return (plain, *chains), None
+    return (plain, PIVOTED, *chains), bias
 
 
 def convolution_weight(candidate: Candidate, attributes: Mapping[str, int]) -> StoredWeight | Skipped:
@@ -200,5 +202,8 @@ RULE = Rule(
         "pair": _CHANNEL,
         "conv_channel": _CHANNEL,
         "pivoted": pivoted_writer(pivoted_layout, output_dims, _apply, _channel_axis),
+        "conv_spatial": CHAIN,
+        "conv_input": CHAIN,
+        "conv_tucker": CHAIN,
     },
 )

@@ -20,6 +20,7 @@ from lowrank_onnx import (
     FactorizationError,
     FixedRank,
     Gates,
+    KeepBytes,
     KeepMacs,
     KeepParams,
     MaxError,
@@ -91,6 +92,28 @@ def test_shares_are_met(path: Path, budget: KeepParams | KeepMacs) -> None:
     if isinstance(budget, KeepMacs):
         assert result.before.macs == 8 * result.before.site_parameters
         assert result.after.macs == 8 * result.after.site_parameters
+
+
+def test_a_share_of_bytes_is_met_where_weights_have_several_types() -> None:
+    weight = decaying(64, 64, 0.9)
+    weights: dict[str, np.ndarray] = {"w0": weight, "w1": weight.astype(np.float16)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["h"], name="single"),
+        helper.make_node("Cast", ["h"], ["c"], to=TensorProto.FLOAT16),
+        helper.make_node("MatMul", ["c", "w1"], ["y"], name="half"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mixed",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, ["n", 64])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    result = lowrank_onnx.compress(model, Config(budget=KeepBytes(0.6), objective="size", validate=False))
+    after = {site.dtype: site.parameters_after for site in result.sites}
+    assert 0.5 < (4 * after["float32"] + 2 * after["float16"]) / (6 * 64 * 64) <= 0.6
+    assert after["float32"] < after["float16"]
 
 
 @pytest.mark.parametrize("budget", [Energy(0.99), Alpha(0.25)])

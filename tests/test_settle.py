@@ -8,12 +8,24 @@ import pytest
 
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import Choice
-from lowrank_onnx.config import Budget, Config, Energy, FixedRank, KeepMacs, KeepParams, MaxError, Speedup
+from lowrank_onnx.config import (
+    Budget,
+    Config,
+    Energy,
+    FixedRank,
+    KeepBytes,
+    KeepMacs,
+    KeepParams,
+    MaxDrop,
+    MaxError,
+    Speedup,
+)
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.forms import MATRIX, PAIR
+from lowrank_onnx.metric import Metric
 from lowrank_onnx.progress import SILENT
-from lowrank_onnx.settle import Settled, check_feasible, settle
-from lowrank_onnx.types import MatrixShape, Spectrum
+from lowrank_onnx.settle import Settled, check_feasible, models_searched, settle
+from lowrank_onnx.types import MatrixShape, MetricComparison, Spectrum
 
 WEIGHTS = [PlannedWeight(name, MatrixShape(1, 64, 64), (PAIR,), positions=10) for name in ("steep", "flat")]
 VALUES = {"steep": 0.5 ** np.arange(64.0), "flat": np.ones(64)}
@@ -32,11 +44,22 @@ def run(budget: Budget, error_of: object = None, weights: Sequence[PlannedWeight
     return settle(weights, SPECTRA, Config(budget=budget, rank_multiple=8), measure, SILENT)
 
 
-@pytest.mark.parametrize("budget", [KeepParams(0.7), KeepMacs(0.7)])
+@pytest.mark.parametrize("budget", [KeepParams(0.7), KeepBytes(0.7), KeepMacs(0.7)])
 def test_shares_are_kept(budget: Budget) -> None:
     choices, steps = run(budget)
     assert 0.5 < kept(choices) <= 0.7
     assert steps == ()
+
+
+def test_bytes_count_as_they_are_stored() -> None:
+    mixed = [replace(WEIGHTS[0], itemsize=2), replace(WEIGHTS[1], itemsize=4)]
+    choices, _ = run(KeepBytes(0.5), weights=mixed)
+    by_hand = sum(choice.candidate.parameters * size for choice, size in zip(choices, (2, 4), strict=True))
+    assert by_hand == sum(choice.candidate.stored_bytes for choice in choices)
+    assert 0.4 < by_hand / (6 * 64 * 64) <= 0.5
+    equal = run(KeepParams(0.5))[0]
+    assert [c.candidate.rank for c in run(KeepBytes(0.5))[0]] == [c.candidate.rank for c in equal]
+    assert [c.candidate.rank for c in choices] != [c.candidate.rank for c in equal]
 
 
 @pytest.mark.parametrize("budget", [FixedRank(16), Energy(0.99)])
@@ -49,6 +72,8 @@ def test_budgets_by_weight_need_no_search(budget: Budget) -> None:
 def test_an_impossible_share_names_the_smallest_possible() -> None:
     with pytest.raises(UsageError, match=r"--keep-params 0.1: the smallest share .* is 0.250"):
         check_feasible(WEIGHTS, Config(budget=KeepParams(0.1), rank_multiple=8))
+    with pytest.raises(UsageError, match=r"--keep-bytes 0.2: the smallest share .* is 0.250"):
+        check_feasible(WEIGHTS, Config(budget=KeepBytes(0.2), rank_multiple=8))
     with pytest.raises(UsageError, match=r"--keep-macs 0.249"):
         check_feasible(WEIGHTS, Config(budget=KeepMacs(0.249), rank_multiple=8))
 
@@ -76,6 +101,61 @@ def test_an_error_that_no_model_meets_leaves_everything_dense_and_says_why() -> 
     assert all(choice.candidate.rank is None for choice in choices)
     assert choices[0].reason == "no share tried kept the outputs' relative error within 0.05"
     assert not any(step.accepted for step in steps)
+
+
+def drop_to(limit: float, drop_of: object) -> Settled:
+    config = Config(budget=MaxDrop(limit), metric=Metric("m", lambda predict: 0.0), rank_multiple=8)
+
+    def unused(choices: Sequence[Choice]) -> float:
+        raise AssertionError("a drop is what is searched for")
+
+    return settle(WEIGHTS, SPECTRA, config, unused, SILENT, drop_of=drop_of if callable(drop_of) else None)
+
+
+def test_a_drop_is_met_by_search_on_the_measured_metric() -> None:
+    def drop_of(choices: Sequence[Choice]) -> tuple[float, MetricComparison]:
+        return 0.1, MetricComparison("m", higher_is_better=True, original=1.0, candidate=kept(choices))
+
+    choices, steps = drop_to(0.4, drop_of)
+    assert 0.6 <= kept(choices) < 0.7
+    assert all(step.accepted == (step.drop is not None and step.drop <= 0.4) for step in steps)
+    assert {step.accepted for step in steps} == {True, False}
+    assert all(step.error == 0.1 for step in steps)
+    assert len(steps) <= models_searched(Config(budget=MaxError(0.1)))
+
+
+def test_what_a_drop_can_be_counts_not_what_it_was() -> None:
+    def drop_of(choices: Sequence[Choice]) -> tuple[float, MetricComparison]:
+        return 0.1, MetricComparison("m", True, 1.0, 1.0, samples=9, drop_bound=0.2 + 1.0 - kept(choices))
+
+    choices, steps = drop_to(0.4, drop_of)
+    assert 0.8 <= kept(choices) < 0.9
+    assert {step.drop for step in steps} == {0.0}
+    assert all(step.judged_drop is not None and step.accepted == (step.judged_drop <= 0.4) for step in steps)
+
+
+def test_a_drop_that_no_model_keeps_leaves_everything_dense_and_says_why() -> None:
+    choices, steps = drop_to(0.01, lambda choices: (0.1, MetricComparison("m", True, 1.0, 0.5)))
+    assert [choice.reason for choice in choices] == ["no share tried kept the metric's drop within 0.01"] * 2
+    assert not any(step.accepted for step in steps)
+
+
+def test_a_drop_can_not_be_settled_without_a_metric() -> None:
+    with pytest.raises(ValueError, match="without a metric"):
+        drop_to(0.01, None)
+
+
+def test_only_searches_by_outputs_favour_what_was_chance() -> None:
+    assert models_searched(Config(budget=MaxError(0.1))) == 6
+    assert models_searched(Config(budget=KeepParams(0.5))) == models_searched(Config(budget=Speedup(1.5))) == 1
+
+
+def test_what_seems_lossless_stays_dense_too_where_no_model_is_good_enough() -> None:
+    exact = {name: {MATRIX: Spectrum((np.arange(64.0) < 8)[None] * 1.0, 8.0)} for name in VALUES}
+    config = Config(budget=MaxError(0.05), rank_multiple=8)
+    choices, _ = settle(WEIGHTS, exact, config, lambda choices: 1.0, SILENT)
+    assert [choice.candidate.rank for choice in choices] == [None, None]
+    assert {choice.reason for choice in choices} == {"no share tried kept the outputs' relative error within 0.05"}
 
 
 def test_a_search_without_positions_goes_by_parameters() -> None:

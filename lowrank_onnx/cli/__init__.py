@@ -74,15 +74,19 @@ def compress(
     alpha: budgets.AlphaOption = None,
     energy: budgets.EnergyOption = None,
     keep_params: budgets.KeepParamsOption = None,
+    keep_bytes: budgets.KeepBytesOption = None,
     keep_macs: budgets.KeepMacsOption = None,
     speedup: budgets.SpeedupOption = None,
     max_error: budgets.MaxErrorOption = None,
+    max_drop: budgets.MaxDropOption = None,
     min_sqnr: budgets.MinSqnrOption = None,
     min_top1: budgets.MinTop1Option = None,
     objective: budgets.ObjectiveOption = options.DEFAULTS.objective,
     calib: options.CalibOption = None,
+    metric: options.MetricOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
     whiten: options.WhitenOption = options.DEFAULTS.whiten,
+    effort: options.EffortOption = options.DEFAULTS.effort,
     sensitivity: options.SensitivityOption = options.DEFAULTS.sensitivity,
     no_validate: options.NoValidateOption = False,
     include: options.IncludeOption = None,
@@ -107,8 +111,10 @@ def compress(
     dump_config: DumpConfigOption = None,
 ) -> int:
     """Factorize the weights of a model, prove what that did, and write the result if it is worth it."""
-    given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_macs, speedup)
-    budget, gates = budgets.budget_and_gates(given, max_error=max_error, min_sqnr=min_sqnr, min_top1=min_top1)
+    given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_bytes, keep_macs, speedup)
+    budget, gates = budgets.budget_and_gates(
+        given, max_error=max_error, max_drop=max_drop, min_sqnr=min_sqnr, min_top1=min_top1
+    )
     config = Config(
         budget=budget,
         objective=objective,
@@ -121,6 +127,7 @@ def compress(
         op_types=checks.split_names(op_types, OP_TYPES),
         forms=checks.split_names(forms, FORM_NAMES),
         whiten=whiten,
+        effort=effort,
         sensitivity=sensitivity,
         rank_multiple=rank_multiple,
         allow_larger=allow_larger,
@@ -128,6 +135,7 @@ def compress(
         provider=provider,
         validate=not no_validate,
         gates=gates,
+        metric=metric,
     )
     dump_options(context, dump_config)
     target = output or checks.default_output(model)
@@ -291,14 +299,16 @@ def validate(
     min_sqnr: budgets.MinSqnrOption = None,
     max_error: budgets.MaxErrorGateOption = None,
     min_top1: budgets.MinTop1Option = None,
+    metric: options.MetricOption = None,
+    max_drop: budgets.MaxDropGateOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
     seed: options.SeedOption = options.DEFAULTS.seed,
     json: options.JsonOption = None,
     quiet: options.QuietOption = False,
 ) -> int:
     """Compare two models in onnxruntime: outputs and latency, with a verdict on the outputs."""
-    gates = Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1)
-    config = Config(provider=provider, seed=seed, gates=gates)
+    gates = Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1, max_drop=max_drop)
+    config = Config(provider=provider, seed=seed, gates=gates, metric=metric)
     checks.check_json(json, (original, candidate, data))
     checks.check_feeds("--data", data)
 

@@ -13,8 +13,10 @@ from lowrank_onnx.config import (
     Energy,
     FixedRank,
     Gates,
+    KeepBytes,
     KeepMacs,
     KeepParams,
+    MaxDrop,
     MaxError,
     Objective,
     Speedup,
@@ -82,6 +84,15 @@ KeepParamsOption = Annotated[
         rich_help_panel=_BUDGET,
     ),
 ]
+KeepBytesOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="F",
+        help="The same in bytes as stored, where weights have several types.",
+        parser=number,
+        rich_help_panel=_BUDGET,
+    ),
+]
 KeepMacsOption = Annotated[
     float | None,
     typer.Option(
@@ -107,6 +118,17 @@ MaxErrorOption = Annotated[
         help="Largest relative L2 error of the model's outputs on the feeds. Alone it is the budget: the smallest "
         "model within it is searched for. Beside another budget it is a gate.",
         show_default=f"{DEFAULT_MAX_ERROR} where no budget is given",
+        parser=number,
+        rich_help_panel=_BUDGET,
+    ),
+]
+MaxDropOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="D",
+        help="How much worse --metric may become, in its unit. Alone it is the budget: the smallest model within it "
+        "is searched for. Beside another budget it is a gate. If the metric tells samples apart, the drop is bounded "
+        "with 95 % confidence for data drawn like them.",
         parser=number,
         rich_help_panel=_BUDGET,
     ),
@@ -140,6 +162,16 @@ MaxErrorGateOption = Annotated[
         rich_help_panel=_GATES,
     ),
 ]
+MaxDropGateOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop",
+        metavar="D",
+        help="How much worse --metric may become, in its unit.",
+        parser=number,
+        rich_help_panel=_GATES,
+    ),
+]
 ObjectiveOption = Annotated[
     Objective,
     typer.Option(
@@ -157,6 +189,7 @@ def given_budgets(
     alpha: float | None,
     energy: float | None,
     keep_params: float | None,
+    keep_bytes: float | None,
     keep_macs: float | None,
     speedup: float | None,
 ) -> GivenBudgets:
@@ -170,6 +203,8 @@ def given_budgets(
         found["--energy"] = Energy(energy)
     if keep_params is not None:
         found["--keep-params"] = KeepParams(keep_params)
+    if keep_bytes is not None:
+        found["--keep-bytes"] = KeepBytes(keep_bytes)
     if keep_macs is not None:
         found["--keep-macs"] = KeepMacs(keep_macs)
     if speedup is not None:
@@ -178,9 +213,16 @@ def given_budgets(
 
 
 def budget_and_gates(
-    given: GivenBudgets, *, max_error: float | None, min_sqnr: float | None, min_top1: float | None
+    given: GivenBudgets,
+    *,
+    max_error: float | None,
+    max_drop: float | None,
+    min_sqnr: float | None,
+    min_top1: float | None,
 ) -> tuple[Budget, Gates]:
-    """Settle the budget: the one that was given, with ``--max-error`` as a gate; else ``--max-error`` itself.
+    """Settle the budget: the one that was given; else ``--max-drop``, else ``--max-error``.
+
+    Of the last two, those that aren't the budget are gates.
 
     Raises
     ------
@@ -191,11 +233,13 @@ def budget_and_gates(
         raise UsageError(
             f"{' and '.join(given)}: expected one budget, drop {'all but one' if len(given) > 2 else 'one'}"
         )
-    if not given:
-        budget: Budget = MaxError(DEFAULT_MAX_ERROR if max_error is None else max_error)
-        return budget, Gates(min_sqnr_db=min_sqnr, min_top1=min_top1)
-    gates = Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1)
-    return next(iter(given.values())), gates
+    if given:
+        budget = next(iter(given.values()))
+    elif max_drop is not None:
+        budget, max_drop = MaxDrop(max_drop), None
+    else:
+        budget, max_error = MaxError(DEFAULT_MAX_ERROR if max_error is None else max_error), None
+    return budget, Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1, max_drop=max_drop)
 
 
 # The points of a sweep

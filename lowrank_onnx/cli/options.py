@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from lowrank_onnx.cli.budgets import whole_number
-from lowrank_onnx.config import FORM_NAMES, OP_TYPES, Config, Device, Method, SensitivityLevel
+from lowrank_onnx.config import FORM_NAMES, OP_TYPES, Config, Device, Method
+from lowrank_onnx.effort import EffortLevel, SensitivityLevel
+from lowrank_onnx.metric import Metric, load_metric
 
 DEFAULTS = Config()
 
@@ -54,6 +56,17 @@ ProviderOption = Annotated[
         rich_help_panel=_FEEDS,
     ),
 ]
+MetricOption = Annotated[
+    Metric | None,
+    typer.Option(
+        metavar="FILE.py:FUNCTION",
+        help="Your own measure of a model, reported of both: a Python function that is given predict(feed) and returns "
+        "a number, or for each sample whether the model is right. Higher is better unless the function has the "
+        "attribute higher_is_better = False. The file is run as Python: it must be one that you trust.",
+        parser=load_metric,
+        rich_help_panel=_FEEDS,
+    ),
+]
 WhitenOption = Annotated[
     bool,
     typer.Option(
@@ -62,11 +75,20 @@ WhitenOption = Annotated[
         rich_help_panel=_CALIBRATION,
     ),
 ]
+EffortOption = Annotated[
+    EffortLevel,
+    typer.Option(
+        help="Time for quality: how closely the weights' effects are measured, how finely a search looks, how long is "
+        "timed. fast is for a first look, full for what will be shipped.",
+        rich_help_panel=_CALIBRATION,
+    ),
+]
 SensitivityOption = Annotated[
-    SensitivityLevel,
+    SensitivityLevel | None,
     typer.Option(
         help="With a budget over the whole model: measure what each weight alone does to the outputs, at one rank "
         "(fast), at up to three (full), or not at all (off).",
+        show_default="by --effort: off, fast, full",
         rich_help_panel=_CALIBRATION,
     ),
 ]

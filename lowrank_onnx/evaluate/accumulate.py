@@ -43,6 +43,7 @@ class OutputAccumulator:
         self._dot = 0.0
         self._agreeing = 0
         self._judged = 0
+        self._rows = 0
         self._changes: dict[str, None] = {}  # an ordered set
         self._counts: Counter[str] = Counter()
 
@@ -86,6 +87,7 @@ class OutputAccumulator:
             cosine=figures[3],
             top1_agreement=self._agreeing / self._judged if self._judged else None,
             problems=problems,
+            top1_rows=self._rows if self._rows == self._judged else 0,
         )
 
     def _problems(self) -> tuple[str, ...]:
@@ -177,6 +179,8 @@ class OutputAccumulator:
             agrees = candidate_first.any(axis=1) & ~(candidate_first & ~first).any(axis=1)
             self._agreeing += int(np.count_nonzero(agrees))
             self._judged += len(first)
+        if original.ndim == 2:  # with one more axis, rows share a sample
+            self._rows += len(rows_original)
 
 
 def _ranked_first(scores: _Doubles) -> NDArray[np.bool_]:

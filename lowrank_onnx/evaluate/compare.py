@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from lowrank_onnx.config import Gates
 from lowrank_onnx.errors import ModelError, UsageError
 from lowrank_onnx.evaluate.accumulate import OutputAccumulator
+from lowrank_onnx.evaluate.confidence import CONFIDENCE, share_at_least
 from lowrank_onnx.evaluate.feeds import Feeds
 from lowrank_onnx.evaluate.session import Runner
 from lowrank_onnx.progress import StageProgress
-from lowrank_onnx.types import Feed, LatencyComparison, OutputStatistics, Verdict
+from lowrank_onnx.types import Feed, LatencyComparison, MetricComparison, OutputStatistics, Verdict
 
 
 def compare_outputs(
@@ -64,6 +66,9 @@ def judge(
     gates: Gates,
     require_faster: bool,
     min_speedup: float = 1.0,
+    metric: MetricComparison | None = None,
+    max_drop: float | None = None,
+    models: int = 1,
 ) -> Verdict:
     """Decide whether the candidate passes; each failure is one sentence.
 
@@ -74,6 +79,8 @@ def judge(
     gates : each holds for every output; `min_top1` for those that have a top-1 agreement, and there has to be one.
     require_faster : whether the candidate has to be faster, with confidence.
     min_speedup : the least median speedup of a candidate that has to be faster.
+    metric, max_drop : what the task metric says, and the largest drop that is accepted; None: there is none.
+    models : how many models a search may have judged by these feeds; the bound of the top-1 agreement allows for it.
     """
     failures = []
     if not outputs or len(feeds) == 0:
@@ -86,17 +93,29 @@ def judge(
         failures.append(
             f"--min-top1 {gates.min_top1:g}: no output has a class axis (a float output of rank 2 or 3): drop the gate"
         )
+    if max_drop is not None:
+        failures += _dropped(metric, max_drop)
     if require_faster:
         failures += _not_faster(latency, min_speedup)
     return Verdict(
-        outputs=tuple(outputs),
+        outputs=tuple(outputs) if feeds.synthetic else tuple(_bounded(output, models) for output in outputs),
         latency=latency,
         feeds=feeds.description,
         synthetic=feeds.synthetic,
         samples=feeds.samples,
         providers=tuple(providers),
         failures=tuple(failures),
+        metric=metric,
     )
+
+
+def _bounded(output: OutputStatistics, models: int) -> OutputStatistics:
+    """The output with the bound of its top-1 agreement, where its rows are samples."""
+    if output.problems or output.top1_agreement is None or not output.top1_rows:
+        return output
+    agreeing = round(output.top1_agreement * output.top1_rows)
+    bound = share_at_least(agreeing, output.top1_rows, 1.0 - (1.0 - CONFIDENCE) / models)
+    return replace(output, top1_bound=bound)
 
 
 def _check_same_inputs(original: Runner, candidate: Runner) -> None:
@@ -133,6 +152,16 @@ def _broken_gates(output: OutputStatistics, gates: Gates) -> list[str]:
     if gates.min_top1 is not None and agreement is not None and not agreement >= gates.min_top1:
         broken.append(f"top-1 agreement {agreement:.4f} is below --min-top1 {gates.min_top1:g}")
     return [f"output {output.name!r}: {text}" for text in broken]
+
+
+def _dropped(metric: MetricComparison | None, max_drop: float) -> list[str]:
+    if metric is None:
+        return [f"--max-drop {max_drop:g}: the metric was not measured"]
+    if metric.within(max_drop):
+        return []
+    proof = "" if metric.drop_bound is None else f", and up to {metric.drop_bound:.4g} can't be ruled out"
+    fell = f"{metric.original:.6g} -> {metric.candidate:.6g} is a drop of {metric.drop:.4g}"
+    return [f"metric {metric.name}: {fell}{proof}: above --max-drop {max_drop:g}"]
 
 
 def _not_faster(latency: LatencyComparison | None, min_speedup: float) -> list[str]:

@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lowrank_onnx.config import Alpha, Energy, FixedRank, KeepMacs, KeepParams, MaxError, Speedup
+from lowrank_onnx.config import Alpha, Energy, FixedRank, KeepBytes, KeepMacs, KeepParams, MaxDrop, MaxError, Speedup
+from lowrank_onnx.metric import Metric
 from lowrank_onnx.report.escape import encodable
 from lowrank_onnx.report.tables import budget_flag
 from lowrank_onnx.report.written import write_text
 from lowrank_onnx.results import CompressionResult, DemoRow, InspectResult, SweepResult
-from lowrank_onnx.types import LatencyComparison, Verdict
+from lowrank_onnx.types import LatencyComparison, MetricComparison, Verdict
 
 SCHEMA = "lowrank-onnx/report/1"
 """Name and version of the format. The number goes up when a field changes its meaning or goes away."""
@@ -28,10 +29,11 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 COMPUTED: Mapping[type, tuple[str, ...]] = {
     Verdict: ("passed", "relative_error"),
     LatencyComparison: ("faster",),
+    MetricComparison: ("drop",),
 }
 """Properties that stand in the report beside the fields of their dataclass."""
 
-OMITTED: Mapping[type, tuple[str, ...]] = {CompressionResult: ("model",)}
+OMITTED: Mapping[type, tuple[str, ...]] = {CompressionResult: ("model",), Metric: ("function",)}
 """Fields that are no part of a report."""
 
 
@@ -83,7 +85,17 @@ def json_value(value: Any) -> Json:
             return _finite_or_name(value)
         case str():
             return encodable(value)
-        case FixedRank() | Alpha() | Energy() | KeepParams() | KeepMacs() | MaxError() | Speedup():
+        case (
+            FixedRank()
+            | Alpha()
+            | Energy()
+            | KeepParams()
+            | KeepBytes()
+            | KeepMacs()
+            | MaxError()
+            | MaxDrop()
+            | Speedup()
+        ):
             flag, amount = budget_flag(value)
             return {"flag": flag, "value": amount}
         case Mapping():

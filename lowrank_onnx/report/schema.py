@@ -8,13 +8,23 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from lowrank_onnx.config import Alpha, Energy, FixedRank, KeepMacs, KeepParams, MaxError, Speedup
+from lowrank_onnx.config import Alpha, Energy, FixedRank, KeepBytes, KeepMacs, KeepParams, MaxDrop, MaxError, Speedup
 from lowrank_onnx.report.json_report import SCHEMA, report_fields
 from lowrank_onnx.results import CompressionResult, DemoRow, InspectResult, SweepResult
 from lowrank_onnx.types import Verdict
 
-_BUDGETS = (FixedRank, Alpha, Energy, KeepParams, KeepMacs, MaxError, Speedup)
-_BUDGET_FLAGS = ("--rank", "--alpha", "--energy", "--keep-params", "--keep-macs", "--max-error", "--speedup")
+_BUDGETS = (FixedRank, Alpha, Energy, KeepParams, KeepBytes, KeepMacs, MaxError, MaxDrop, Speedup)
+_BUDGET_FLAGS = (
+    "--rank",
+    "--alpha",
+    "--energy",
+    "--keep-params",
+    "--keep-bytes",
+    "--keep-macs",
+    "--max-error",
+    "--max-drop",
+    "--speedup",
+)
 
 Schema = dict[str, Any]
 

@@ -10,7 +10,18 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lowrank_onnx.config import Alpha, Budget, Energy, FixedRank, KeepMacs, KeepParams, MaxError, Speedup
+from lowrank_onnx.config import (
+    Alpha,
+    Budget,
+    Energy,
+    FixedRank,
+    KeepBytes,
+    KeepMacs,
+    KeepParams,
+    MaxDrop,
+    MaxError,
+    Speedup,
+)
 from lowrank_onnx.report.escape import printable
 from lowrank_onnx.report.numbers import plural
 from lowrank_onnx.types import Skipped
@@ -145,9 +156,13 @@ def budget_flag(budget: Budget) -> tuple[str, int | float]:
             return "--energy", share
         case KeepParams(share):
             return "--keep-params", share
+        case KeepBytes(share):
+            return "--keep-bytes", share
         case KeepMacs(share):
             return "--keep-macs", share
         case MaxError(error):
             return "--max-error", error
+        case MaxDrop(drop):
+            return "--max-drop", drop
         case Speedup(speedup):
             return "--speedup", speedup

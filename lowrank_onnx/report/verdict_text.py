@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 
 from lowrank_onnx.report.numbers import UNKNOWN, count, fraction, significant
 from lowrank_onnx.report.tables import blocks, heading, table, text
-from lowrank_onnx.types import LatencyComparison, OutputStatistics, Verdict
+from lowrank_onnx.types import LatencyComparison, MetricComparison, OutputStatistics, Verdict
 
 
 def validate_report(original: str, candidate: str, verdict: Verdict) -> Group:
@@ -22,6 +22,9 @@ def verdict_block(verdict: Verdict) -> Group:
         parts.append(table(("output", "relative L2", "max abs", "SQNR dB", "cosine", "top-1"), rows))
     else:
         parts.append(text("nothing was compared", "bold red"))
+    parts += [text(bound) for bound in top1_bounds(verdict)]
+    if verdict.metric is not None:
+        parts += [text(line) for line in metric_lines(verdict.metric)]
     if verdict.latency is not None:
         parts.append(text(latency_line(verdict.latency, verdict)))
     parts += [text(f"failed: {failure}", "bold red") for failure in verdict.failures]
@@ -46,6 +49,36 @@ def _output_row(output: OutputStatistics) -> tuple[str, ...]:
         fraction(output.cosine),
         UNKNOWN if output.top1_agreement is None else fraction(output.top1_agreement),
     )
+
+
+def top1_bounds(verdict: Verdict) -> list[str]:
+    """What the agreement of the top classes is at least beyond the feeds, one sentence for each output that tells."""
+    return [
+        f"top-1 of {output.name}: the same for at least {fraction(output.top1_bound)} of data drawn like these "
+        f"{count(output.top1_rows)} samples (95 % confidence, Clopper-Pearson)"
+        for output in verdict.outputs
+        if output.top1_bound is not None
+    ]
+
+
+def metric_lines(metric: MetricComparison) -> list[str]:
+    """The task metric of both models, and what that proves."""
+    better = "" if metric.higher_is_better else " (lower is better)"
+    first = (
+        f"metric {metric.name}{better}: {significant(metric.original, 4)} -> {significant(metric.candidate, 4)}, "
+        f"drop {significant(metric.drop)}"
+    )
+    if metric.samples is None:
+        return [f"{first}; a plain number, so nothing is known of its sampling error"]
+    end = "at least" if metric.higher_is_better else "at most"
+    beyond = (
+        f"for data drawn like them: drop at most {significant(metric.drop_bound)}, metric {end} "
+        f"{significant(metric.candidate_bound, 4)} (95 % confidence each; exact paired bound, Clopper-Pearson)"
+    )
+    return [
+        f"{first}: of {count(metric.samples)} samples {count(metric.lost)} lost and {count(metric.gained)} gained",
+        beyond,
+    ]
 
 
 def latency_line(latency: LatencyComparison, verdict: Verdict) -> str:

@@ -22,8 +22,10 @@ from lowrank_onnx.config import (
     Energy,
     FixedRank,
     Gates,
+    KeepBytes,
     KeepMacs,
     KeepParams,
+    MaxDrop,
     MaxError,
     Speedup,
 )
@@ -79,8 +81,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # Options
 
 FLAGS_OF_FIELDS = {
-    "budget": "--rank --alpha --energy --keep-params --keep-macs --max-error --speedup",
-    "gates": "--min-sqnr --max-error --min-top1",
+    "budget": "--rank --alpha --energy --keep-params --keep-bytes --keep-macs --max-error --max-drop --speedup",
+    "gates": "--min-sqnr --max-error --min-top1 --max-drop",
     "validate": "--no-validate",
 }
 
@@ -94,6 +96,7 @@ FLAGS_OF_FIELDS = {
         ("--alpha 0.4", Alpha(0.4)),
         ("--energy 0.99", Energy(0.99)),
         ("--keep-params 0.6", KeepParams(0.6)),
+        ("--keep-bytes 0.5", KeepBytes(0.5)),
         ("--keep-macs 1", KeepMacs(1.0)),
         ("--speedup 1.5", Speedup(1.5)),
     ],
@@ -115,12 +118,56 @@ def test_max_error_alone_is_no_gate(pipeline: FakePipeline, model: Path) -> None
     assert pipeline.config.gates == Gates(min_top1=1.0)
 
 
+METRIC = """
+def accuracy(predict):
+    return 0.5
+
+def loss(predict):
+    return 0.5
+loss.higher_is_better = False
+"""
+
+
+@pytest.fixture
+def metric_file(model: Path) -> Path:
+    path = model.with_name("metrics.py")
+    path.write_text(METRIC)
+    return path
+
+
+def test_a_drop_is_a_budget(pipeline: FakePipeline, metric_file: Path) -> None:
+    assert main(["compress", "model.onnx", "--max-drop", "0.01", "--metric", "metrics.py:accuracy"]) == 0
+    assert pipeline.config.budget == MaxDrop(0.01)
+    assert pipeline.config.gates == Gates()
+    assert pipeline.config.metric is not None
+    assert (pipeline.config.metric.name, pipeline.config.metric.higher_is_better) == ("metrics.py:accuracy", True)
+
+
+def test_beside_a_drop_an_error_is_a_gate_and_beside_another_budget_both_are(
+    pipeline: FakePipeline, metric_file: Path
+) -> None:
+    both = ["--max-drop", "0.01", "--max-error", "0.1", "--metric", "metrics.py:loss"]
+    main(["compress", "model.onnx", *both])
+    assert (pipeline.config.budget, pipeline.config.gates) == (MaxDrop(0.01), Gates(max_error=0.1))
+    pipeline.calls.clear()
+    main(["compress", "model.onnx", "--rank", "8", *both])
+    assert (pipeline.config.budget, pipeline.config.gates) == (FixedRank(8), Gates(max_error=0.1, max_drop=0.01))
+    assert pipeline.config.metric is not None
+    assert not pipeline.config.metric.higher_is_better
+
+
+def test_two_models_can_be_compared_by_a_metric(pipeline: FakePipeline, metric_file: Path) -> None:
+    assert main(["validate", "a", "b", "--metric", "metrics.py:accuracy", "--max-drop", "0.01"]) == 0
+    assert pipeline.config.gates == Gates(max_drop=0.01)
+    assert pipeline.config.metric is not None
+
+
 def test_every_other_option_arrives(pipeline: FakePipeline, model: Path) -> None:
     flags = (
         "--alpha 0.4 --objective size --method rsvd --power-iterations 2 --oversampling 0 --seed 7 --include a* "
         "--include b --exclude c --op-types MatMul,Gemm --op-types Conv,MatMul --rank-multiple 8 --device cpu "
         "--provider cuda --no-validate --allow-larger "
-        "--no-whiten --sensitivity full"
+        "--no-whiten --effort fast --sensitivity full"
     )
     assert main(["compress", "model.onnx", *flags.split()]) == 0
     assert pipeline.config == Config(
@@ -136,6 +183,7 @@ def test_every_other_option_arrives(pipeline: FakePipeline, model: Path) -> None
         rank_multiple=8,
         allow_larger=True,
         whiten=False,
+        effort="fast",
         sensitivity="full",
         device="cpu",
         provider="cuda",
@@ -191,9 +239,9 @@ def test_validate_and_inspect_arrive(pipeline: FakePipeline, model: Path, tmp_pa
 SEE_HELP = ": see lowrank-onnx compress --help"
 NO_FEEDS = "no such file or directory, expected an .npz, a directory of .npz or of test_data_set_*"
 FLAGS = """
-    --rank --alpha --energy --keep-params --keep-macs --max-error --min-sqnr --min-top1 --objective --calib --provider
-    --no-validate --include --exclude --op-types --method --power-iterations --oversampling --rank-multiple --seed
-    --device --output -o --force --cache --json --quiet --verbose
+    --rank --alpha --energy --keep-params --keep-bytes --keep-macs --max-error --min-sqnr --min-top1 --objective --calib
+    --provider --no-validate --include --exclude --op-types --method --power-iterations --oversampling --rank-multiple
+    --seed --effort --metric --max-drop --device --output -o --force --cache --json --quiet --verbose
 """
 
 
@@ -209,6 +257,7 @@ FLAGS = """
         ("--alpha 1.5", "--alpha 1.5: expected a share above 0 and at most 1, e.g. --alpha 0.6"),
         ("--energy 0", "--energy 0: expected a share above 0 and at most 1, e.g. --energy 0.6"),
         ("--keep-params -1", "--keep-params -1: expected a share above 0 and at most 1, e.g. --keep-params 0.6"),
+        ("--keep-bytes 0", "--keep-bytes 0: expected a share above 0 and at most 1, e.g. --keep-bytes 0.6"),
         ("--keep-macs 2", "--keep-macs 2: expected a share above 0 and at most 1, e.g. --keep-macs 0.6"),
         ("--max-error 1", "--max-error 1: expected a relative error between 0 and 1, e.g. 0.05"),
         ("--rank 8 --max-error 0", "--max-error 0: expected a relative error above 0, e.g. 0.05"),
@@ -220,6 +269,18 @@ FLAGS = """
             "--speedup 2 --no-validate",
             "--speedup needs validation: drop --no-validate, or give a budget such as --keep-params",
         ),
+        (
+            "--max-drop 0.01",
+            "--max-drop 0.01 is about a metric: give --metric FILE.py:FUNCTION, or --max-error",
+        ),
+        (
+            "--rank 8 --max-drop 0.01",
+            "--max-drop 0.01 is about a metric: give --metric FILE.py:FUNCTION, or --max-error",
+        ),
+        ("--max-drop -1", "--max-drop -1: expected 0 or more in the metric's unit, e.g. --max-drop 0.01"),
+        ("--rank 8 --max-drop inf", "--max-drop inf: expected 0 or more in the metric's unit, e.g. --max-drop 0.01"),
+        ("--metric accuracy", "--metric accuracy: expected FILE.py:FUNCTION, e.g. accuracy.py:top1"),
+        ("--metric nowhere.py:top1", "--metric nowhere.py:top1: no such file nowhere.py"),
         ("--min-top1 2", "--min-top1 2: expected a share from 0 to 1, e.g. 0.99"),
         ("--rank 8 --alpha 0.5", "--rank and --alpha: expected one budget, drop one"),
         (
@@ -267,6 +328,17 @@ def test_wrong_usage(
     assert capsys.readouterr() == ("", f"error: {line}\n")
     assert pipeline.calls == []
     assert sorted(path.name for path in model.parent.iterdir()) == ["model.onnx"]
+
+
+def test_a_drop_and_a_metric_need_validation(
+    pipeline: FakePipeline, metric_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metric = ["--metric", "metrics.py:accuracy", "--no-validate"]
+    assert main(["compress", "model.onnx", "--max-drop", "0.01", *metric]) == 2
+    assert "--max-drop needs validation: drop --no-validate" in capsys.readouterr().err
+    assert main(["compress", "model.onnx", "--rank", "8", *metric]) == 2
+    assert "--metric needs validation: drop --no-validate" in capsys.readouterr().err
+    assert pipeline.calls == []
 
 
 @pytest.mark.parametrize(
@@ -465,9 +537,9 @@ def test_json_in_a_file_stands_beside_the_report(
 
 def test_verbose(pipeline: FakePipeline, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["compress", "model.onnx", "-v"])
-    assert "time: load" in capsys.readouterr().out
+    assert "versions: lowrank-onnx" in capsys.readouterr().out
     main(["compress", "model.onnx"])
-    assert "time: load" not in capsys.readouterr().out
+    assert "versions:" not in capsys.readouterr().out
 
 
 # Help

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from lowrank_onnx.config import Gates
 from lowrank_onnx.errors import ModelError, UsageError
 from lowrank_onnx.evaluate.compare import compare_outputs, judge
+from lowrank_onnx.evaluate.confidence import share_at_least
 from lowrank_onnx.evaluate.feeds import Feeds
 from lowrank_onnx.evaluate.session import InputSpec
-from lowrank_onnx.types import LatencyComparison, OutputStatistics, Timing
+from lowrank_onnx.types import LatencyComparison, MetricComparison, OutputStatistics, Timing
 from tests.evaluate.fakes import FunctionSession, as_feeds
 
 ONE = as_feeds([np.zeros(1, np.float32)])
@@ -35,7 +37,9 @@ def _random(*shape: int) -> Any:
 
 def test_equal_outputs_are_perfect() -> None:
     y = _random(4, 5)
-    assert compare_values(y, y.copy()) == OutputStatistics("y", "float32", 20, 0.0, 0.0, math.inf, 1.0, 1.0, ())
+    assert compare_values(y, y.copy()) == OutputStatistics(
+        "y", "float32", 20, 0.0, 0.0, math.inf, 1.0, 1.0, (), top1_rows=len(y)
+    )
 
 
 def test_figures_over_several_feeds_are_those_of_all_elements_together() -> None:
@@ -351,3 +355,50 @@ def test_a_speedup_that_was_asked_for_has_to_be_reached_by_the_median() -> None:
     (failure,) = _failures(GOOD, latency=_latency(0.9, 4.0), require_faster=True, min_speedup=1.5)
     assert failure.startswith("not faster: ")
     assert _failures(GOOD, latency=_latency(1.4, 1.6), min_speedup=2.0) == ()
+
+
+def _judged(output: OutputStatistics, feeds: Feeds = ONE, models: int = 1) -> OutputStatistics:
+    verdict = judge([output], None, feeds, ["cpu"], gates=Gates(), require_faster=False, models=models)
+    return verdict.outputs[0]
+
+
+def test_rows_that_are_samples_bound_the_top_class_of_others_like_them() -> None:
+    rows = _changed(top1_agreement=0.98, top1_rows=100)
+    assert _judged(rows).top1_bound == share_at_least(98, 100)
+    assert _judged(rows, models=5).top1_bound == share_at_least(98, 100, 0.99)
+
+
+def test_what_proves_nothing_has_no_bound() -> None:
+    rows = _changed(top1_agreement=0.98, top1_rows=100)
+    synthetic = Feeds("made up", synthetic=True, samples=1, groups=ONE.groups)
+    assert _judged(rows, synthetic).top1_bound is None
+    assert _judged(_changed(top1_agreement=0.98, top1_rows=0)).top1_bound is None
+    assert _judged(replace(rows, problems=("it broke",))).top1_bound is None
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((5, 4), 5), ((2, 5, 4), 0), ((5,), 0), ((5, 1), 0)])
+def test_only_rows_of_rank_two_are_samples(shape: tuple[int, ...], rows: int) -> None:
+    y = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    assert compare_values(y, y.copy()).top1_rows == rows
+
+
+def test_a_metric_that_dropped_too_far_fails() -> None:
+    def failures(candidate: float, max_drop: float | None, bound: float | None = None) -> tuple[str, ...]:
+        metric = MetricComparison("m", True, 0.95, candidate, samples=None, drop_bound=bound)
+        verdict = judge(
+            [GOOD], None, ONE, ["cpu"], gates=Gates(), require_faster=False, metric=metric, max_drop=max_drop
+        )
+        assert verdict.metric == metric
+        return verdict.failures
+
+    assert failures(0.94, 0.01) == failures(0.5, None) == ()
+    assert failures(0.93, 0.01) == ("metric m: 0.95 -> 0.93 is a drop of 0.02: above --max-drop 0.01",)
+    assert failures(math.nan, 0.01)
+    assert failures(0.945, 0.01, bound=0.012) == (
+        "metric m: 0.95 -> 0.945 is a drop of 0.005, and up to 0.012 can't be ruled out: above --max-drop 0.01",
+    )
+
+
+def test_a_limit_without_a_metric_fails() -> None:
+    verdict = judge([GOOD], None, ONE, ["cpu"], gates=Gates(), require_faster=False, max_drop=0.01)
+    assert verdict.failures == ("--max-drop 0.01: the metric was not measured",)

@@ -11,7 +11,8 @@ from scipy.special import erf, softmax
 from lowrank_onnx import passes
 from lowrank_onnx.evaluate import open_session
 from lowrank_onnx.types import Array
-from models.export_whisper import EPSILON, HEAD_WIDTH, MELS, Tensors, build_decoder, build_encoder
+from models.export_whisper import MELS, build_decoder, build_encoder
+from models.transformer_writer import EPSILON, HEAD_WIDTH, Tensors
 
 WIDTH, LAYERS, VOCABULARY = 2 * HEAD_WIDTH, 2, 40
 

@@ -14,12 +14,23 @@ from onnx import helper as h
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from lowrank_onnx.chain_factors import ChainWeight, chain_parts
 from lowrank_onnx.config import OP_TYPES
-from lowrank_onnx.forms import Form, Pivoted
+from lowrank_onnx.forms import ConvChain, Form, Pivoted
 from lowrank_onnx.linalg.pivoted import pivot_factors
 from lowrank_onnx.model_io import load_model
 from lowrank_onnx.passes import Rewrite, find_sites, rewrite
-from lowrank_onnx.types import Array, NewTensor, Site, SiteChoice, Skipped, numpy_dtype, rearrange
+from lowrank_onnx.types import (
+    Array,
+    NewTensor,
+    Rearrangement,
+    Site,
+    SiteChoice,
+    Skipped,
+    WeightRef,
+    numpy_dtype,
+    rearrange,
+)
 from lowrank_onnx.weight_reader import WeightReader
 
 ORT_SILENT = 4
@@ -150,7 +161,11 @@ def choose(site: Site, rank: int, form: Form | None = None) -> SiteChoice:
 
 
 def parts_of(form: Form, matrices: Array, rank: int) -> dict[str, Array]:
-    """The parts of a form of the matrix family, in float64."""
+    """The parts of a form, in float64."""
+    if isinstance(form, ConvChain):
+        as_it_is = Rearrangement(matrices.shape, (0, 1, 2), matrices.shape)
+        ref = WeightRef((), "w", "initializer", "float64", matrices.shape)
+        return chain_parts(ChainWeight(ref, matrices.astype(np.float64), as_it_is, None, "cpu"), form, rank)
     left, right = factor(matrices, rank)
     if not isinstance(form, Pivoted):
         return {"left": left, "right": right}

@@ -11,11 +11,12 @@ from lowrank_onnx.results import (
     DemoRow,
     InspectedSite,
     InspectResult,
+    Reached,
     SearchStep,
     SiteResult,
     Totals,
 )
-from lowrank_onnx.types import LatencyComparison, OutputStatistics, Skipped, Timing, Verdict
+from lowrank_onnx.types import LatencyComparison, MetricComparison, OutputStatistics, Skipped, Timing, Verdict
 
 REWRITTEN = SiteResult(
     name="blocks.0/mlp/fc1/MatMul",
@@ -90,6 +91,18 @@ LATENCY = LatencyComparison(
     confidence=0.95,
     pairs=40,
 )
+METRIC = MetricComparison(
+    name="accuracy.py:correct",
+    higher_is_better=True,
+    original=0.946,
+    candidate=0.945,
+    samples=2000,
+    lost=8,
+    gained=6,
+    candidate_bound=0.9358,
+    drop_bound=0.0047,
+    confidence=0.95,
+)
 VERDICT = Verdict(
     outputs=(OUTPUT,),
     latency=LATENCY,
@@ -122,6 +135,11 @@ def compression(**changes: Any) -> CompressionResult:
         search=(SearchStep(0.5, 0.02, True), SearchStep(0.25, 0.09, False)),
         message="wrote model.lowrank.onnx: 1.42x faster, 2.78x smaller",
         seconds={"load": 0.012, "factorize": 1.5},
+        reached=(
+            Reached("share of the parameters", 0.4, 0.316, 0.316),
+            Reached("relative error of the outputs", None, 0.028, 0.0312),
+        ),
+        pass_seconds=0.06,
         versions={"lowrank-onnx": "0.1.0", "cupy": ""},
     )
     return replace(result, **changes)
@@ -131,6 +149,8 @@ def unchanged(reason: str) -> CompressionResult:
     """A result in which every site stayed dense for `reason`."""
     return compression(
         status="unchanged",
+        reached=(),
+        pass_seconds=None,
         output=None,
         after=None,
         verdict=None,

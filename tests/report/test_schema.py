@@ -3,11 +3,14 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lowrank_onnx.config import Config, MaxDrop
+from lowrank_onnx.metric import Metric
 from lowrank_onnx.report.json_report import (
     compress_document,
     demo_document,
@@ -16,7 +19,8 @@ from lowrank_onnx.report.json_report import (
     validate_document,
 )
 from lowrank_onnx.report.schema import report_schema
-from tests.report.samples import DEMO_ROW, FAILED, INSPECTED, SYNTHETIC, VERDICT, compression, unchanged
+from lowrank_onnx.results import PlanTrial, SearchStep
+from tests.report.samples import DEMO_ROW, FAILED, INSPECTED, METRIC, SYNTHETIC, VERDICT, compression, unchanged
 from tests.report.schema_check import problems
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -26,6 +30,14 @@ DOCUMENTS: dict[str, Any] = {
     "written": compress_document(compression()),
     "rejected": compress_document(compression(status="rejected", output=None, verdict=FAILED)),
     "synthetic": compress_document(compression(verdict=SYNTHETIC, synthetic=True)),
+    "metric": compress_document(
+        compression(
+            config=Config(budget=MaxDrop(0.01), metric=Metric("accuracy.py:correct", lambda predict: 1.0)),
+            verdict=replace(VERDICT, metric=METRIC),
+            search=(SearchStep(0.5, 0.02, True, drop=0.001, judged_drop=0.008),),
+        )
+    ),
+    "tried": compress_document(compression(trials=(PlanTrial(0.6, 1.0, 0.04, False), PlanTrial(0.6, 0.5, None, True)))),
     "unchanged": compress_document(unchanged("no rank makes it smaller")),
     "inspect": inspect_document(INSPECTED),
     "validate": validate_document("a.onnx", "b.onnx", VERDICT),

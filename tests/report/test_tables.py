@@ -2,21 +2,44 @@ from __future__ import annotations
 
 from typing import get_args
 
-from lowrank_onnx.config import Alpha, Budget, Energy, FixedRank, KeepMacs, KeepParams, MaxError, Speedup
+from lowrank_onnx.config import (
+    Alpha,
+    Budget,
+    Energy,
+    FixedRank,
+    KeepBytes,
+    KeepMacs,
+    KeepParams,
+    MaxDrop,
+    MaxError,
+    Speedup,
+)
 from lowrank_onnx.report.tables import budget_flag, by_reason, largest
 from tests.report.rendering import rendered
 
 
 def test_every_budget_has_its_flag() -> None:
-    budgets = (FixedRank(8), Alpha(0.1), Energy(0.2), KeepParams(0.3), KeepMacs(0.4), MaxError(0.5), Speedup(1.5))
+    budgets = (
+        FixedRank(8),
+        Alpha(0.1),
+        Energy(0.2),
+        KeepParams(0.3),
+        KeepBytes(0.35),
+        KeepMacs(0.4),
+        MaxError(0.5),
+        MaxDrop(0.6),
+        Speedup(1.5),
+    )
     assert {type(budget) for budget in budgets} == set(get_args(Budget))
     assert [budget_flag(budget) for budget in budgets] == [
         ("--rank", 8),
         ("--alpha", 0.1),
         ("--energy", 0.2),
         ("--keep-params", 0.3),
+        ("--keep-bytes", 0.35),
         ("--keep-macs", 0.4),
         ("--max-error", 0.5),
+        ("--max-drop", 0.6),
         ("--speedup", 1.5),
     ]
 

@@ -4,8 +4,9 @@ import math
 from dataclasses import replace
 
 from lowrank_onnx.report.verdict_text import feeds_phrase, latency_line, speed_phrase, validate_report
+from lowrank_onnx.types import MetricComparison
 from tests.report.rendering import rendered
-from tests.report.samples import FAILED, LATENCY, OUTPUT, SYNTHETIC, VERDICT
+from tests.report.samples import FAILED, LATENCY, METRIC, OUTPUT, SYNTHETIC, VERDICT
 
 
 def test_the_latency_line() -> None:
@@ -53,3 +54,31 @@ def test_not_a_number_is_shown_as_such() -> None:
     output = replace(OUTPUT, sqnr_db=math.nan, relative_l2=math.nan, max_abs=math.nan, cosine=math.nan)
     lines = rendered(validate_report("a.onnx", "b.onnx", replace(VERDICT, outputs=(output,)))).splitlines()
     assert ["probabilities", "NaN", "NaN", "NaN", "NaN", "0.9922"] in [line.split() for line in lines]
+
+
+def test_a_bound_of_the_top_class_is_told_of_data_like_the_feeds() -> None:
+    output = replace(OUTPUT, top1_rows=512, top1_bound=0.9824)
+    content = rendered(validate_report("a.onnx", "b.onnx", replace(VERDICT, outputs=(output,))), width=200)
+    assert (
+        "top-1 of probabilities: the same for at least 0.9824 of data drawn like these 512 samples "
+        "(95 % confidence, Clopper-Pearson)"
+    ) in content.splitlines()
+    assert "Clopper" not in rendered(validate_report("a.onnx", "b.onnx", VERDICT))
+
+
+def test_a_metric_of_samples_tells_what_they_prove() -> None:
+    lines = rendered(validate_report("a.onnx", "b.onnx", replace(VERDICT, metric=METRIC)), width=200).splitlines()
+    assert ("metric accuracy.py:correct: 0.9460 -> 0.9450, drop 0.00100: of 2,000 samples 8 lost and 6 gained") in lines
+    assert (
+        "for data drawn like them: drop at most 0.00470, metric at least 0.9358 (95 % confidence each; exact paired "
+        "bound, Clopper-Pearson)"
+    ) in lines
+
+
+def test_a_metric_that_is_a_number_proves_nothing_more() -> None:
+    metric = MetricComparison("loss.py:loss", higher_is_better=False, original=0.2, candidate=0.25)
+    lines = rendered(validate_report("a.onnx", "b.onnx", replace(VERDICT, metric=metric)), width=200).splitlines()
+    assert (
+        "metric loss.py:loss (lower is better): 0.2000 -> 0.2500, drop 0.0500; a plain number, so nothing is known of "
+        "its sampling error"
+    ) in lines

@@ -1,0 +1,217 @@
+"""The real models that compression is judged on: what each is calibrated with, and the task that it is judged by.
+
+No sample that is judged was seen in calibration. Models and data are fetched, and graphs exported, when a case is
+loaded; `quick` takes fewer samples of both, to see that everything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import detection_tasks, gloss_probe, image_tasks, recognition_tasks, sentence_tasks, speech_tasks
+from lowrank_onnx.evaluate import Session, open_session
+from lowrank_onnx.types import Array, Feed
+from models.export_craft import export_craft
+from models.export_efficientnet import export_efficientnet
+from models.export_minilm import export_minilm
+from models.export_whisper import export_whisper
+from models.fetch import fetch_model
+
+Feeds = tuple[Feed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ZooCase:
+    """One model and its task.
+
+    Attributes
+    ----------
+    name, path : of the model.
+    calibration : feeds to calibrate with; the library holds every fourth out for itself.
+    judge : the task's figures by name, from a session of the model or of a compressed one.
+    lower_is_better : of those figures.
+    data : what it is calibrated with and judged by, in a sentence.
+    """
+
+    name: str
+    path: Path
+    calibration: Feeds
+    judge: Callable[[Session], Mapping[str, float]]
+    lower_is_better: bool
+    data: str
+
+
+def _outputs(session: Session, feeds: Sequence[Feed]) -> list[Array]:
+    return [np.asarray(session.run(feed)[session.outputs[0]]) for feed in feeds]
+
+
+def load_minilm(quick: bool) -> ZooCase:
+    """The sentence encoder: similarities as people judge them, and topics of definitions."""
+    tasks = {task.name: (task, sentence_tasks.encode_texts(task.texts)) for task in sentence_tasks.load_tasks()}
+    glosses = gloss_probe.load_glosses(600 if quick else 3000)
+    encoded = sentence_tasks.encode_texts(glosses.texts)
+    judged = [feed for _, texts in tasks.values() for feed in texts.feeds]
+    count = 64 if quick else 512
+
+    def judge(session: Session) -> Mapping[str, float]:
+        figures = sentence_tasks.judge_encoder(_outputs(session, judged), tasks)
+        vectors = sentence_tasks.sentence_vectors(_outputs(session, encoded.feeds), encoded)
+        return figures | {"topic probe": gloss_probe.probe_accuracy(vectors, glosses)}
+
+    return ZooCase(
+        name="minilm-l6",
+        path=export_minilm(),
+        calibration=sentence_tasks.encode_texts(sentence_tasks.calibration_sentences(count)).feeds,
+        judge=judge,
+        lower_is_better=False,
+        data=f"calibrated with {count} sentences of Lee's background stories; judged on Lee's 50 documents (Pearson), "
+        f"WordSim-353 and SimLex-999 (Spearman), and a linear probe for the topics of {len(glosses.texts)} WordNet "
+        "definitions, a third of them held out (accuracy)",
+    )
+
+
+def load_whisper_encoder(quick: bool) -> ZooCase:
+    """The speech recogniser's encoder, with the original decoder behind it."""
+    encoder, decoder = export_whisper()
+    learned, judged = _prompts(quick)
+
+    def judge(session: Session) -> Mapping[str, float]:
+        return {"WER": _transcribe(judged, lambda prompt: _encode(session, prompt), open_session(decoder))}
+
+    return ZooCase(
+        name="whisper-base-encoder",
+        path=encoder,
+        calibration=tuple(speech_tasks.encoder_feed(prompt) for prompt in learned),
+        judge=judge,
+        lower_is_better=True,
+        data=_prompt_data(learned, judged, "with the original decoder"),
+    )
+
+
+def load_whisper_decoder(quick: bool) -> ZooCase:
+    """The speech recogniser's decoder, behind the original encoder."""
+    encoder, decoder = export_whisper()
+    learned, judged = _prompts(quick)
+    original = open_session(encoder)
+    states = {prompt.name: _encode(original, prompt) for prompt in (*learned, *judged)}
+
+    def judge(session: Session) -> Mapping[str, float]:
+        return {"WER": _transcribe(judged, lambda prompt: states[prompt.name], session)}
+
+    def feed(prompt: speech_tasks.Prompt) -> Feed:
+        tokens = [*speech_tasks.START, *speech_tasks.guess_tokens(prompt.transcript)]
+        return {"tokens": np.array([tokens], np.int64), "states": states[prompt.name]}
+
+    return ZooCase(
+        name="whisper-base-decoder",
+        path=decoder,
+        calibration=tuple(feed(prompt) for prompt in learned),
+        judge=judge,
+        lower_is_better=True,
+        data=_prompt_data(learned, judged, "behind the original encoder"),
+    )
+
+
+Prompts = Sequence[speech_tasks.Prompt]
+
+
+def _prompts(quick: bool) -> tuple[Prompts, Prompts]:
+    """To learn from, and to judge by."""
+    prompts = speech_tasks.load_prompts()
+    return (prompts[:8], prompts[24:32]) if quick else (prompts[:24], prompts[24:])
+
+
+def _prompt_data(learned: Prompts, judged: Prompts, beside: str) -> str:
+    return (
+        f"calibrated with {len(learned)} prompts of a telephone exchange; judged by the word error rate of greedy "
+        f"decoding on {len(judged)} others, {beside}"
+    )
+
+
+def _encode(session: Session, prompt: speech_tasks.Prompt) -> Array:
+    return np.asarray(session.run(speech_tasks.encoder_feed(prompt))["states"])
+
+
+def _transcribe(prompts: Prompts, states_of: Callable[[speech_tasks.Prompt], Array], decoder: Session) -> float:
+    texts = []
+    for prompt in prompts:
+        states = states_of(prompt)
+
+        def decode(tokens: Array, states: Array = states) -> Array:
+            return np.asarray(decoder.run({"tokens": tokens, "states": states})["logits"])
+
+        guess = speech_tasks.guess_tokens(prompt.transcript)
+        texts.append(speech_tasks.write_text(speech_tasks.decode_greedily(decode, guess)))
+    return speech_tasks.word_error_rate(texts, prompts)
+
+
+def load_craft(quick: bool) -> ZooCase:
+    """The detector of text."""
+    pages = detection_tasks.judged_pages(6 if quick else 48)
+    learned = detection_tasks.calibration_feeds(8 if quick else 32)
+    feeds = [detection_tasks.page_feed(page) for page in pages]
+    return ZooCase(
+        name="craft",
+        path=export_craft(),
+        calibration=learned,
+        judge=lambda session: {"word-box F1": detection_tasks.word_f1(_outputs(session, feeds), pages)},
+        lower_is_better=False,
+        data=f"calibrated with {len(learned)} rendered pages of {detection_tasks.HEIGHT} x {detection_tasks.WIDTH} "
+        f"pixels; judged by the boxes of {sum(len(page.words) for page in pages)} words on {len(pages)} others",
+    )
+
+
+def load_efficientnet(quick: bool) -> ZooCase:
+    """The classifier of images, in which low rank finds little: the control."""
+    tasks = image_tasks.judged_images()
+    tasks = {name: images[:: 8 if quick else 1] for name, images in tasks.items()}
+    feeds = {name: image_tasks.image_feeds([image.image for image in images]) for name, images in tasks.items()}
+    count = 32 if quick else 256
+
+    def judge(session: Session) -> Mapping[str, float]:
+        return {name: image_tasks.top1(_outputs(session, feeds[name]), images) for name, images in tasks.items()}
+
+    return ZooCase(
+        name="efficientnet-lite2",
+        path=export_efficientnet(),
+        calibration=image_tasks.calibration_feeds(count),
+        judge=judge,
+        lower_is_better=False,
+        data=f"calibrated with {count} stamps of a drawing program; judged by top-1 on "
+        f"{' and '.join(f'{len(images)} {name}' for name, images in tasks.items())}",
+    )
+
+
+def load_ppocr(quick: bool) -> ZooCase:
+    """The recogniser of text."""
+    lines = recognition_tasks.judged_lines(40 if quick else 400)
+    count = 32 if quick else 256
+    feeds, characters = recognition_tasks.line_feeds(lines), recognition_tasks.load_characters()
+
+    def judge(session: Session) -> Mapping[str, float]:
+        return {"CER": recognition_tasks.character_error_rate(_outputs(session, feeds), lines, characters)}
+
+    return ZooCase(
+        name="ppocr-v4-recogniser",
+        path=fetch_model("ppocr-v4-recogniser"),
+        calibration=recognition_tasks.calibration_feeds(count),
+        judge=judge,
+        lower_is_better=True,
+        data=f"calibrated with {count} rendered lines with noise and blur; judged by the character error rate on "
+        f"{len(lines)} others",
+    )
+
+
+CASES: Mapping[str, Callable[[bool], ZooCase]] = {
+    "minilm-l6": load_minilm,
+    "whisper-base-encoder": load_whisper_encoder,
+    "whisper-base-decoder": load_whisper_decoder,
+    "craft": load_craft,
+    "efficientnet-lite2": load_efficientnet,
+    "ppocr-v4-recogniser": load_ppocr,
+}
+"""How to load each case, by name."""

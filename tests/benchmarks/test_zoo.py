@@ -1,0 +1,129 @@
+"""The zoo's own machinery on a small model: what is saved, what is run again, and what the report says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+pytest.importorskip("PIL", reason="needs Pillow (extra bench)")
+pytest.importorskip("sklearn", reason="needs scikit-learn (extra bench)")
+
+from benchmarks import zoo
+from benchmarks.gloss_probe import parse_gloss
+from benchmarks.saved_results import is_saved, read
+from benchmarks.zoo_cases import CASES, ZooCase
+from lowrank_onnx import CompressionResult, Config, compress
+from lowrank_onnx.evaluate import Session, open_session
+from tests.tiny_model import write_classifier
+
+
+class Loader:
+    """Loads one case, and counts how often the model was judged."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path, _ = write_classifier(directory)
+        self.loaded = self.judged = 0
+
+    def __call__(self) -> ZooCase:
+        self.loaded += 1
+        samples = np.random.default_rng(0).standard_normal((64, 128)).astype(np.float32)
+
+        def judge(session: Session) -> Mapping[str, float]:
+            self.judged += 1
+            return {"top share": float(session.run({"x": samples})["y"].max(axis=-1).mean())}
+
+        return ZooCase("tiny", self.path, ({"x": samples[:32]},), judge, False, "calibrated with noise")
+
+
+def compress_for_size(model: Path, config: Config, **options: Any) -> CompressionResult:
+    """As the benchmark does, but without the timing of weights: what is tested is no latency."""
+    return compress(model, replace(config, objective="size", sensitivity="off"), **options)
+
+
+def test_a_run_that_was_stopped_goes_on_behind_its_last_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "compress", compress_for_size)
+    load = Loader(tmp_path)
+    zoo.run_model(load, "tiny", (0.6,), tmp_path, quick=True, again=False)
+    assert (load.loaded, load.judged) == (1, 2)
+    zoo.run_model(load, "tiny", (0.6,), tmp_path, quick=True, again=False)
+    assert load.loaded == 1
+    (tmp_path / "zoo" / "tiny-macs-0.6.json").unlink()
+    zoo.run_model(load, "tiny", (0.6,), tmp_path, quick=True, again=False)
+    assert (load.loaded, load.judged) == (2, 3)
+    point = read(tmp_path / "zoo" / "tiny-macs-0.6.json")
+    original = read(tmp_path / "zoo" / "tiny.json")
+    assert point["status"] == "written", point["message"]
+    assert point["macs_kept"] <= 0.6
+    assert point["parameters"] < original["parameters"]
+    assert point["file_bytes"] < original["file_bytes"]
+    zoo.write_report(tmp_path)
+    report = (tmp_path / "zoo.md").read_text(encoding="utf-8")
+    assert "## tiny" in report
+    assert f"| 0.6 (quick) | {point['metrics']['top share']:.4f} |" in report
+    assert f"| all | {original['metrics']['top share']:.4f} |" in report
+
+
+def test_a_quick_result_is_not_enough_for_a_full_run(tmp_path: Path) -> None:
+    place = tmp_path / "a.json"
+    assert not is_saved(place, quick=True)
+    place.write_text(json.dumps({"quick": True}), encoding="utf-8")
+    assert is_saved(place, quick=True)
+    assert not is_saved(place, quick=False)
+    place.write_text(json.dumps({"quick": False}), encoding="utf-8")
+    assert is_saved(place, quick=True)
+    assert is_saved(place, quick=False)
+
+
+def test_parameters_of_constant_nodes_count(tmp_path: Path) -> None:
+    weight = onnx.numpy_helper.from_array(np.ones((3, 4), np.float32))
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Constant", [], ["w"], value=weight)],
+        "g",
+        [],
+        [],
+        [
+            onnx.numpy_helper.from_array(np.ones(5, np.float32), "b"),
+            onnx.numpy_helper.from_array(np.ones(2, np.int64), "i"),
+        ],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.helper.make_model(graph), path)
+    assert zoo.count_parameters(path) == 12 + 5
+
+
+@pytest.mark.parametrize("text", ["0", "1.5", "0.6,-1"])
+def test_shares_out_of_range_are_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="expected shares above 0"):
+        zoo._shares(text)
+
+
+def test_unknown_models_are_refused() -> None:
+    assert zoo._names("craft,minilm-l6") == ("craft", "minilm-l6")
+    with pytest.raises(argparse.ArgumentTypeError, match="nonsense: expected some of minilm-l6"):
+        zoo._names("craft,nonsense")
+
+
+def test_definitions_are_read_without_examples() -> None:
+    line = '00001740 03 n 01 entity 0 000 | that which is perceived; known or inferred; "an example; of it"  '
+    assert parse_gloss(line) == (3, "that which is perceived; known or inferred")
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", CASES)
+def test_every_case_can_be_judged(name: str) -> None:
+    """The original's figures on few samples, against marks that only a broken export or task would miss."""
+    case = CASES[name](True)
+    marks = {"WER": 0.15, "CER": 0.12, "word-box F1": 0.9, "stamps": 0.3, "WordSim": 0.7, "topic probe": 0.5}
+    found = case.judge(open_session(case.path))
+    judged = set(found) & set(marks)
+    assert judged
+    for figure in judged:
+        assert found[figure] <= marks[figure] if case.lower_is_better else found[figure] >= marks[figure]
