@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lowrank_onnx.forms import Form
+from lowrank_onnx.model_io import save_array
 from lowrank_onnx.types import Array, Factors, NewTensor, WeightRef, numpy_dtype, rearrange
 
 
@@ -109,5 +110,5 @@ class FactorSpool:
     def _save(self, part: str, values: Array) -> Path:
         path = self._directory / f"{self._count}.{part}.npy"
         self._count += 1
-        np.save(path, np.ascontiguousarray(values), allow_pickle=False)
+        save_array(path, np.ascontiguousarray(values))
         return path

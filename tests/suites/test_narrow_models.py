@@ -24,7 +24,7 @@ from lowrank_onnx import Config, FixedRank, compress
 from lowrank_onnx.evaluate import open_session
 from lowrank_onnx.results import CompressionResult
 from lowrank_onnx.types import Array
-from models.fetch import fetch_model
+from models.export_minilm import export_minilm
 
 MODELS = Path(__file__).parents[2] / "models"
 RANK = Config(budget=FixedRank(24), objective="size", validate=False, op_types=("MatMul", "Gemm"))
@@ -86,7 +86,7 @@ def test_stored_types_have_the_error_of_float32(storage: Storage, images: list[M
 @pytest.mark.zoo
 @pytest.mark.parametrize("storage", ["float16", "bfloat16", "int8"])
 def test_stored_types_of_minilm(storage: Storage) -> None:
-    check_storage(onnx.load(fetch_model("minilm-l6")), storage, tokens())
+    check_storage(onnx.load(export_minilm()), storage, tokens())
 
 
 def test_a_model_that_computes_in_half_precision(images: list[Mapping[str, Array]]) -> None:
