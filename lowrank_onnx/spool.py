@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from lowrank_onnx.forms import Form
+from lowrank_onnx.model_io import save_array
 from lowrank_onnx.types import Array, Factors, NewTensor, WeightRef, numpy_dtype, rearrange
 
 
@@ -138,5 +139,5 @@ class FactorSpool:
 
     def _save(self, part: str, values: Array) -> Path:
         path = self._directory / f"{next(self._numbers)}.{part}.npy"
-        np.save(path, np.ascontiguousarray(values), allow_pickle=False)
+        save_array(path, np.ascontiguousarray(values))
         return path
