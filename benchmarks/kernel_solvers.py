@@ -26,9 +26,14 @@ class Peer:
     solve: Callable[[NDArray[Any], int, int], Factors]
 
 
-def solve_auto(W: NDArray[Any], rank: int) -> tuple[Factors, str]:
-    result = factor(W, rank, device="cpu")
-    return (result.left, result.right), result.solver
+def auto(tolerance: float = 1.02) -> Solver:
+    """What this library chooses, its measurement of its own errors included."""
+
+    def solve(W: NDArray[Any], rank: int) -> tuple[Factors, str]:
+        result = factor(W, rank, tolerance=tolerance, device="cpu")
+        return (result.left, result.right), result.solver
+
+    return solve
 
 
 def textbook_rsi(power_iterations: int) -> Solver:

@@ -2,12 +2,16 @@
 
     python -m benchmarks.large_model                  # 6 GB through the command line, at most 1.5 GB of memory
     python -m benchmarks.large_model --stage-only     # only loads and saves it, at most 1 GB
+    python -m benchmarks.large_model --gigabytes 12 --width 2048 --keep-params 0.6 --limit 2 --times-floor 3
 
 The model is a chain of transformer-like blocks (a square MatMul, and a MatMul and a Gemm through a hidden layer 2.7
 times as wide, each with a residual) with its weights in external data. A weight is a part of rank 64, whose singular
 values fall slowly, plus noise: cheap to make block by block, and with a known bound on the error of any good
-factorization of rank 64 and more. The exit status is 1 where memory or error exceed their bounds, or the result isn't
-a valid model.
+factorization of rank 64 and more. The exit status is 1 where memory, time or error exceed their bounds, or the result
+isn't a valid model.
+
+The floor of the time is what can't be left out: reading the input once, factorizing each weight (measured on one weight
+of each shape, at the largest rank that the budget needs, in a process that does nothing else) and writing the output.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import numpy as np
 import onnx
 import onnx.helper
 
+from lowrank_onnx import linalg
 from lowrank_onnx.errors import ModelError
 from lowrank_onnx.model_io import Model, load_model
 from lowrank_onnx.types import Array
@@ -200,6 +205,8 @@ def main() -> int:
     parser.add_argument("--gigabytes", type=float, default=6.0, help="size of the model (default 6)")
     parser.add_argument("--width", type=int, default=4096, help="width of the model (default 4096)")
     parser.add_argument("--rank", type=int, default=256, help="rank of the factors (default 256)")
+    parser.add_argument("--keep-params", type=float, help="the budget, instead of a rank")
+    parser.add_argument("--times-floor", type=float, help="measure the floor of the time, and allow so many times it")
     parser.add_argument("--dir", type=Path, help="where the files go, and stay (default: a temporary directory)")
     parser.add_argument("--limit", type=float, help="peak gigabytes allowed (default 1.5; 1 with --stage-only)")
     parser.add_argument("--stage-only", action="store_true", help="load and save only, without compressing")
@@ -215,13 +222,22 @@ def main() -> int:
         start = time.perf_counter()
         size = write_model(source, blocks)
         print(f"made {source.name}: {size / 1e9:.2f} GB in {time.perf_counter() - start:.0f} s", flush=True)
-        status, peak, seconds = run_measured(_command(source, target, options.rank, stage_only=options.stage_only))
+        budget = ["--rank", str(options.rank)]
+        if options.keep_params is not None:
+            budget = ["--keep-params", str(options.keep_params)]
+        status, peak, seconds = run_measured(_command(source, target, budget, stage_only=options.stage_only))
         if status != 0:
             print(f"the run failed with exit status {status}")
             return 1
         written = load_model(target).file_bytes
         print(f"peak resident memory {peak:.2f} GB (limit {limit:g}), {seconds:.0f} s, {written / 1e9:.2f} GB written")
         faults = find_faults(source, target, blocks, stage_only=options.stage_only)
+        if options.times_floor is not None:
+            ranks = None if options.keep_params is not None else options.rank
+            floor = measure_floor(source, target, blocks, ranks)
+            print(f"floor of the time: {floor:.0f} s; the run took {seconds / floor:.2f} times as long")
+            if seconds > options.times_floor * floor:
+                faults.append(f"the run took {seconds:.0f} s: more than {options.times_floor:g} times {floor:.0f} s")
         if peak > limit:
             faults.append(f"the peak of {peak:.2f} GB is above {limit:g} GB")
     for fault in faults:
@@ -229,10 +245,40 @@ def main() -> int:
     return 1 if faults else 0
 
 
-def _command(source: Path, target: Path, rank: int, *, stage_only: bool) -> list[str]:
+def measure_floor(source: Path, target: Path, blocks: list[list[Weight]], rank: int | None) -> float:
+    """Seconds to read the model, to factorize its weights one by one and to write a file of the result's size.
+
+    `rank` None stands for the largest at which factors have fewer values than the weight: a budget over all weights
+    needs them up to there.
+    """
+    start = time.perf_counter()
+    with open(source.with_name(f"{source.name}.data"), "rb", buffering=0) as file:
+        while file.read(8 << 20):
+            pass
+    seconds = time.perf_counter() - start
+    model = load_model(source)
+    for weight in blocks[0]:
+        values = _find(model, weight.name)
+        largest = (values.size - 1) // sum(values.shape)
+        start = time.perf_counter()
+        linalg.factor(values, rank or largest, method="auto", power_iterations=4, oversampling=10, seed=0)
+        seconds += (time.perf_counter() - start) * len(blocks)
+    left = load_model(target).file_bytes
+    start = time.perf_counter()
+    with open(target.with_name("floor.bin"), "wb") as file:
+        for offset in range(0, left, 8 << 20):
+            file.write(bytes(min(8 << 20, left - offset)))
+        file.flush()
+        os.fsync(file.fileno())
+    seconds += time.perf_counter() - start
+    target.with_name("floor.bin").unlink()
+    return seconds
+
+
+def _command(source: Path, target: Path, budget: list[str], *, stage_only: bool) -> list[str]:
     if stage_only:
         return [sys.executable, "-c", _STAGE_ONLY, str(source), str(target)]
-    options = ["--rank", str(rank), "--objective", "size", "--no-validate", "--force"]
+    options = [*budget, "--objective", "size", "--no-validate", "--force"]
     return [sys.executable, "-m", "lowrank_onnx", "compress", str(source), "-o", str(target), *options]
 
 

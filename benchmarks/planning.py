@@ -13,7 +13,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from lowrank_onnx.accounting import versions
 from lowrank_onnx.choose import CostName
 from lowrank_onnx.evaluate import Feeds, Session, load_feeds, measure_latency, open_session
 from lowrank_onnx.latency.machine import machine_key
+from lowrank_onnx.results import PlanTrial
 from lowrank_onnx.types import Array
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,6 +38,9 @@ TIMED_SECONDS = 2.0
 """For one pair of models; it ends sooner where the difference is plain."""
 
 FEW_SHARE = 0.6
+
+SCHEMA = 2
+"""Of the saved results: those of another one are not kept beside new ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +56,19 @@ class Point:
     speedup: float
     speedup_low: float
     speedup_high: float
+    trials: tuple[PlanTrial, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class FewSamples:
-    """One way at one share, calibrated with 8 samples."""
+    """One way at one share, calibrated with 8 samples.
+
+    `like_error` is the error on other samples of the source of those 8, `error` that on the judged samples.
+    """
 
     variant: str
     asked: float
+    like_error: float
     error: float
     metrics: Mapping[str, float]
 
@@ -99,6 +108,9 @@ def main() -> None:
     for name in arguments.models:
         case = load_case(name, quick=arguments.quick)
         judge = Judge(case)
+        if arguments.few_samples:
+            print_few(name, measure_few(case, judge))
+            continue
         result = ModelResult(name, case.data, today(), machine_key(Config().provider, None), versions(), judge.metrics)
         results.append(result)
         print(f"{name}: {result.metrics}", flush=True)
@@ -108,7 +120,15 @@ def main() -> None:
         result.few.extend(measure_few(case, judge))
         result.run = measure_default_run(case)
         save(arguments.out, results)
-    print((arguments.out / "planning.md").read_text(encoding="utf-8"))
+    if results:
+        print((arguments.out / "planning.md").read_text(encoding="utf-8"))
+
+
+def print_few(name: str, few: Iterable[FewSamples]) -> None:
+    print(f"{name}, calibrated with 8 samples, {FEW_SHARE:g} of the parameters kept:", flush=True)
+    for way in few:
+        figures = ", ".join(f"{metric} {value:.4f}" for metric, value in way.metrics.items())
+        print(f"  {way.variant}: error {way.like_error:.4f}, judged {way.error:.4f}, {figures}", flush=True)
 
 
 class Judge:
@@ -149,12 +169,12 @@ def measure_points(case: Case, judge: Judge, shares: tuple[float, ...], seconds:
 def _measure_point(
     bench: Workbench, judge: Judge, variant: Variant, cost: CostName, share: float, timed: Feeds, seconds: float
 ) -> Point:
-    choices, kept = bench.plan(variant, cost, share)
-    with bench.build(variant, choices) as model:
+    planned = bench.plan(variant, cost, share)
+    with bench.build(variant, planned.choices) as model:
         error, metrics = judge.judge(model)
         latency = measure_latency(bench.original, model, timed, seed=SEED, max_seconds=seconds)
     speeds = (latency.speedup, latency.speedup_low, latency.speedup_high)
-    return Point(variant.name, cost, share, kept, error, metrics, *speeds)
+    return Point(variant.name, cost, share, planned.kept, error, metrics, *speeds, planned.trials)
 
 
 def measure_few(case: Case, judge: Judge) -> Iterator[FewSamples]:
@@ -162,13 +182,14 @@ def measure_few(case: Case, judge: Judge) -> Iterator[FewSamples]:
     whitened = next(variant for variant in VARIANTS if variant.name == BALF)
     ways = (VARIANTS[0], whitened, *(variant for variant in VARIANTS if variant.sensitivity != "off"))
     unweighted = replace(ways[2], name="unweighted, sensitivity fast", method="svd", whiten=False)
+    alike = Judge(replace(case, judged=case.like_few, metrics=lambda outputs: {}))
     with tempfile.TemporaryDirectory() as scratch:
         bench = Workbench(case.path, case.few, Path(scratch), seed=SEED)
         for variant in (*ways, unweighted):
-            choices, _ = bench.plan(variant, "parameters", FEW_SHARE)
-            with bench.build(variant, choices) as model:
+            planned = bench.plan(variant, "parameters", FEW_SHARE)
+            with bench.build(variant, planned.choices) as model:
                 error, metrics = judge.judge(model)
-                yield FewSamples(variant.name, FEW_SHARE, error, metrics)
+                yield FewSamples(variant.name, FEW_SHARE, alike.judge(model)[0], error, metrics)
 
 
 def measure_default_run(case: Case) -> DefaultRun:
@@ -205,9 +226,10 @@ def save(directory: Path, results: list[ModelResult]) -> None:
     """JSON, and the tables made from it as Markdown beside it; results of other models there are kept."""
     directory.mkdir(parents=True, exist_ok=True)
     place = directory / "planning.json"
-    kept = json.loads(place.read_text(encoding="utf-8"))["models"] if place.is_file() else []
+    saved = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+    kept = saved["models"] if saved.get("schema") == SCHEMA else []
     by_name = {model["model"]: model for model in (*kept, *map(asdict, results))}
-    data = {"schema": 1, "models": [by_name[name] for name in MODELS if name in by_name]}
+    data = {"schema": SCHEMA, "models": [by_name[name] for name in MODELS if name in by_name]}
     place.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     (directory / "planning.md").write_text(markdown(data), encoding="utf-8")
 
@@ -219,6 +241,7 @@ def today() -> str:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.planning", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two shares, fewer judged samples, short timing")
+    parser.add_argument("--few-samples", action="store_true", help="only 8 calibration samples; print, save nothing")
     parser.add_argument("--models", type=_models, default=MODELS, metavar=",".join(MODELS))
     parser.add_argument("--out", type=Path, default=RESULTS, help="directory of planning.json and planning.md")
     arguments = parser.parse_args()

@@ -26,6 +26,11 @@ SENTENCES = 512
 """Calibration sentences: as many as calibration images."""
 
 
+FEW = 8
+LIKE_FEW = 250
+"""Samples to judge by what was learnt from few."""
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One model.
@@ -35,6 +40,7 @@ class Case:
     name, path : of the model.
     calibration : feeds to calibrate with.
     few : feeds that hold 8 samples of them.
+    like_few : feeds of other samples from the same source.
     judged : feeds on which the outputs' error is measured.
     metrics : the model's figures of merit, by name, from its output on each judged feed; higher is better.
     costs : the budgets to plan for; MACs too where they aren't in proportion to the parameters.
@@ -45,6 +51,7 @@ class Case:
     path: Path
     calibration: Feeds
     few: Feeds
+    like_few: Feeds
     judged: Feeds
     metrics: Callable[[Sequence[Array]], Mapping[str, float]]
     costs: tuple[CostName, ...]
@@ -66,7 +73,8 @@ def _load_fashion(name: str, quick: bool) -> Case:
         name=name,
         path=path,
         calibration=_cut(files.calibration, IMAGES_PER_FEED),
-        few=({"image": files.calibration[:8]},),
+        few=({"image": files.calibration[:FEW]},),
+        like_few=_cut(files.calibration[FEW : FEW + LIKE_FEW], JUDGED_PER_FEED),
         judged=judged,
         metrics=lambda outputs: {"top-1": _top1(outputs, labels)},
         costs=("parameters", "macs") if name == "vgg" else ("parameters",),
@@ -91,7 +99,8 @@ def _load_minilm(quick: bool) -> Case:
         name="minilm",
         path=export_minilm(),
         calibration=encode_texts(sentences).feeds,
-        few=encode_texts(sentences[:8]).feeds,
+        few=encode_texts(sentences[:FEW]).feeds,
+        like_few=encode_texts(sentences[FEW : FEW + LIKE_FEW]).feeds,
         judged=tuple(feed for _, encoded in tasks.values() for feed in encoded.feeds),
         metrics=lambda outputs: judge_encoder(outputs, tasks),
         costs=("parameters",),

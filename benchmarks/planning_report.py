@@ -33,6 +33,7 @@ def markdown(data: Row) -> str:
         "- whitened, energy ranks: the recipe of BALF (arXiv 2509.25136), re-implemented: factors nearest in what they",
         "  compute on the calibration inputs, ranks by relative energy in that norm.",
         "- planner: this project's; whitened, ranks by each weight's measured effect on the outputs: `fast`, `full`.",
+        "  It adds up measured^trust x tail^(1 - trust); whole models on calibration feeds decide which trust.",
         "",
     ]
     for model in data["models"]:
@@ -49,6 +50,7 @@ def _model(model: Row) -> list[str]:
     for cost in dict.fromkeys(point["cost"] for point in model["points"]):
         points = [point for point in model["points"] if point["cost"] == cost]
         lines += [*_error_table(points, COST_TITLES[cost]), ""]
+        lines += [*_trust_table(points, COST_TITLES[cost]), ""]
         lines += [*_detail_table(points, COST_TITLES[cost]), ""]
     lines += [*_few_table(model["few"]), ""] if model["few"] else []
     lines += [*_run_table(model["run"]), ""] if model["run"] else []
@@ -102,6 +104,24 @@ def _error_table(points: Sequence[Row], title: str) -> list[str]:
     return [*lines, *(f"| {row} |" for row in rows)]
 
 
+def _trust_table(points: Sequence[Row], title: str) -> list[str]:
+    """What each trust that was tried had on the calibration feeds; the one that was taken in bold."""
+    tried = [point for point in points if point["trials"]]
+    trusts = sorted({trial["trust"] for point in tried for trial in point["trials"]}, reverse=True)
+    lines = [f"| calibration error at {title}, by trust | " + " | ".join(f"{trust:g}" for trust in trusts) + " |"]
+    lines.append("|---" * (len(trusts) + 1) + "|")
+    for point in tried:
+        cells = {trial["trust"]: _trial_text(trial) for trial in point["trials"]}
+        row = " | ".join(cells.get(trust, "") for trust in trusts)
+        lines.append(f"| {point['asked']:g}, {point['variant']} | {row} |")
+    return lines
+
+
+def _trial_text(trial: Row) -> str:
+    text = "not measured" if trial["error"] is None else f"{trial['error']:.4f}"
+    return f"**{text}**" if trial["chosen"] else text
+
+
 def _detail_table(points: Sequence[Row], title: str) -> list[str]:
     """Everything of each point."""
     metrics = list(points[0]["metrics"])
@@ -117,14 +137,15 @@ def _detail_table(points: Sequence[Row], title: str) -> list[str]:
 
 def _few_table(few: Sequence[Row]) -> list[str]:
     lines = [
-        f"Calibrated with 8 samples, {few[0]['asked']:g} of the parameters kept:",
+        f"Calibrated with 8 samples, {few[0]['asked']:g} of the parameters kept; `alike`: the error on other",
+        "samples of the same source:",
         "",
-        "| way | error | " + " | ".join(few[0]["metrics"]) + " |",
-        "|---" * (2 + len(few[0]["metrics"])) + "|",
+        "| way | alike | error | " + " | ".join(few[0]["metrics"]) + " |",
+        "|---" * (3 + len(few[0]["metrics"])) + "|",
     ]
     for way in few:
         figures = " | ".join(f"{value:.4f}" for value in way["metrics"].values())
-        lines.append(f"| {way['variant']} | {way['error']:.4f} | {figures} |")
+        lines.append(f"| {way['variant']} | {way['like_error']:.4f} | {way['error']:.4f} | {figures} |")
     return lines
 
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lowrank_onnx import passes
+from lowrank_onnx.attempt import Workshop, error_of, plan_judge
 from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_sensitivities
 from lowrank_onnx.candidate_model import build_candidate
-from lowrank_onnx.candidates import PlannedWeight
-from lowrank_onnx.choose import Choice, CostName, choose_together, ranks_to_factor
-from lowrank_onnx.config import Config, KeepParams, Method, SensitivityLevel
+from lowrank_onnx.candidates import PlannedWeight, dense_candidate
+from lowrank_onnx.choose import Choice, CostName, figure, ranks_to_factor
+from lowrank_onnx.config import Config, KeepMacs, KeepParams, Method
+from lowrank_onnx.effort import SensitivityLevel
 from lowrank_onnx.evaluate import Session, open_session
 from lowrank_onnx.factorize import FactorizeOptions, spool_factors
 from lowrank_onnx.model_io import load_model, stage_model
@@ -23,7 +26,9 @@ from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import shrunk_second_moment
 from lowrank_onnx.observed import FeedSource, observe
 from lowrank_onnx.progress import SILENT
+from lowrank_onnx.results import PlanTrial
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
+from lowrank_onnx.settle import settle
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import Array, Curves, WeightRef
 from lowrank_onnx.weights import group_by_weight, total_positions
@@ -59,6 +64,16 @@ the recipe of BALF (arXiv 2509.25136), re-implemented: whitening, full SVD, a kn
 
 BALF = "whitened, energy ranks"
 
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The choice for each weight, the share of the cost that is kept, and the trusts that were tried."""
+
+    choices: tuple[Choice, ...]
+    kept: float
+    trials: tuple[PlanTrial, ...]
+
+
 Key = tuple[Method, int, int, bool]
 
 
@@ -80,16 +95,19 @@ class Workbench:
         """The model as it is."""
         return self._observed.session
 
-    def plan(self, variant: Variant, cost: CostName, share: float) -> tuple[tuple[Choice, ...], float]:
-        """The choice for each weight, and the share of the cost that is kept."""
-        _, curves = self._factorized(variant)
-        weights = self._weights(self.sensitivities(variant))
-        by_name = {w.name: s for w, s in zip(weights, curves, strict=True)}
-        choices, plan = choose_together(weights, by_name, cost=cost, share=share, rank_multiple=None)
-        dense = sum(
-            weight.shape.parameters * (1 if cost == "parameters" else weight.positions or 0) for weight in weights
-        )
-        return choices, plan.cost / dense
+    def plan(self, variant: Variant, cost: CostName, share: float) -> Planned:
+        """What the library settles for a share, blind to time."""
+        spool, curves = self._factorized(variant)
+        sensitivities = self.sensitivities(variant)
+        weights = self._weights(sensitivities)
+        by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
+        workshop = Workshop(self._model, self._groups, spool, self._directory, self._observed)
+        judge = plan_judge(workshop) if sensitivities else None
+        config = Config(budget=KeepParams(share) if cost == "parameters" else KeepMacs(share), objective="size")
+        choices, _ = settle(weights, by_name, config, partial(error_of, workshop), SILENT, plan_judge=judge)
+        kept = sum(figure(choice.candidate, cost) for choice in choices)
+        dense = sum(figure(dense_candidate(weight), cost) for weight in weights)
+        return Planned(choices, kept / dense, () if judge is None else tuple(judge.trials))
 
     @contextmanager
     def build(self, variant: Variant, choices: Sequence[Choice]) -> Iterator[Session]:

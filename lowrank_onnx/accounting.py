@@ -16,18 +16,20 @@ from typing import Literal
 import onnx
 
 from lowrank_onnx import __version__
-from lowrank_onnx.calibration import NO_LESSON, Lesson
+from lowrank_onnx.calibration import NO_LESSON, Lesson, exclusions
 from lowrank_onnx.candidate_model import CandidateModel
-from lowrank_onnx.candidates import tail_energy
-from lowrank_onnx.choose import NOT_FASTER, Choice
-from lowrank_onnx.config import Config, MaxDrop, Speedup
+from lowrank_onnx.candidates import PlannedWeight, tail_energy
+from lowrank_onnx.choose import Choice
+from lowrank_onnx.config import Config
 from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.forms import Form
 from lowrank_onnx.model_io import Model
-from lowrank_onnx.results import CompressionResult, SearchStep, SiteResult, Totals
+from lowrank_onnx.outcome import allowed_error, find_reached
+from lowrank_onnx.results import CompressionResult, PlanTrial, SearchStep, SiteResult, Totals
 from lowrank_onnx.rollback import PUT_BACK
 from lowrank_onnx.types import Site, SiteChoice, Skipped, Tails, Verdict, WeightRef
-from lowrank_onnx.weights import SharedWeight, count_parameters, written_before
+from lowrank_onnx.unreached import unchanged_message
+from lowrank_onnx.weights import SharedWeight, count_parameters, decoding_notes, written_before
 
 CURVE_POINTS = 32
 """Ranks at which the report states the error of a weight."""
@@ -60,15 +62,26 @@ class Bookkeeping:
     lessons: Mapping[WeightRef, Lesson]
     positions: Mapping[str, int]
     feeds: Feeds | None
+    weights: tuple[PlannedWeight, ...]
     choices: tuple[Choice, ...]
     search: tuple[SearchStep, ...]
+    calibration_feeds: int
     config: Config
     clock: StageClock
     notes: tuple[str, ...] = ()
+    trials: Sequence[PlanTrial] = ()
 
     def unchanged(self) -> CompressionResult:
         """No weight was replaced: the model is left as it is."""
-        return self._result("unchanged", unchanged_message(self), ())
+        message = unchanged_message(
+            self.config,
+            self.weights,
+            [self.lessons.get(group.weight, NO_LESSON).curves for group in self.groups],
+            self.choices,
+            self.search,
+            compressed_before=written_before(self.model.skeleton),
+        )
+        return self._result("unchanged", message, ())
 
     def rejected(self, candidate: CandidateModel, file_bytes: int, verdict: Verdict) -> CompressionResult:
         """The candidate did not hold; nothing is written."""
@@ -106,58 +119,40 @@ class Bookkeeping:
         file_bytes: int = 0,
         verdict: Verdict | None = None,
     ) -> CompressionResult:
-        rows = site_results(self.groups, self.choices, written, self.positions, self.lessons)
+        rows = site_results(
+            self.groups, self.choices, written, self.positions, self.lessons, allowed_error(self.config)
+        )
+        before = totals(self.model.skeleton, self.model.file_bytes, self.groups, None, self.positions)
+        after = None if model is None else totals(model.skeleton, file_bytes, self.groups, rows, self.positions)
+        sites = tuple(rows.values())
         return CompressionResult(
             status=status,
             output=None,
             input=self.source,
             config=self.config,
-            sites=tuple(rows.values()),
+            sites=sites,
             skipped=self.skipped,
-            before=totals(self.model.skeleton, self.model.file_bytes, self.groups, None, self.positions),
-            after=None if model is None else totals(model.skeleton, file_bytes, self.groups, rows, self.positions),
+            before=before,
+            after=after,
             verdict=verdict,
+            reached=find_reached(self.config, before, after, sites, self.weights, self.choices, verdict),
             search=self.search,
             message=message,
             seconds=self.clock.seconds,
+            pass_seconds=self._pass_seconds(verdict),
             versions=versions(),
             feeds="" if self.feeds is None else self.feeds.description,
             synthetic=self.feeds is not None and self.feeds.synthetic,
             already_compressed=written_before(self.model.skeleton),
-            notes=self.notes,
+            trials=tuple(self.trials),
+            notes=(*self.notes, *decoding_notes(dict.fromkeys(choice.site.weight for choice in written))),
         )
 
-
-def unchanged_message(book: Bookkeeping) -> str:
-    """Why nothing was rewritten, in one sentence."""
-    if not book.groups:
-        return "nothing to compress: the model has no weight that can be factorized"
-    if isinstance(book.config.budget, Speedup) and book.search:
-        fastest = max(book.search, key=lambda step: step.speedup or 0.0)
-        return (
-            f"out of reach: the fastest model tried is {fastest.speedup:.3g} times as fast (relative error of its "
-            f"outputs: {fastest.error:.3g}), below --speedup {book.config.budget.speedup:g}"
-        )
-    if written_before(book.model.skeleton):
-        return "nothing left to compress: an earlier run has factorized what this budget would"
-    if isinstance(book.config.budget, MaxDrop) and book.search:
-        return _no_drop_small_enough(book.config.budget, book.search)
-    if book.search:
-        best = min(step.error for step in book.search)
-        return f"nothing to gain: the smallest relative error of any model tried is {best:.3g}, above the limit"
-    if any(choice.reason.startswith(NOT_FASTER) for choice in book.choices):
-        return "nothing to gain: no weight is measurably faster at any rank"
-    return "nothing to gain: at this budget no weight gets smaller"
-
-
-def _no_drop_small_enough(budget: MaxDrop, search: Sequence[SearchStep]) -> str:
-    best = min(search, key=lambda step: math.inf if step.judged_drop is None else step.judged_drop)
-    judged = best.judged_drop
-    certain = "" if judged == best.drop else f", {judged:.3g} at most with 95 % confidence"
-    return (
-        f"out of reach: the model tried that comes closest keeps the share {best.keep:.3f} and has a drop of "
-        f"{best.drop:.3g}{certain}, above --max-drop {budget.drop:g}"
-    )
+    def _pass_seconds(self, verdict: Verdict | None) -> float | None:
+        """Of one pass of the original over the calibration feeds, from the time that it took in the comparison."""
+        if verdict is None or verdict.latency is None:
+            return None
+        return verdict.latency.original.median_ms / 1000 * self.calibration_feeds
 
 
 def site_results(
@@ -166,12 +161,19 @@ def site_results(
     written: Sequence[SiteChoice],
     positions: Mapping[str, int],
     lessons: Mapping[WeightRef, Lesson],
+    max_error: float | None = None,
 ) -> dict[str, SiteResult]:
-    """The report's rows by site name, in the order of the groups."""
+    """The report's rows by site name, in the order of the groups; `max_error` is what the outputs' error may be."""
+    excluded = exclusions(groups, lessons, max_error)
     done = {choice.site.name: choice for choice in written}
     return {
         site.name: _site_result(
-            site, choice, done.get(site.name), positions.get(site.name), lessons.get(site.weight, NO_LESSON)
+            site,
+            choice,
+            done.get(site.name),
+            positions.get(site.name),
+            lessons.get(site.weight, NO_LESSON),
+            excluded.get(site.weight, ""),
         )
         for group, choice in zip(groups, choices, strict=True)
         for site in group.sites
@@ -179,7 +181,7 @@ def site_results(
 
 
 def _site_result(
-    site: Site, choice: Choice, written: SiteChoice | None, positions: int | None, lesson: Lesson
+    site: Site, choice: Choice, written: SiteChoice | None, positions: int | None, lesson: Lesson, exclude: str
 ) -> SiteResult:
     """One row of the report; `written` is None where the site stays dense."""
     candidate = choice.candidate
@@ -209,9 +211,18 @@ def _site_result(
         input_error=_input_error(lesson, written),
         importance=lesson.importance,
         predicted_error=math.sqrt(candidate.error) if written and lesson.importance is not None else None,
+        probes=_probes(lesson),
+        exclude=exclude,
         error_curve=_error_curve(lesson, site.forms[0] if written is None else written.form),
         note=lesson.note,
     )
+
+
+def _probes(lesson: Lesson) -> tuple[tuple[int, float], ...]:
+    if lesson.sensitivity is None:
+        return ()
+    pairs = zip(lesson.sensitivity.ranks, lesson.sensitivity.output_errors, strict=True)
+    return tuple((rank, math.sqrt(error)) for rank, error in pairs)
 
 
 def _error_curve(lesson: Lesson, form: Form) -> tuple[tuple[int, float], ...]:

@@ -16,15 +16,16 @@ from lowrank_onnx.cache import NO_CACHE, Cache, Slot
 from lowrank_onnx.cache.codecs import recall_moments, sensitivity_codec, store_moments
 from lowrank_onnx.cache.facts import feed_facts
 from lowrank_onnx.candidates import tail_energy
-from lowrank_onnx.config import SensitivityLevel
+from lowrank_onnx.effort import SensitivityLevel
 from lowrank_onnx.evaluate import Feeds, Session
 from lowrank_onnx.forms import MATRIX, PAIR, Form
 from lowrank_onnx.moments import Moment, advise_rows, keep_moment, merge_moments, observe_moments
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured, interpolate_error
+from lowrank_onnx.sensitivity.exclusions import Probe, find_exclusions
 from lowrank_onnx.sensitivity.measure import count_runs, measure_sensitivity
 from lowrank_onnx.spool import FactorSpool
-from lowrank_onnx.types import Array, Curves, Site, Spectrum, WeightRef, numpy_dtype
+from lowrank_onnx.types import Array, Curves, ErrorCurve, Site, Spectrum, WeightRef, numpy_dtype
 from lowrank_onnx.weights import SharedWeight
 
 
@@ -38,12 +39,14 @@ class Lesson:
     curves : its errors by rank, in the norm of its inputs where `whitened`; empty where it stayed dense.
     importance : measured output error per tail energy, or None.
     note : what could not be learnt and what would help, or "".
+    sensitivity : what was measured, where it was.
     """
 
     whitened: bool
     curves: Curves
     importance: float | None
     note: str
+    sensitivity: Sensitivity | None = None
 
 
 NO_LESSON = Lesson(whitened=False, curves={}, importance=None, note="")
@@ -71,8 +74,10 @@ def _lesson(curves: Curves, moment: Moment | str | None, sensitivity: Sensitivit
         notes.append(sensitivity.problem)
     elif sensitivity is not None:
         notes.append(f"effect not measured: {sensitivity.reason}")
-    importance = sensitivity.importance if isinstance(sensitivity, Sensitivity) else None
-    return Lesson(isinstance(moment, Moment), curves, importance, "; ".join(note for note in notes if note))
+    measured = sensitivity if isinstance(sensitivity, Sensitivity) else None
+    importance = None if measured is None else measured.importance
+    note = "; ".join(note for note in notes if note)
+    return Lesson(isinstance(moment, Moment), curves, importance, note, measured)
 
 
 RunModel = Callable[[onnx.ModelProto], Session]
@@ -245,3 +250,26 @@ def _damage(sensitivity: Sensitivity | Unmeasured | None, typical: float) -> Cal
     if isinstance(sensitivity, Sensitivity):
         return partial(interpolate_error, sensitivity)
     return lambda tail: typical * tail
+
+
+def exclusions(
+    groups: Sequence[SharedWeight], lessons: Mapping[WeightRef, Lesson], max_error: float | None
+) -> dict[WeightRef, str]:
+    """The weights that a user should exclude, with the reason; `find_exclusions` says by which rule."""
+    probes = {}
+    for group in groups:
+        lesson, form = lessons.get(group.weight, NO_LESSON), _probe_form(group)
+        sensitivity, curve = lesson.sensitivity, lesson.curves.get(form.family)
+        if sensitivity is None or curve is None:
+            continue
+        saved = group.shape.parameters - form.parameters(group.shape, sensitivity.ranks[0])
+        mildest = interpolate_error(sensitivity, _least_tail(curve, form.largest_useful_rank(group.shape)))
+        probes[group.weight] = Probe(sensitivity, saved, mildest)
+    return find_exclusions(probes, max_error)
+
+
+def _least_tail(curve: ErrorCurve, most: int) -> float:
+    """The tail energy at the largest rank that is known and at most `most`, or the smallest rank that is known."""
+    if isinstance(curve, Spectrum):
+        return tail_energy(curve, min(most, curve.values.shape[-1]))
+    return tail_energy(curve, max((rank for rank in curve.ranks if rank <= most), default=curve.ranks[0]))

@@ -16,7 +16,8 @@ from lowrank_onnx.model_io import Model, new_tensor_proto
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import Array, NewTensor, SiteChoice, WeightRef
-from lowrank_onnx.weights import SharedWeight, stored_tensors
+from lowrank_onnx.weight_reader import WeightReader
+from lowrank_onnx.weights import SharedWeight
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ def build_candidate(
     With `measure`, the errors of the factors are measured as they will be stored, one weight in memory at a time; else
     (attempts of a search) they are left at zero, and nothing of them is shown.
     """
-    tensors = stored_tensors(model.skeleton, _all_refs(groups))
+    weights = WeightReader(model, _all_refs(groups))
     written: list[SiteChoice] = []
     forms: dict[WeightRef, Form] = {}
     with progress.stage("measuring factors" if measure else "rewriting", len(groups)) as stage:
@@ -54,13 +55,13 @@ def build_candidate(
             forms[group.weight] = stored.form
             errors = (0.0, 0.0)
             if measure:
-                values = model.store.array(tensors[group.weight])
+                values = weights.read(group.weight)
                 errors = measure_errors(values, group.sites[0].to_matrices, stored.approximate())
             written.extend(SiteChoice(site, stored.form, rank, stored.solver, *errors) for site in group.sites)
     rewrite = passes.rewrite(model.skeleton, written, tool_version=__version__, placeholder=_placeholder)
 
     def values_of(new: NewTensor) -> Array:
-        bias = None if new.bias is None else model.store.array(tensors[new.bias])
+        bias = None if new.bias is None else weights.read(new.bias)
         return spool.tensor(new, forms[new.weight], bias)
 
     made = {tensor.key: partial(values_of, tensor) for tensor in rewrite.new_tensors}

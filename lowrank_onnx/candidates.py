@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -27,7 +28,7 @@ class Candidate:
     error : predicted damage, from the tail energy ||W - W_r||_F^2 / ||W||_F^2 (in the norm of the weight's inputs where
         their second moment is known); 0 when dense.
     latency_ms : milliseconds of one run, added up over all sites that use the weight; None where it wasn't measured.
-    itemsize : bytes of one stored weight.
+    stored_bytes : bytes of what is stored.
     """
 
     form: str
@@ -36,12 +37,7 @@ class Candidate:
     macs: int | None
     error: float
     latency_ms: float | None = None
-    itemsize: int = 4
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of the weights stored."""
-        return self.parameters * self.itemsize
+    stored_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +50,9 @@ class PlannedWeight:
     damage; it must not fall as the tail grows, and be 0 at 0. `latency` takes a form's name and a rank (`DENSE`, None)
     to the milliseconds of one run over all sites of the weight; it is None where they weren't measured, and
     `unmeasured` then says why, if measuring was tried. Times that differ by no more than the share `noise` can't be
-    told apart. `itemsize` is the bytes of one stored weight.
+    told apart. `itemsize` is the bytes of one value of the factors. `room` is the number of values that factors must
+    stay below to take fewer bytes than what is stored now, which may be narrower than they are; None where that is the
+    weight's own number.
     """
 
     name: str
@@ -66,11 +64,19 @@ class PlannedWeight:
     noise: float = 0.0
     unmeasured: str = ""
     itemsize: int = 4
+    room: int | None = None
 
     @property
     def plain(self) -> Form:
         """The form that a budget with a rank is about."""
         return self.forms[0]
+
+    def largest_useful_rank(self, form: Form) -> int:
+        """The largest rank at which a form stores less than what is stored now; 0 where there is none."""
+        largest = form.largest_useful_rank(self.shape)
+        if self.room is None:
+            return largest
+        return bisect_left(range(1, largest + 1), self.room, key=lambda rank: form.parameters(self.shape, rank))
 
 
 def natural_rank_multiple(shape: MatrixShape) -> int:
@@ -88,7 +94,7 @@ def natural_rank_multiple(shape: MatrixShape) -> int:
 def useful_ranks(weight: PlannedWeight, form: Form, rank_multiple: int | None) -> tuple[int, ...]:
     """The ranks worth considering, ascending: multiples of `rank_multiple` at which the form stores less than dense."""
     multiple = rank_multiple or natural_rank_multiple(weight.shape)
-    return tuple(range(multiple, form.largest_useful_rank(weight.shape) + 1, multiple))
+    return tuple(range(multiple, weight.largest_useful_rank(form) + 1, multiple))
 
 
 def useful_options(weight: PlannedWeight, rank_multiple: int | None) -> tuple[tuple[Form, int], ...]:
@@ -121,7 +127,8 @@ def dense_candidate(weight: PlannedWeight) -> Candidate:
     parameters = weight.shape.parameters
     macs = None if weight.positions is None else weight.positions * parameters
     latency = None if weight.latency is None else weight.latency(DENSE, None)
-    return Candidate(DENSE, None, parameters, macs, 0.0, latency, weight.itemsize)
+    stored = (parameters if weight.room is None else weight.room) * weight.itemsize
+    return Candidate(DENSE, None, parameters, macs, 0.0, latency, stored)
 
 
 def low_rank_candidate(weight: PlannedWeight, form: Form, curves: Curves, rank: int) -> Candidate:
@@ -129,7 +136,8 @@ def low_rank_candidate(weight: PlannedWeight, form: Form, curves: Curves, rank: 
     macs = None if weight.positions is None else form.macs(weight.shape, rank, weight.positions)
     error = weight.damage(tail_energy(curves[form.family], rank))
     latency = None if weight.latency is None else weight.latency(form.name, rank)
-    return Candidate(form.name, rank, form.parameters(weight.shape, rank), macs, error, latency, weight.itemsize)
+    parameters = form.parameters(weight.shape, rank)
+    return Candidate(form.name, rank, parameters, macs, error, latency, parameters * weight.itemsize)
 
 
 def maybe_faster(weight: PlannedWeight, form: str, rank: int) -> bool:

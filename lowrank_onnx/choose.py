@@ -58,7 +58,7 @@ def always(weight: PlannedWeight, candidate: Candidate) -> bool:
 
 
 def _too_large(weight: PlannedWeight, rank: int) -> str:
-    shape, useful = weight.shape, weight.plain.largest_useful_rank(weight.shape)
+    shape, useful = weight.shape, weight.largest_useful_rank(weight.plain)
     return (
         f"rank {rank} would not make it smaller: factors of {shape.in_features} x {shape.out_features} "
         f"save weights up to rank {useful}"
@@ -84,7 +84,7 @@ def ranks_to_factor(
         rank = asked_rank(weight, budget, rank_multiple)
         if allow_larger:
             return {plain.family: min(rank, plain.largest_rank(weight.shape))}
-        return {plain.family: rank} if rank <= plain.largest_useful_rank(weight.shape) else {}
+        return {plain.family: rank} if rank <= weight.largest_useful_rank(plain) else {}
     ranks: dict[str, int] = {}
     for form in weight.forms[:1] if isinstance(budget, Energy) else weight.forms:
         largest = max(useful_ranks(weight, form, rank_multiple), default=0)
@@ -124,7 +124,7 @@ def _choose_energy(weight: PlannedWeight, curves: Curves, budget: Energy, rank_m
 
 def nothing_useful(weight: PlannedWeight, rank_multiple: int | None) -> str:
     """Why a weight has no candidate but dense."""
-    useful = max(form.largest_useful_rank(weight.shape) for form in weight.forms)
+    useful = max(weight.largest_useful_rank(form) for form in weight.forms)
     if useful == 0:
         return f"too small: no rank of {weight.shape.in_features} x {weight.shape.out_features} saves weights"
     return f"no multiple of {rank_multiple} is at most {useful}, the largest rank that saves weights"

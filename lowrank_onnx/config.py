@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
+from lowrank_onnx.effort import EFFORTS, Effort, EffortLevel, SensitivityLevel
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.metric import Metric
 
 Method: TypeAlias = Literal["auto", "rsi", "rsvd", "svd"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 Objective: TypeAlias = Literal["latency", "size"]
-SensitivityLevel: TypeAlias = Literal["off", "fast", "full"]
 
 
 def _check_share(flag: str, value: float) -> None:
@@ -150,10 +150,21 @@ class Gates:
             _check_drop(self.max_drop)
 
 
-OP_TYPES: tuple[str, ...] = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+OP_TYPES: tuple[str, ...] = (
+    *("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"),
+    *("FusedMatMul", "FusedGemm", "FusedConv", "Attention"),
+)
 """Operators whose weights can be factorized."""
 
-FORM_NAMES: tuple[str, ...] = ("pair", "conv_channel", "conv_transpose_channel", "pivoted")
+FORM_NAMES: tuple[str, ...] = (
+    "pair",
+    "conv_channel",
+    "conv_transpose_channel",
+    "pivoted",
+    "conv_spatial",
+    "conv_input",
+    "conv_tucker",
+)
 """The forms that weights can be written in (`lowrank_onnx.forms`)."""
 
 
@@ -178,8 +189,10 @@ class Config:
     forms : the forms that weights may be written in. Budgets over the whole model choose among all of those that a
         weight's operator has; those that name a rank take the plain form, the first of them.
     whiten : with real feeds, minimise the error of what each site computes on them, not that of its weight.
+    effort : how much time to take for how much quality: sets `sensitivity` (fast: off, default: fast, full: full)
+        unless that is given, how finely a search looks, and how long is timed; see `lowrank_onnx.effort`.
     sensitivity : with real feeds and a budget over the whole model, measure what compressing each weight alone does to
-        the outputs: "fast" at one rank, "full" at up to three, "off" not at all.
+        the outputs: "fast" at one rank, "full" at up to three, "off" not at all; None: what the effort says.
     rank_multiple : planned ranks are multiples of it; None takes 16 where the matrices are large enough for it.
     allow_larger : with `FixedRank` or `Alpha`, also write factors that are not smaller than the weight; ``Alpha(1.0)``
         then rewrites exactly, which shows what the rewriting alone does on a runtime.
@@ -201,7 +214,8 @@ class Config:
     op_types: tuple[str, ...] = OP_TYPES
     forms: tuple[str, ...] = FORM_NAMES
     whiten: bool = True
-    sensitivity: SensitivityLevel = "fast"
+    effort: EffortLevel = "default"
+    sensitivity: SensitivityLevel | None = None
     rank_multiple: int | None = None
     allow_larger: bool = False
     device: Device = "auto"
@@ -237,6 +251,12 @@ class Config:
         unknown = sorted(set(self.forms) - set(FORM_NAMES))
         if unknown or not self.forms:
             raise UsageError(f"--forms {','.join(unknown)}: expected some of {', '.join(FORM_NAMES)}")
+
+    @property
+    def preset(self) -> Effort:
+        """What the effort means, with what was given besides."""
+        preset = EFFORTS[self.effort]
+        return preset if self.sensitivity is None else replace(preset, sensitivity=self.sensitivity)
 
     @property
     def required_drop(self) -> float | None:

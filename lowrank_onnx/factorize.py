@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -16,9 +17,13 @@ import numpy as np
 from lowrank_onnx import linalg
 from lowrank_onnx.cache import NO_CACHE, Cache, remember
 from lowrank_onnx.cache.codecs import factors_codec
+from lowrank_onnx.candidates import natural_rank_multiple
+from lowrank_onnx.chain_factors import ChainWeight, chain_errors
 from lowrank_onnx.config import Device, Method
 from lowrank_onnx.errors import FactorizationError
-from lowrank_onnx.forms import MATRIX, PAIR
+from lowrank_onnx.forms import MATRIX, PAIR, ConvChain, ConvTucker
+from lowrank_onnx.forms.conv_spatial import SPATIAL
+from lowrank_onnx.forms.conv_tucker import INPUT, TUCKER
 from lowrank_onnx.linalg.measure import measure_approximation
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.progress import Progress
@@ -34,7 +39,8 @@ from lowrank_onnx.types import (
     WeightRef,
     rearrange,
 )
-from lowrank_onnx.weights import SharedWeight, stored_tensors
+from lowrank_onnx.weight_reader import WeightReader
+from lowrank_onnx.weights import SharedWeight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,13 +160,13 @@ def spool_factors(
     earlier run made of the same weight with the same options. Returns the errors by rank of each weight, empty for a
     weight that was left alone.
     """
-    tensors = stored_tensors(model.skeleton, (group.weight for group in groups))
+    weights = WeightReader(model, (group.weight for group in groups))
     found: list[Curves] = []
     with progress.stage("factorizing", len(groups)) as stage:
         for group, wanted in zip(groups, ranks, strict=True):
             curves: dict[str, ErrorCurve] = {}
             if wanted:
-                stored = model.store.array(tensors[group.weight])
+                stored = weights.read(group.weight)
                 moment = second_moments.get(group.weight)
                 for family, rank in wanted.items():
                     curves[family] = FAMILIES[family](group, stored, rank, spool, options, moment, cache)
@@ -185,5 +191,32 @@ def _spool_matrix(
     return spectrum
 
 
-FAMILIES: Mapping[str, Callable[..., ErrorCurve]] = MappingProxyType({MATRIX: _spool_matrix})
+def _chain_curve(
+    group: SharedWeight,
+    stored: Array,
+    rank: int,
+    spool: FactorSpool,
+    options: FactorizeOptions,
+    second_moment: Array | None,
+    cache: Cache,
+    *,
+    family: str,
+) -> ErrorCurve:
+    """The errors of a chain of convolutions; its factors are made when a rank is chosen."""
+    del spool, cache
+    form = next(form for form in group.forms if form.family == family)
+    assert isinstance(form, ConvChain)
+    kernel = ChainWeight(group.weight, stored, group.sites[0].to_matrices, second_moment, options.device)
+    return chain_errors(kernel, form, _chain_ranks(group.shape, form, rank))
+
+
+def _chain_ranks(shape: MatrixShape, form: ConvChain, largest: int) -> tuple[int, ...]:
+    """All ranks where one decomposition gives all errors; for Tucker-2, where each takes one of its own, a grid."""
+    step = natural_rank_multiple(shape) if isinstance(form, ConvTucker) else 1
+    return tuple(dict.fromkeys((*range(step, largest + 1, step), largest)))
+
+
+FAMILIES: Mapping[str, Callable[..., ErrorCurve]] = MappingProxyType(
+    {MATRIX: _spool_matrix, **{family: partial(_chain_curve, family=family) for family in (SPATIAL, INPUT, TUCKER)}}
+)
 """For each family of forms: factorize a weight, put the factors into the spool, and give their error by rank."""

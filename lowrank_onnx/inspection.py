@@ -11,7 +11,8 @@ from lowrank_onnx.model_io import Model
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.results import InspectedSite
 from lowrank_onnx.types import Site, Spectrum
-from lowrank_onnx.weights import SharedWeight, stored_tensors
+from lowrank_onnx.weight_reader import WeightReader
+from lowrank_onnx.weights import SharedWeight
 
 ENERGY_SHARES = (0.9, 0.95, 0.99)
 """Shares of ||W||_F^2 for which the rank is shown."""
@@ -25,12 +26,12 @@ def inspect_weights(
     progress: Progress,
 ) -> tuple[InspectedSite, ...]:
     """The figures of every site; spectra are computed up to the largest rank at which factors are smaller."""
-    tensors = stored_tensors(model.skeleton, (group.weight for group in groups))
+    weights = WeightReader(model, (group.weight for group in groups))
     found: list[InspectedSite] = []
     with progress.stage("reading spectra", len(groups)) as stage:
         for group in groups:
             useful = group.forms[0].largest_useful_rank(group.shape)
-            stored = model.store.array(tensors[group.weight])
+            stored = weights.read(group.weight)
             _, spectrum = factorize(stored, group.weight, group.sites[0].to_matrices, max(useful, 1), options)
             del stored
             found.extend(_inspected(site, spectrum, useful, positions.get(site.name)) for site in group.sites)

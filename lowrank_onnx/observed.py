@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -11,6 +12,7 @@ import onnx
 
 from lowrank_onnx.errors import ModelError, UsageError
 from lowrank_onnx.evaluate import Feeds, Session, load_feeds, open_session, split_feeds, synthetic_feeds
+from lowrank_onnx.evaluate.feeds import last_feeds
 from lowrank_onnx.model_io import Model, base_dir, model_bytes
 from lowrank_onnx.observe import Observation, observe_positions
 from lowrank_onnx.passes.integer_limits import integer_limits
@@ -31,6 +33,7 @@ class Observed:
     calibration : the feeds to learn from.
     held_out : the feeds to judge by; the same as `calibration` where there are too few to split.
     sites : what each site of the main graph saw, by name.
+    pass_seconds : about what one pass of the original over all feeds takes, by runs on two of them.
     """
 
     model: Model
@@ -40,6 +43,7 @@ class Observed:
     calibration: Feeds
     held_out: Feeds
     sites: Mapping[str, Observation]
+    pass_seconds: float
 
     @property
     def positions(self) -> dict[str, int]:
@@ -92,4 +96,17 @@ def observe(model: Model, sites: Sequence[Site], source: FeedSource | None, *, p
             f"the model doesn't run on {feeds.description}: give real ones with --calib ({error})"
         ) from error
     calibration, held_out = (feeds, feeds) if feeds.synthetic else split_feeds(feeds)
-    return Observed(model, provider, session, feeds, calibration, held_out, seen)
+    return Observed(model, provider, session, feeds, calibration, held_out, seen, _time_pass(session, feeds))
+
+
+def _time_pass(session: Session, feeds: Feeds) -> float:
+    """Seconds of one pass, from the shorter of two runs on each of two feeds."""
+    ends = last_feeds(feeds, 2)
+    shortest = [min(_time(session, feed) for _ in range(2)) for feed in ends]
+    return len(feeds) * sum(shortest) / len(shortest)
+
+
+def _time(session: Session, feed: Feed) -> float:
+    started = time.perf_counter()
+    session.run(feed)
+    return time.perf_counter() - started

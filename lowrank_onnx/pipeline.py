@@ -16,19 +16,20 @@ from functools import partial
 from pathlib import Path
 
 from lowrank_onnx.accounting import Bookkeeping, StageClock, totals
-from lowrank_onnx.attempt import Workshop, drop_of, error_of, race
+from lowrank_onnx.attempt import Workshop, drop_of, error_of, plan_judge, race
 from lowrank_onnx.cache import Cache, open_cache
 from lowrank_onnx.cache.facts import environment_facts, model_facts
 from lowrank_onnx.calibration import lessons
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight
+from lowrank_onnx.chain_factors import kernel_reader
 from lowrank_onnx.config import Config, PlannedBudget, Speedup
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, judge, measure_latency, open_session
 from lowrank_onnx.evaluate.scores import MetricJudge, judge_by
 from lowrank_onnx.factorize import spool_factors
 from lowrank_onnx.inspection import inspect_weights
-from lowrank_onnx.latency.plan import measure_weights, time_runs, with_latency
+from lowrank_onnx.latency.plan import TOTAL_SECONDS, measure_weights, time_runs, with_latency
 from lowrank_onnx.latency.table import LatencyTable
 from lowrank_onnx.model_io import (
     ModelSource,
@@ -57,15 +58,21 @@ from lowrank_onnx.results import CompressionResult, InspectResult
 from lowrank_onnx.revision import MAX_ROUNDS, Reviser, required_speedup
 from lowrank_onnx.settle import Settled, check_feasible, models_searched, settle
 from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.trust import PlanJudge
 from lowrank_onnx.types import LatencyComparison, Verdict
 
 DEFAULTS = Config()
 
-TIMING_SECONDS = 20.0
-"""Time for the paired measurement; it ends sooner where the difference is plain."""
+TIMING_PASSES = 4
+"""Time for the paired measurement, in passes of the original over all feeds; but not below `LEAST_TIMING_SECONDS`, and
+not above what the effort says."""
 
-ATTEMPT_SECONDS = 5.0
-"""The same for one attempt of a search."""
+LEAST_TIMING_SECONDS = 2.0
+
+WEIGHT_PASSES = 2.5
+"""Time for the weights one by one, in passes of the original over all feeds; but not below `LEAST_WEIGHT_SECONDS`."""
+
+LEAST_WEIGHT_SECONDS = 0.5
 
 
 def compress(
@@ -136,8 +143,12 @@ def compress(
         weights = planned_weights(prepared, observed, sensitivities)
         by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
         refs = {weight.name: group.weight for weight, group in zip(weights, prepared.groups, strict=True)}
-        realiser = Realiser(spool, refs, by_name, whitening, config.seed)
+        kernel = kernel_reader(prepared.model, prepared.groups, whitening, config.device)
+        realiser = Realiser(spool, refs, by_name, whitening, config.seed, kernel)
         workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric)
+        judge_of_plans = plan_judge(workshop) if sensitivities else None
+
+        planned = isinstance(config.budget, PlannedBudget) and config.objective == "latency" and config.validate
 
         @functools.cache
         def timed_weights() -> tuple[PlannedWeight, ...]:
@@ -145,10 +156,9 @@ def compress(
                 return _timed_weights(workshop, weights, config, kept, progress)
 
         def settled(config: Config, start: float | None = None) -> Settled:
-            planned = isinstance(config.budget, PlannedBudget) and config.objective == "latency" and config.validate
             chosen_from = timed_weights() if planned else weights
             with clock.stage("plan"):
-                return _settled(workshop, chosen_from, realiser, config, start, progress)
+                return _settled(workshop, chosen_from, realiser, config, start, judge_of_plans, progress)
 
         choices, search = settled(config)
         book = Bookkeeping(
@@ -159,11 +169,14 @@ def compress(
             lessons=lessons(prepared.groups, curves, moments, sensitivities),
             positions=observed.positions if observed else {},
             feeds=observed.feeds if observed else None,
+            weights=timed_weights() if planned else weights,
             choices=choices,
             search=search,
+            calibration_feeds=len(observed.calibration) if observed else 0,
             config=config,
             clock=clock,
             notes=kept.notes,
+            trials=() if judge_of_plans is None else judge_of_plans.trials,
         )
         if all(choice.candidate.rank is None for choice in choices):
             return book.unchanged()
@@ -208,11 +221,25 @@ def _timed_weights(
     if workshop.observed is None:
         return tuple(weights)
 
-    def open_table(seconds: float) -> LatencyTable:
-        return LatencyTable(kept.directory("latency"), provider=config.provider, seconds_per_site=seconds)
+    scale = config.preset.curve_scale
 
-    found = measure_weights(workshop.model.skeleton, workshop.groups, workshop.observed.sites, open_table, progress)
+    def open_table(seconds: float) -> LatencyTable:
+        return LatencyTable(kept.directory("latency"), provider=config.provider, seconds_per_site=scale * seconds)
+
+    found = measure_weights(
+        workshop.model.skeleton,
+        workshop.groups,
+        workshop.observed.sites,
+        open_table,
+        progress,
+        total_seconds=scale * _seconds(workshop.observed, WEIGHT_PASSES, LEAST_WEIGHT_SECONDS, TOTAL_SECONDS),
+    )
     return with_latency(weights, [found[group.weight] for group in workshop.groups])
+
+
+def _seconds(observed: Observed, passes: float, least: float, most: float) -> float:
+    """What some passes of the original over its feeds take, within bounds."""
+    return min(most, max(least, passes * observed.pass_seconds))
 
 
 def _settled(
@@ -221,10 +248,11 @@ def _settled(
     realiser: Realiser,
     config: Config,
     start: float | None,
+    judge_of_plans: PlanJudge | None,
     progress: Progress,
 ) -> Settled:
     def stopwatch(original: Session, candidate: Session, feeds: Feeds) -> LatencyComparison:
-        return measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=ATTEMPT_SECONDS)
+        return measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=config.preset.attempt_seconds)
 
     original_ms = None
     if isinstance(config.budget, Speedup):
@@ -240,6 +268,7 @@ def _settled(
         original_ms=original_ms,
         start=start,
         holds=realiser.holds,
+        plan_judge=judge_of_plans,
     )
 
 
@@ -256,6 +285,7 @@ def _judged(
         metric=metric,
         require_faster=config.objective == "latency",
         models=models_searched(config),
+        seconds=_seconds(observed, TIMING_PASSES, LEAST_TIMING_SECONDS, config.preset.timing_seconds),
     )
 
 
@@ -274,15 +304,15 @@ def _compare(
     metric: MetricJudge | None,
     require_faster: bool = False,
     models: int = 1,
+    seconds: float | None = None,
 ) -> Verdict:
     with progress.stage("comparing outputs", len(feeds)) as stage:
         outputs = compare_outputs(original, candidate, feeds, progress=stage)
     with progress.stage("measuring the metric", None):
         measured = None if metric is None else metric(candidate)
     with progress.stage("timing", None) as stage:
-        latency = measure_latency(
-            original, candidate, feeds, seed=config.seed, max_seconds=TIMING_SECONDS, progress=stage
-        )
+        limit = config.preset.timing_seconds if seconds is None else seconds
+        latency = measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=limit, progress=stage)
     gates = config.gates
     providers = tuple(dict.fromkeys((*original.providers_used, *candidate.providers_used)))
     return judge(

@@ -21,7 +21,8 @@ from lowrank_onnx.progress import Progress
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import Curves, Site, Skipped, WeightRef
-from lowrank_onnx.weights import SharedWeight, group_by_weight, total_positions
+from lowrank_onnx.weight_reader import WeightReader
+from lowrank_onnx.weights import SharedWeight, group_by_weight, room_for_factors, total_positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ def prepare(model: ModelSource, config: Config, base_directory: Path | None) -> 
     loaded = load_model(model, base_dir=base_directory)
     sites, skipped = passes.find_sites(loaded.skeleton, op_types=config.op_types)
     sites, filtered = passes.select_sites(sites, include=config.include, exclude=config.exclude, forms=config.forms)
+    WeightReader(loaded, (site.weight for site in sites)).check_sizes()
     source = os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name
     return Prepared(source, loaded, group_by_weight(sites), (*skipped, *filtered))
 
@@ -101,7 +103,7 @@ def measured_sensitivities(
     """What compressing each weight alone does, where a plan over all weights is to be made."""
     if observed is None or observed.feeds.synthetic or not isinstance(config.budget, PlannedBudget):
         return {}
-    feeds, level = observed.calibration, config.sensitivity
+    feeds, level = observed.calibration, config.preset.sensitivity
     return weight_sensitivities(
         prepared.model.skeleton, prepared.groups, curves, spool, observed.run, feeds, level, progress, cache
     )
@@ -121,6 +123,7 @@ def planned_weights(
             positions=total_positions(group.sites, positions),
             damage=damage,
             itemsize=group.weight.itemsize,
+            room=room_for_factors(group.weight),
         )
         for group, damage in zip(prepared.groups, damages, strict=True)
     )

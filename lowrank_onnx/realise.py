@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,9 @@ import ml_dtypes
 import numpy as np
 
 from lowrank_onnx.candidates import Candidate, PlannedWeight, tail_energy
+from lowrank_onnx.chain_factors import ChainWeight, chain_parts
 from lowrank_onnx.factorize import weight_seed
-from lowrank_onnx.forms import PAIR, Form, Pivoted
+from lowrank_onnx.forms import PAIR, ConvChain, Form, Pivoted
 from lowrank_onnx.linalg.pivoted import (
     PivotedFactors,
     draw_inputs,
@@ -45,6 +46,7 @@ class Realiser:
     curves : the errors by rank, by the same name.
     second_moments : (groups, in, in) of the inputs, where known.
     seed : of the inputs on which rounding is measured.
+    kernel : reads the kernel of a convolution that is to be written as a chain.
     """
 
     spool: FactorSpool
@@ -52,17 +54,25 @@ class Realiser:
     curves: Mapping[str, Curves]
     second_moments: Mapping[WeightRef, Array]
     seed: int
+    kernel: Callable[[WeightRef], ChainWeight]
     _known: dict[tuple[str, str, int], bool] = field(default_factory=dict)
 
     def holds(self, weight: PlannedWeight, candidate: Candidate) -> bool:
         """Whether the candidate can be written with the error that its curve promises; its factors are then there."""
         form = next(form for form in weight.forms if form.name == candidate.form)
-        if not isinstance(form, Pivoted) or candidate.rank is None:
+        if not isinstance(form, Pivoted | ConvChain) or candidate.rank is None:
             return True
         key = (weight.name, form.name, candidate.rank)
         if key not in self._known:
-            self._known[key] = self._realise_pivoted(weight, form, candidate.rank)
+            realise = self._realise_pivoted if isinstance(form, Pivoted) else self._realise_chain
+            self._known[key] = realise(weight, form, candidate.rank)
         return self._known[key]
+
+    def _realise_chain(self, weight: PlannedWeight, form: Form, rank: int) -> bool:
+        assert isinstance(form, ConvChain)
+        kernel = self.kernel(self.refs[weight.name])
+        self.spool.put(kernel.weight, form, rank, chain_parts(kernel, form, rank), kernel.solver)
+        return True
 
     def _realise_pivoted(self, weight: PlannedWeight, form: Form, rank: int) -> bool:
         ref = self.refs[weight.name]

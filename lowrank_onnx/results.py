@@ -37,6 +37,9 @@ class SiteResult:
         dense or not measured.
     error_curve : (rank, relative error) at some ranks, rising: of what the site computes on the feeds where whitened,
         else of the weight; empty where it was not factorized.
+    probes : (rank, relative error of the outputs with this weight alone at that rank) as measured, the most telling
+        rank first; empty where it was not measured.
+    exclude : why the site should be excluded; "" where it need not be.
     note : what the feeds could not teach about the weight, and what would help; "" where nothing is amiss.
     """
 
@@ -60,6 +63,8 @@ class SiteResult:
     input_error: float | None = None
     importance: float | None = None
     predicted_error: float | None = None
+    probes: tuple[tuple[int, float], ...] = ()
+    exclude: str = ""
     error_curve: tuple[tuple[int, float], ...] = ()
     note: str = ""
 
@@ -80,6 +85,24 @@ class Totals:
     site_parameters: int
     macs: int | None
     file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """One figure of the result.
+
+    Attributes
+    ----------
+    figure : what it is.
+    asked : as budget or gate; None where nothing was asked of it.
+    predicted : by the plan, before the model was made; None where the plan says nothing of it.
+    reached : as counted or measured.
+    """
+
+    figure: str
+    asked: float | None
+    predicted: float | None
+    reached: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +130,24 @@ class SearchStep:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanTrial:
+    """One way to add up damage, and what the model was like that it led to.
+
+    Attributes
+    ----------
+    keep : share of the cost that was planned for.
+    trust : the plan added up measured^trust x tail^(1 - trust): effects measured one weight at a time, tail energies.
+    error : relative L2 error of the outputs of the whole model, on calibration feeds; None where it was not measured.
+    chosen : whether this plan was taken at this share.
+    """
+
+    keep: float
+    trust: float
+    error: float | None
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CompressionResult:
     """The outcome of `lowrank_onnx.compress`.
 
@@ -121,6 +162,7 @@ class CompressionResult:
     before, after : figures of the whole model; `after` is None when nothing was rewritten.
     verdict : None without validation, or when nothing was rewritten.
     search : the attempts of ``--max-error``, ``--max-drop`` or ``--speedup``, in order; empty with any other budget.
+    trials : the plans that were tried at each share, where effects were measured; empty otherwise.
     message : the outcome in one sentence.
     seconds : wall time of each stage.
     versions : of this package, its libraries, Python and the platform; "" for what is not installed.
@@ -128,6 +170,9 @@ class CompressionResult:
     feeds : describes the feeds behind MACs, outputs and latency; "" when nothing was run.
     synthetic : whether those feeds were made up from the model's signature.
     already_compressed : whether the input holds factors that an earlier run wrote; "unchanged" is then a success.
+    reached : what was asked beside what was predicted and what came of it; empty where nothing was rewritten.
+    pass_seconds : of one pass of the original over the calibration feeds, the unit in which the time of the stages
+        doesn't depend on the model; None where it was not timed.
     notes : sentences on what a user should know of the run itself, e.g. a damaged entry of the cache.
     """
 
@@ -148,7 +193,10 @@ class CompressionResult:
     feeds: str = ""
     synthetic: bool = False
     already_compressed: bool = False
+    reached: tuple[Reached, ...] = ()
+    pass_seconds: float | None = None
     notes: tuple[str, ...] = ()
+    trials: tuple[PlanTrial, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TypeAlias
 
-from lowrank_onnx.candidates import DENSE, PlannedWeight, dense_candidate
+from lowrank_onnx.candidates import DENSE, Candidate, PlannedWeight, dense_candidate, find_candidates
 from lowrank_onnx.choose import (
     NOT_NEEDED,
     Choice,
@@ -33,6 +33,7 @@ from lowrank_onnx.errors import UsageError
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.results import SearchStep
 from lowrank_onnx.search import most_attempts, search_drop, search_share, search_speedup
+from lowrank_onnx.trust import PlanJudge, in_own_unit, with_trust
 from lowrank_onnx.types import Curves, MetricComparison
 
 Settled = tuple[tuple[Choice, ...], tuple[SearchStep, ...]]
@@ -56,6 +57,7 @@ def settle(
     original_ms: float | None = None,
     start: float | None = None,
     holds: Holds = always,
+    plan_judge: PlanJudge | None = None,
 ) -> Settled:
     """Choose for every weight, and report the attempts where it took a search.
 
@@ -72,12 +74,15 @@ def settle(
     race, original_ms : for `Speedup` only: how an attempt is measured, and milliseconds of one run of the original.
     start : for `Speedup` only: the first share of the latency to try; None takes what the original has to lose.
     holds : whether a candidate that is about to be chosen can be written.
+    plan_judge : decides between several plans of a share by what they do to the outputs. None: measured damage is
+        added up as it is.
     """
     budget = config.budget
     if isinstance(budget, (FixedRank, Alpha, Energy)):
         alone = (choose_alone(weight, curves.get(weight.name, {}), budget, config.rank_multiple) for weight in weights)
         return tuple(_checked(weight, choice, holds) for weight, choice in zip(weights, alone, strict=True)), ()
-    choices_at = partial(_choices_at, weights, curves, config, holds)
+    # A search asks again for the share that it settles on: that plan isn't judged twice.
+    choices_at = cache(partial(_choices_at, weights, curves, config, holds, plan_judge))
     if isinstance(budget, KeepParams | KeepBytes | KeepMacs):
         return choices_at(_limited(budget), budget.share), ()
     if isinstance(budget, MaxError):
@@ -112,19 +117,28 @@ def _choices_at(
     curves: Mapping[str, Curves],
     config: Config,
     holds: Holds,
+    plan_judge: PlanJudge | None,
     cost: CostName,
     share: float,
 ) -> tuple[Choice, ...]:
     """The choices at a share of the cost."""
-    return choose_together(
-        weights,
-        curves,
-        cost=cost,
-        share=share,
-        rank_multiple=config.rank_multiple,
-        only_faster=config.objective == "latency",
-        holds=holds,
-    )[0]
+
+    def candidates_of(weight: PlannedWeight) -> Sequence[Candidate]:
+        return find_candidates(weight, curves.get(weight.name, {}), config.rank_multiple)
+
+    def trusting(trust: float) -> tuple[Choice, ...]:
+        choices, _ = choose_together(
+            with_trust(weights, trust),
+            curves,
+            cost=cost,
+            share=share,
+            rank_multiple=config.rank_multiple,
+            only_faster=config.objective == "latency",
+            holds=holds,
+        )
+        return in_own_unit(weights, choices, candidates_of)
+
+    return trusting(1.0) if plan_judge is None or share >= 1.0 else plan_judge.choose(share, trusting)
 
 
 def _checked(weight: PlannedWeight, choice: Choice, holds: Holds) -> Choice:
@@ -138,7 +152,7 @@ def _checked(weight: PlannedWeight, choice: Choice, holds: Holds) -> Choice:
 
 def models_searched(config: Config) -> int:
     """How many models at most a budget's search judges by their outputs, and so may favour for what was chance."""
-    return most_attempts() if isinstance(config.budget, MaxError | MaxDrop) else 1
+    return most_attempts(config.preset.resolution) if isinstance(config.budget, MaxError | MaxDrop) else 1
 
 
 def _floor(weights: Sequence[PlannedWeight], config: Config, cost: CostName) -> float:
@@ -177,7 +191,9 @@ def _settle_error(
             stage.advance(detail=f"{share:.0%} of the {cost} kept: relative error {error:.3g}")
             return error
 
-        share, steps = search_share(error_at, budget.error, floor=_floor(weights, config, cost))
+        share, steps = search_share(
+            error_at, budget.error, floor=_floor(weights, config, cost), resolution=config.preset.resolution
+        )
     if share is not None:
         return choices_at(share), steps
     reason = f"no share tried kept the outputs' relative error within {budget.error:g}"
@@ -201,7 +217,9 @@ def _settle_drop(
             stage.advance(detail=f"{share:.0%} of the {cost} kept: drop {metric.drop:.3g}, relative error {error:.3g}")
             return error, metric
 
-        share, steps = search_drop(drop_at, budget.drop, floor=_floor(weights, config, cost))
+        share, steps = search_drop(
+            drop_at, budget.drop, floor=_floor(weights, config, cost), resolution=config.preset.resolution
+        )
     if share is not None:
         return choices_at(share), steps
     reason = f"no share tried kept the metric's drop within {budget.drop:g}"

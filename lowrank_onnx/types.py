@@ -60,12 +60,54 @@ class MatrixShape:
         return min(self.in_features, self.out_features)
 
 
+Operation: TypeAlias = Literal["transpose", "reshape", "cast", "add", "subtract", "multiply", "divide", "dequantize"]
+"""What a `DecodeStep` can do."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeStep:
+    """One operator between a stored tensor and the weight that a node reads.
+
+    Attributes
+    ----------
+    operation : arithmetic is with `operands[0]` on the right; "dequantize" takes a scale and perhaps a zero point.
+    dtype, shape : of the result.
+    axes : for "transpose", the permutation; for "dequantize", the axis along which the scale varies.
+    block : for "dequantize", elements along the axis that share a scale; 0 where each index has its own.
+    operands : stored tensors too, perhaps decoded themselves.
+    """
+
+    operation: Operation
+    dtype: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...] = ()
+    block: int = 0
+    operands: tuple[WeightRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How a weight is made of what is stored, where it isn't stored as the node reads it.
+
+    Attributes
+    ----------
+    steps : from the stored tensor to the weight; evaluated each time that the weight is read, one weight in memory.
+    nbytes : bytes of all tensors behind it, scales and zero points included. Factors that aren't smaller gain nothing.
+    description : for people, e.g. "int8 behind Cast -> Mul".
+    """
+
+    steps: tuple[DecodeStep, ...]
+    nbytes: int
+    description: str
+
+
 @dataclass(frozen=True, slots=True)
 class WeightRef:
     """A stored weight: the scope that holds it, its tensor name, and how it is stored.
 
     `storage` is ``"initializer"`` or ``"constant"`` (a Constant node whose output is `name`).
-    `dtype` is one of float16, bfloat16, float32, float64; `shape` is the stored shape.
+    `dtype` is one of float16, bfloat16, float32, float64, and `shape` the shape, of the weight as nodes read it:
+    as it is stored, unless `encoding` says how it is decoded.
     """
 
     scope: Scope
@@ -73,6 +115,7 @@ class WeightRef:
     storage: Literal["initializer", "constant"]
     dtype: str
     shape: tuple[int, ...]
+    encoding: Encoding | None = None
 
     @property
     def itemsize(self) -> int:

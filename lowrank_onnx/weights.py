@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -9,11 +10,15 @@ from math import prod
 import onnx
 
 from lowrank_onnx.forms import Form
+from lowrank_onnx.passes.graph_view import child_graphs
 from lowrank_onnx.types import MatrixShape, Scope, Site, WeightRef
 
 _FLOATING = frozenset(
     (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 )
+
+
+_MOVES = ("transpose", "reshape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +51,44 @@ def group_by_weight(sites: Iterable[Site]) -> tuple[SharedWeight, ...]:
     return tuple(SharedWeight(weight, tuple(users)) for weight, users in groups.items())
 
 
+def room_for_factors(weight: WeightRef) -> int | None:
+    """How many values, of the type that the nodes compute in, take as many bytes as what is stored; None where the
+    weight is stored as it is read, and the answer is its own number.
+    """
+    return None if weight.encoding is None else weight.encoding.nbytes // weight.itemsize
+
+
+def decoding_notes(weights: Iterable[WeightRef]) -> tuple[str, ...]:
+    """What is to be said of factors that replace weights which are stored in another type than they are read in."""
+    found = Counter(
+        (weight.encoding.description, weight.dtype)
+        for weight in weights
+        if weight.encoding is not None and any(step.operation not in _MOVES for step in weight.encoding.steps)
+    )
+    return tuple(
+        f"{count} weight{'s' if count > 1 else ''} stored as {description}: replaced by {dtype} factors"
+        for (description, dtype), count in found.items()
+    )
+
+
 def stored_tensors(skeleton: onnx.ModelProto, weights: Iterable[WeightRef]) -> dict[WeightRef, onnx.TensorProto]:
     """The tensor behind each weight (a placeholder where its bytes were left in the file), after one walk."""
-    wanted: dict[tuple[Scope, str, str], WeightRef] = {(w.scope, w.storage, w.name): w for w in weights}
+    wanted: dict[tuple[Scope, str, str], list[WeightRef]] = {}
+    for weight in weights:
+        wanted.setdefault((weight.scope, weight.storage, weight.name), []).append(weight)
     found: dict[WeightRef, onnx.TensorProto] = {}
     pending: list[tuple[Scope, onnx.GraphProto]] = [((), skeleton.graph)]
     while pending:
         scope, graph = pending.pop()
         held = [("initializer", tensor.name, tensor) for tensor in graph.initializer]
         for index, node in enumerate(graph.node):
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    pending.append(((*scope, (index, attribute.name)), attribute.g))
-                elif node.op_type == "Constant" and attribute.name == "value" and node.output:
-                    held.append(("constant", node.output[0], attribute.t))
+            if not node.attribute:
+                continue
+            pending += [((*scope, (index, label)), inner) for label, inner in child_graphs(node)]
+            if node.op_type == "Constant" and node.output:
+                held += [("constant", node.output[0], a.t) for a in node.attribute if a.name == "value"]
         for storage, name, tensor in held:
-            weight = wanted.get((scope, storage, name))
-            if weight is not None:
-                found[weight] = tensor
+            found.update((weight, tensor) for weight in wanted.get((scope, storage, name), ()))
     return found
 
 

@@ -30,9 +30,11 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from lowrank_onnx.forms import CONV_CHANNEL, PAIR, PIVOTED, Form
+from lowrank_onnx.passes.conv_chain import CHAIN, chain_forms
 from lowrank_onnx.passes.graph_view import ScopeView
 from lowrank_onnx.passes.pivoted import BIAS_OF, pivoted_writer
 from lowrank_onnx.passes.rule import (
+    NO_ATTRIBUTES,
     Candidate,
     Parts,
     Rule,
@@ -58,9 +60,9 @@ CONV_ATTRIBUTES = {
 _AUTO_PAD = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 
 
-def match_conv(candidate: Candidate) -> Site | Skipped:
-    """A site for a stored kernel, or the reason for none."""
-    weight = convolution_weight(candidate, CONV_ATTRIBUTES)
+def match_conv(candidate: Candidate, extra: Mapping[str, int] = NO_ATTRIBUTES) -> Site | Skipped:
+    """A site for a stored kernel, or the reason for none; `extra` are further attributes that the node may have."""
+    weight = convolution_weight(candidate, {**CONV_ATTRIBUTES, **extra})
     if isinstance(weight, Skipped):
         return weight
     shape = weight.ref.shape
@@ -89,9 +91,10 @@ def _forms(candidate: Candidate, shape: tuple[int, ...], groups: int) -> tuple[t
     """The forms that the node can be written in, and the bias that the pivoted one writes anew."""
     plain = PAIR if math.prod(shape[2:]) == 1 else CONV_CHANNEL
     bias = candidate.stored_bias(shape[0])
+    chains = chain_forms(candidate, shape, groups)
     if groups > 1 or (bias is None and candidate.has_bias):
-        return (plain,), None
-    return (plain, PIVOTED), bias
+        return (plain, *chains), None
+    return (plain, PIVOTED, *chains), bias
 
 
 def convolution_weight(candidate: Candidate, attributes: Mapping[str, int]) -> StoredWeight | Skipped:
@@ -199,5 +202,8 @@ RULE = Rule(
         "pair": _CHANNEL,
         "conv_channel": _CHANNEL,
         "pivoted": pivoted_writer(pivoted_layout, output_dims, _apply, _channel_axis),
+        "conv_spatial": CHAIN,
+        "conv_input": CHAIN,
+        "conv_tucker": CHAIN,
     },
 )

@@ -54,7 +54,7 @@ def find_sites(skeleton: onnx.ModelProto, *, op_types: tuple[str, ...]) -> tuple
             result = _examine(view, scope, index, node, sources, names, op_types)
             if result is not None:
                 found.append(result)
-    found = _decline_shared(view, found)
+    found = _decline_shared(view, sources, found)
     found += _inside_functions(skeleton, names)
     sites = tuple(item for item in found if isinstance(item, Site))
     return sites, tuple(item for item in found if isinstance(item, Skipped))
@@ -89,22 +89,38 @@ def _examine(
 ) -> Site | Skipped | None:
     label = f"{scope.path}{scope.label(index)}"
     rule = RULE_OF.get(node.op_type)
-    if rule is None:
+    domain = default_domain(node.domain)
+    if rule is None or (rule.domain and rule.domain != domain):
         uncovered = uncovered_weight(view, scope, node, sources)
         return None if uncovered is None else Skipped(names.claim(label, index), node.op_type, *uncovered)
     candidate = Candidate(view, scope, index, names.claim(label, index), sources)
-    if default_domain(node.domain) != "":
+    if domain != rule.domain:
         _, parameters = uncovered_weight(view, scope, node, sources) or ("", 0)
         reason = f"{node.op_type} of domain '{node.domain}' isn't the standard operator"
         return Skipped(candidate.name, node.op_type, reason, parameters)
     result = rule.match(candidate)
+    if isinstance(result, Site) and result.weight.encoding and _is_quantized_activation(scope, result.input):
+        reason = (
+            f"its input is quantized too (weight {result.weight.encoding.description}): factorize before quantizing"
+        )
+        return Skipped(candidate.name, node.op_type, reason, result.shape.parameters)
     if isinstance(result, Site) and node.op_type not in op_types:
         reason = f"operator not selected (op_types: {', '.join(op_types)})"
         return Skipped(candidate.name, node.op_type, reason, result.shape.parameters)
     return result
 
 
-def _decline_shared(view: ModelView, found: list[Site | Skipped]) -> list[Site | Skipped]:
+def _is_quantized_activation(scope: ScopeView, name: str) -> bool:
+    """Whether an activation comes from DequantizeLinear: the runtime computes such a node in integers."""
+    owner = scope.resolve(name)
+    return (
+        owner is not None
+        and name in owner.producers
+        and owner.nodes[owner.producers[name]].op_type == ("DequantizeLinear")
+    )
+
+
+def _decline_shared(view: ModelView, sources: WeightSources, found: list[Site | Skipped]) -> list[Site | Skipped]:
     """Turn sites into `Skipped` where their weight has another use, or is needed in another layout."""
     sharing: dict[WeightRef, list[Site]] = {}
     for item in found:
@@ -113,7 +129,7 @@ def _decline_shared(view: ModelView, found: list[Site | Skipped]) -> list[Site |
     reasons: dict[WeightRef, str] = {}
     agreed: dict[str, Site] = {}
     for weight, sites in sharing.items():
-        reason = _other_use(view, weight, sites) or _other_layout(view, weight, sites)
+        reason = _other_use(view, sources, weight, sites) or _other_layout(view, weight, sites)
         if reason is not None:
             reasons[weight] = reason
         elif len(sites) > 1:
@@ -128,12 +144,12 @@ def _decline_shared(view: ModelView, found: list[Site | Skipped]) -> list[Site |
     ]
 
 
-def _other_use(view: ModelView, weight: WeightRef, sites: list[Site]) -> str | None:
+def _other_use(view: ModelView, sources: WeightSources, weight: WeightRef, sites: list[Site]) -> str | None:
     rewritten = {
         (site.scope, site.node_index, weight_slot(view.scopes[site.scope].nodes[site.node_index], site))
         for site in sites
     }
-    for use in _final_uses(view, weight.scope, weight.name):
+    for use in _final_uses(view, sources, weight.scope, weight.name):
         if use.node_index == GRAPH_OUTPUT:
             return f"weight '{weight.name}' is also a graph output"
         if (use.scope, use.node_index, use.slot) not in rewritten:
@@ -143,14 +159,18 @@ def _other_use(view: ModelView, weight: WeightRef, sites: list[Site]) -> str | N
     return None
 
 
-def _final_uses(view: ModelView, scope: Scope, name: str) -> Iterator[Use]:
-    """Uses of a tensor; where an Identity reads it, the uses of the Identity's output instead."""
+def _final_uses(view: ModelView, sources: WeightSources, scope: Scope, name: str) -> Iterator[Use]:
+    """Uses of a tensor; where an Identity or a step of a decoding reads it, the uses of that node's output instead."""
     pending = [(scope, name)]
     visited = set(pending)
     while pending:
         for use in view.uses.get(pending.pop(), ()):
-            node = None if use.node_index == GRAPH_OUTPUT else view.scopes[use.scope].nodes[use.node_index]
-            copy = (use.scope, node.output[0]) if node is not None and is_identity(node) else None
+            copy = None
+            if use.node_index != GRAPH_OUTPUT:
+                reader = view.scopes[use.scope]
+                node = reader.nodes[use.node_index]
+                if is_identity(node) or sources.is_decoding(reader, use.node_index):
+                    copy = (use.scope, node.output[0])
             if copy is None or copy not in view.uses or copy in visited:
                 yield use
             else:

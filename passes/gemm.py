@@ -18,6 +18,7 @@ which each of the new nodes gets its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
@@ -27,6 +28,7 @@ from lowrank_onnx.forms import PAIR, PIVOTED, Form
 from lowrank_onnx.passes.graph_view import ScopeView
 from lowrank_onnx.passes.pivoted import BIAS_OF, pivoted_writer
 from lowrank_onnx.passes.rule import (
+    NO_ATTRIBUTES,
     Candidate,
     Parts,
     Rule,
@@ -55,9 +57,9 @@ _OPTIONAL_BIAS = 11
 """The opset from which Gemm needs no C."""
 
 
-def match_gemm(candidate: Candidate) -> Site | Skipped:
-    """A site for a weight as A or as B, or the reason for none."""
-    problem = node_problem(candidate, inputs=(2, 3), attributes=_ATTRIBUTES)
+def match_gemm(candidate: Candidate, extra: Mapping[str, int] = NO_ATTRIBUTES) -> Site | Skipped:
+    """A site for a weight as A or as B, or the reason for none; `extra` attributes go to the last node."""
+    problem = node_problem(candidate, inputs=(2, 3), attributes={**_ATTRIBUTES, **extra})
     if problem:
         return candidate.skip(problem)
     operand = weight_operand(candidate)

@@ -20,8 +20,9 @@ from lowrank_onnx.passes.sanitize import importable_copy
 from lowrank_onnx.passes.value_types import Dims, value_dims
 from lowrank_onnx.types import Scope
 
-MAX_NESTING = 32
-"""Deepest nesting of subgraphs; a file of more can't be parsed (protobuf's limit of 100 nested messages)."""
+MAX_NESTING = 30
+"""Deepest nesting of subgraphs: protobuf allows 100 nested messages, and the type of a new value in the innermost graph
+needs some of them."""
 
 GRAPH_OUTPUT = -1
 """Stands for a node index where a tensor is used as an output of its graph."""

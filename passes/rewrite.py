@@ -15,13 +15,12 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from lowrank_onnx.passes.graph_view import ModelView, ScopeView, quiet_graphsurgeon, view_model
+from lowrank_onnx.passes.graph_view import ModelView, ScopeView, default_domain, quiet_graphsurgeon, view_model
 from lowrank_onnx.passes.names import NewNames
 from lowrank_onnx.passes.rule import Parts, TensorLayout, Writer
 from lowrank_onnx.passes.rules import RULE_OF
 from lowrank_onnx.passes.splice import ScopeEdit, splice
 from lowrank_onnx.passes.value_types import tensor_value_info
-from lowrank_onnx.passes.weight_source import is_identity
 from lowrank_onnx.types import NewTensor, Scope, SiteChoice, WeightRef
 
 TOOL = "lowrank-onnx"
@@ -145,7 +144,7 @@ class _Writer:
             new.name = self._names.node(f"{scope.label(site.node_index)}.{new.name}")
         nodes[-1].name = node.name
         for new in nodes:
-            new.domain = node.domain
+            new.domain = node.domain if new.op == site.op_type or not default_domain(proto.domain) else None
         self._new_nodes.setdefault(site.scope, {})[site.node_index] = nodes
         self._edit(site.scope).replaced[site.node_index] = self._export(nodes, proto, choice)
         still_read = {value.name for new in nodes for value in new.inputs}
@@ -227,24 +226,22 @@ class _Writer:
         return protos
 
     def _release(self, scope: ScopeView, name: str) -> None:
-        """One use of `name` is gone: remove what is unused then, back to the stored weight."""
-        owner = scope.resolve(name)
-        while owner is not None:
+        """One use of `name` is gone: remove what is unused then, back to the stored tensors."""
+        pending = [(scope.resolve(name), name)]
+        while pending:
+            owner, name = pending.pop()
+            if owner is None:
+                continue
             key = (owner.scope, name)
             self._remaining[key] = self._remaining.get(key, len(self._view.uses[key])) - 1
             if self._remaining[key] > 0:
-                return
+                continue
             edit = self._edit(owner.scope)
             edit.gone.add(name)
-            if name in owner.initializers:
-                return
-            index = owner.producers[name]
-            edit.removed.add(index)
-            node = owner.nodes[index]
-            if not is_identity(node):
-                return
-            name = node.input[0]
-            owner = owner.resolve(name)
+            if name not in owner.initializers:
+                index = owner.producers[name]
+                edit.removed.add(index)
+                pending += [(owner.resolve(source), source) for source in owner.nodes[index].input if source]
 
 
 def _carried_over(original: onnx.NodeProto, replaced: Iterable[str]) -> onnx.NodeProto:

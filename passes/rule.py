@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -20,6 +21,7 @@ from lowrank_onnx.passes.value_types import Dims
 from lowrank_onnx.passes.weight_source import Activation, Source, StoredWeight, Unusable, WeightSources
 from lowrank_onnx.types import Rearrangement, Site, SiteChoice, Skipped, WeightRef
 
+NO_ATTRIBUTES: Mapping[str, int] = MappingProxyType({})
 _AttributeType = onnx.AttributeProto.AttributeType
 
 
@@ -156,6 +158,7 @@ class Rule:
     op_type: str
     match: Callable[[Candidate], Site | Skipped]
     writers: Mapping[str, Writer]
+    domain: str = ""
 
 
 def weight_operand(candidate: Candidate) -> tuple[int, StoredWeight] | Skipped:
@@ -186,7 +189,7 @@ def node_problem(candidate: Candidate, *, inputs: tuple[int, int], attributes: M
         return f"it has inputs {list(node.input)}, {node.op_type} takes {numbers}"
     if len(node.output) != 1 or not node.output[0]:
         return f"it has outputs {list(node.output)}, {node.op_type} gives one"
-    if node.overload or ("", node.op_type) in candidate.view.local_functions:
+    if node.overload or (default_domain(node.domain), node.op_type) in candidate.view.local_functions:
         return "a model-local function takes this operator's place"
     if len(node.device_configurations):
         return "it has device configurations, which can't be carried over to the new nodes"

@@ -34,9 +34,7 @@ def uncovered_weight(
     A weight, here, is a constant of at least two dimensions.
     """
     domain = default_domain(node.domain)
-    if domain == "" and node.op_type == "Einsum":
-        slots, reason = tuple(range(len(node.input))), "Einsum isn't covered"
-    elif (domain, node.op_type) in view.local_functions:
+    if (domain, node.op_type) in view.local_functions:
         slots, reason = tuple(range(len(node.input))), "weight is passed to a model-local function"
     elif domain == "":
         slots, reason = _DEFAULT_DOMAIN.get(node.op_type, ((), ""))

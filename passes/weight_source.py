@@ -1,9 +1,9 @@
 """From a node's input to the stored tensor behind it, or to the reason why there is none.
 
 A weight is a dense initializer of this or an outer graph, or the tensor of a Constant node; Identity nodes on the way
-are followed. Whatever else is computed from constants alone (dequantized weights, unfolded Transpose, ...) is
-recognised as a weight that can't be used, with the operators that it sits behind; what depends on the model's inputs is
-an activation.
+are followed, and so are the operators of `decoding` (an unfolded Transpose, a scaled integer, ...), which the weight
+then has as its encoding. Whatever else is computed from constants alone is recognised as a weight that can't be used,
+with the operators that it sits behind; what depends on the model's inputs is an activation.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 import onnx
 
+from lowrank_onnx.passes.decoding import decoded, is_decodable, small_integers
 from lowrank_onnx.passes.graph_view import ModelView, ScopeView, child_graphs, default_domain
 from lowrank_onnx.passes.value_types import dtype_name, element_count, is_quantized
 from lowrank_onnx.types import FLOAT_DTYPES, Scope, WeightRef
@@ -21,6 +22,7 @@ _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
 _LONGEST_CHAIN = 6
+_LONGEST_DECODING = 8
 _Storage: TypeAlias = Literal["initializer", "constant"]
 
 
@@ -75,6 +77,23 @@ class WeightSources:
 
     def find(self, scope: ScopeView, name: str) -> Source:
         """What stands behind `name` as read by a node of `scope`."""
+        source = self._trace(scope, name, _LONGEST_DECODING)
+        if not isinstance(source, StoredWeight):
+            return source
+        ref = source.ref
+        if ref.dtype not in FLOAT_DTYPES:
+            return Unusable(f"{ref.dtype} weight (can factorize {', '.join(FLOAT_DTYPES)})", source.parameters)
+        return source
+
+    def is_decoding(self, scope: ScopeView, index: int) -> bool:
+        """Whether the node at `index` makes a weight of stored tensors, rather than anything of an activation."""
+        node = scope.nodes[index]
+        if len(node.output) != 1 or is_default(node, "Constant"):
+            return False
+        return isinstance(self._trace(scope, node.output[0], _LONGEST_DECODING), StoredWeight)
+
+    def _trace(self, scope: ScopeView, name: str, steps: int) -> Source:
+        """As `find`, for tensors of every type; at most `steps` operators back."""
         owner, name = follow_identities(scope, name)
         if owner is None:
             return Activation(f"weight '{name}' isn't defined anywhere in the model")
@@ -86,7 +105,7 @@ class WeightSources:
         if name in owner.initializers:
             return self._initializer(owner, name)
         if name in owner.producers:
-            return self._produced(owner, name)
+            return self._produced(owner, name, steps)
         if owner.parent is not None:
             return Activation(f"weight is '{name}', an input of its subgraph")
         return Activation(f"weight is graph input '{name}' without a value")
@@ -101,15 +120,41 @@ class WeightSources:
             )
         return self._stored(owner, name, tensor, "initializer")
 
-    def _produced(self, owner: ScopeView, name: str) -> Source:
+    def _produced(self, owner: ScopeView, name: str, steps: int) -> Source:
         node = owner.nodes[owner.producers[name]]
         if is_default(node, "Constant"):
             return self._constant(owner, name, node)
         origin = self._origins.get((owner.scope, name))
-        if origin is not None:
-            return Unusable(_behind(origin), origin.elements)
-        label = owner.label(owner.producers[name])
-        return Activation(f"weight is computed at run time (produced by '{label}' ({node.op_type}))")
+        if origin is None:
+            label = owner.label(owner.producers[name])
+            return Activation(f"weight is computed at run time (produced by '{label}' ({node.op_type}))")
+        weight = self._decoded(owner, node, steps - 1) if steps and is_default(node, node.op_type) else None
+        return Unusable(_behind(origin), origin.elements) if weight is None else StoredWeight(weight)
+
+    def _decoded(self, owner: ScopeView, node: onnx.NodeProto, steps: int) -> WeightRef | None:
+        """The weight that a node makes of stored tensors by a known operator."""
+        if len(node.output) != 1 or ("", node.op_type) in self._view.local_functions:
+            return None
+
+        def trace(name: str) -> WeightRef | None:
+            source = self._trace(owner, name, steps)
+            return source.ref if isinstance(source, StoredWeight) and is_decodable(source.ref.dtype) else None
+
+        def numbers(name: str) -> tuple[int, ...] | None:
+            holder, name = follow_identities(owner, name)
+            if holder is None or name in holder.repeated:
+                return None
+            tensor = holder.initializers.get(name)
+            if (
+                tensor is None
+                and name in holder.producers
+                and is_default(holder.nodes[holder.producers[name]], "Constant")
+            ):
+                tensor = _constant_tensor(holder.nodes[holder.producers[name]])
+            overridable = name in holder.inputs and not self._view.inputs_hold_initializers
+            return None if tensor is None or overridable else small_integers(tensor)
+
+        return decoded(node, trace, numbers)
 
     def _constant(self, owner: ScopeView, name: str, node: onnx.NodeProto) -> Source:
         value = _constant_tensor(node)
@@ -121,8 +166,6 @@ class WeightSources:
     def _stored(self, owner: ScopeView, name: str, tensor: onnx.TensorProto, storage: _Storage) -> Source:
         dtype, shape = dtype_name(tensor.data_type), tuple(tensor.dims)
         elements = element_count(shape)
-        if dtype not in FLOAT_DTYPES:
-            return Unusable(f"{dtype} weight (can factorize {', '.join(FLOAT_DTYPES)})", elements)
         if any(size <= 0 for size in shape):
             return Unusable(f"weight '{name}' has shape {list(shape)}: a dimension of size 0 or less")
         if name in self._trained:

@@ -13,9 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lowrank_onnx
 from lowrank_onnx import Config, FixedRank, KeepParams
+from lowrank_onnx.attempt import TRUST_IN_FEW
 from lowrank_onnx.calibration import FEEDS_TO_PROBE, PASSES_TO_PROBE, feeds_to_probe, predicted_damage, stored_layout
 from lowrank_onnx.forms import PAIR
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
+from lowrank_onnx.trust import TRUSTS
 from lowrank_onnx.types import Rearrangement, Site, WeightRef, rearrange
 from lowrank_onnx.weights import SharedWeight
 
@@ -162,3 +164,55 @@ def test_measured_sensitivity_spares_the_weight_that_matters() -> None:
     blind = replace(config, sensitivity="off")
     ranks = [site.rank for site in lowrank_onnx.compress(model, blind, feeds=feeds).sites]
     assert None not in ranks
+
+
+def in_a_branch(weight: np.ndarray) -> onnx.ModelProto:
+    """A MatMul in the main graph, and one with a weight of its own in each branch of an If."""
+
+    def branch(name: str) -> onnx.GraphProto:
+        values = [numpy_helper.from_array(weight, f"w_{name}")]
+        node = helper.make_node("MatMul", ["h", f"w_{name}"], [f"z_{name}"], name=name)
+        return helper.make_graph(
+            [node], name, [], [helper.make_tensor_value_info(f"z_{name}", TensorProto.FLOAT, ["n", 64])], values
+        )
+
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="outer"),
+        helper.make_node("If", ["flag"], ["y"], then_branch=branch("then"), else_branch=branch("else"), name="if"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64]),
+            helper.make_tensor_value_info("flag", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 64])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_each_site_in_a_subgraph_says_why_it_is_not_whitened() -> None:
+    model = in_a_branch(np.random.default_rng(3).standard_normal((64, 64)).astype(np.float32))
+    feeds = [{"x": rows("plain", 128, 64, seed), "flag": np.asarray(seed % 2 == 0)} for seed in range(4)]
+    config = Config(budget=KeepParams(0.6), objective="size")
+    sites = {site.name.split("/")[-1]: site for site in lowrank_onnx.compress(model, config, feeds=feeds).sites}
+    reason = "not whitened: it is in a subgraph, whose values onnxruntime doesn't return"
+    assert sites["outer"].note == ""
+    assert sites["outer"].importance is not None
+    assert sites["then"].note == sites["else"].note == reason
+    assert sites["then"].input_error is None
+    assert sites["then"].macs_before is None
+
+
+def test_few_samples_are_trusted_a_little_and_more_are_tried() -> None:
+    model = linear(np.random.default_rng(1).standard_normal((64, 64)))
+    config = Config(budget=KeepParams(0.6), objective="size")
+    few = lowrank_onnx.compress(model, config, feeds=[{"x": rows("plain", 8, 64, 0)}])
+    assert [(trial.trust, trial.error) for trial in few.trials] == [(TRUST_IN_FEW, None)]
+    more = lowrank_onnx.compress(model, config, feeds=[{"x": rows("plain", 32, 64, seed)} for seed in range(4)])
+    assert [trial.trust for trial in more.trials] == list(TRUSTS)
+    assert len({trial.error for trial in more.trials}) == 1  # there is but one weight to plan for
+    off = lowrank_onnx.compress(model, replace(config, sensitivity="off"), feeds=[{"x": rows("plain", 32, 64, 0)}])
+    assert off.trials == ()

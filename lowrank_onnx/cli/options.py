@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from lowrank_onnx.cli.budgets import whole_number
-from lowrank_onnx.config import FORM_NAMES, OP_TYPES, Config, Device, Method, SensitivityLevel
+from lowrank_onnx.config import FORM_NAMES, OP_TYPES, Config, Device, Method
+from lowrank_onnx.effort import EffortLevel, SensitivityLevel
 from lowrank_onnx.metric import Metric, load_metric
 
 DEFAULTS = Config()
@@ -74,11 +75,20 @@ WhitenOption = Annotated[
         rich_help_panel=_CALIBRATION,
     ),
 ]
+EffortOption = Annotated[
+    EffortLevel,
+    typer.Option(
+        help="Time for quality: how closely the weights' effects are measured, how finely a search looks, how long is "
+        "timed. fast is for a first look, full for what will be shipped.",
+        rich_help_panel=_CALIBRATION,
+    ),
+]
 SensitivityOption = Annotated[
-    SensitivityLevel,
+    SensitivityLevel | None,
     typer.Option(
         help="With a budget over the whole model: measure what each weight alone does to the outputs, at one rank "
         "(fast), at up to three (full), or not at all (off).",
+        show_default="by --effort: off, fast, full",
         rich_help_panel=_CALIBRATION,
     ),
 ]

@@ -84,6 +84,18 @@ def split_feeds(feeds: Feeds) -> tuple[Feeds, Feeds]:
     )
 
 
+def last_feeds(feeds: Feeds, count: int) -> Feeds:
+    """`count` of the feeds, counted from the last one and evenly spread over the others; all where there are no more.
+
+    What is measured on the first feeds can so be judged on others, as far as there are any.
+    """
+    if count >= len(feeds):
+        return feeds
+    step = len(feeds) // count
+    wanted = frozenset(len(feeds) - 1 - step * number for number in range(count))
+    return _part(feeds, count, f"{count} of {feeds.description}", wanted.__contains__)
+
+
 def _is_held_out(index: int) -> bool:
     return index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
 

@@ -7,6 +7,9 @@ neither knows how ranks are chosen.
 
 from __future__ import annotations
 
+from lowrank_onnx.forms.conv_chain import ConvChain, ConvGeometry
+from lowrank_onnx.forms.conv_spatial import ConvSpatial
+from lowrank_onnx.forms.conv_tucker import ConvInput, ConvTucker
 from lowrank_onnx.forms.form import MATRIX, Form
 from lowrank_onnx.forms.pair import CONV_CHANNEL, CONV_TRANSPOSE_CHANNEL, PAIR, Pair
 from lowrank_onnx.forms.pivoted import PIVOTED, Pivoted
@@ -17,6 +20,11 @@ __all__ = [
     "MATRIX",
     "PAIR",
     "PIVOTED",
+    "ConvChain",
+    "ConvGeometry",
+    "ConvInput",
+    "ConvSpatial",
+    "ConvTucker",
     "Form",
     "Pair",
     "Pivoted",

@@ -67,7 +67,7 @@ def build_site_model(skeleton: onnx.ModelProto, site: Site, input_shape: tuple[i
     if len(original.input) > 2 and original.input[2]:
         operands.append(BIAS)
         initializers.append(_tensor(BIAS, site.weight.dtype, _bias_shape(skeleton, site, original)))
-    node = onnx.helper.make_node(original.op_type, operands, [OUTPUT], name="site")
+    node = onnx.helper.make_node(original.op_type, operands, [OUTPUT], name="site", domain=original.domain)
     node.attribute.extend(sorted(original.attribute, key=lambda attribute: str(attribute.name)))
     for attribute in node.attribute:
         attribute.ClearField("doc_string")
@@ -81,6 +81,9 @@ def build_site_model(skeleton: onnx.ModelProto, site: Site, input_shape: tuple[i
     )
     opsets = [opset for opset in skeleton.opset_import if default_domain(opset.domain) == ""]
     imports = [onnx.helper.make_opsetid("", opset.version) for opset in opsets[:1]]
+    own = default_domain(original.domain)
+    others = [opset for opset in skeleton.opset_import if own and opset.domain == own]
+    imports += [onnx.helper.make_opsetid(own, opset.version) for opset in others[:1]]
     proto = onnx.helper.make_model(graph, opset_imports=imports, ir_version=_IR_VERSION)
     proto.producer_name = ""
     return SiteModel(proto, _site_in_model(site), input_shape)
@@ -146,7 +149,7 @@ def _site_in_model(site: Site) -> Site:
 
 def _bias_shape(skeleton: onnx.ModelProto, site: Site, node: onnx.NodeProto) -> tuple[int, ...]:
     """The shape of the third input. Where a Gemm's isn't stored, a vector of the output's features stands for it."""
-    if site.op_type == "Conv":
+    if site.op_type in ("Conv", "FusedConv"):
         return (site.weight.shape[0],)
     if site.op_type == "ConvTranspose":
         return (site.weight.shape[1] * site.shape.groups,)

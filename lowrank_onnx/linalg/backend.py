@@ -70,7 +70,7 @@ class Backend:
         return contextlib.nullcontext()
 
     def gram(self, A: DeviceArray) -> DeviceArray:
-        """``A' A``."""
+        """``A' A``; NumPy computes one triangle of such a product and mirrors it."""
         return A.T @ A
 
     def cholesky_upper(self, G: DeviceArray) -> DeviceArray | None:
@@ -107,9 +107,6 @@ class NumpyBackend(Backend):
 
     def threads_for(self, shape: tuple[int, ...], rank: int) -> contextlib.AbstractContextManager[object]:  # noqa: D102
         return lapack.threads_for_work(math.prod(shape) * rank)
-
-    def gram(self, A: DeviceArray) -> DeviceArray:  # noqa: D102
-        return lapack.gram(A)
 
     def cholesky_upper(self, G: DeviceArray) -> DeviceArray | None:  # noqa: D102
         return lapack.cholesky_upper(G)

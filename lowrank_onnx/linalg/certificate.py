@@ -22,9 +22,6 @@ from lowrank_onnx.linalg.sketch import draw_gaussian
 STARTS = 4
 """Independent random starts of the spectral certificate: all of them must fail for the bound to fail."""
 
-LANCZOS_CONSTANT = 1.648
-"""Of the bound of Kuczynski and Wozniakowski (SIAM J. Matrix Anal. Appl. 13, 1992, theorem 4.2)."""
-
 CLASS_PIECE = 4096
 """Rows of weight errors that are widened to float64 at a time."""
 
@@ -53,9 +50,9 @@ def certify_spectral(
 ) -> SpectralCertificate:
     """Bound the spectral norm of ``E = W - left @ right`` from both sides.
 
-    Block Lanczos on E'E from STARTS independent Gaussian columns. For one start of k steps, the relative error of the
-    largest Ritz value exceeds eps with a probability of at most ``1.648 sqrt(n) exp(-(2k - 1) sqrt(eps))``; the block's
-    Ritz value is no smaller than that of any of its columns alone, so the block fails with the STARTS-th power of that.
+    Block Lanczos on E'E from STARTS independent Gaussian columns. From one of them `shortfall_bound` says how far the
+    largest Ritz value may fall short, and with what probability; the block's Ritz value is no smaller than that of any
+    of its columns alone, so the block fails with the STARTS-th power of that probability.
     Unlike the bound of Halko, Martinsson and Tropp (``10 sqrt(2/pi) max ||E w_i||``) it is within some ten percent of
     the norm, whatever the shape. The Frobenius norm is given instead where it is smaller.
 
@@ -87,17 +84,31 @@ def certify_spectral(
     starts = min(STARTS, size)
     taken = min(steps, size // starts)
     lower = _largest_ritz_value(E, starts, taken, seed) ** 0.5
-    if starts * taken == size:
-        slack = 0.0
-    else:
-        one = failure_probability ** (1.0 / starts)
-        slack = (math.log(LANCZOS_CONSTANT * math.sqrt(size) / one) / (2 * taken - 1)) ** 2
+    factor = 1.0
+    if starts * taken < size:
+        factor = shortfall_bound(size, taken, failure_probability ** (1.0 / starts))
     # Products are in float64 and E is normalized, so rounding is far below this allowance.
     rounding = 1.0 + 1e-10
-    upper = lower / math.sqrt(1.0 - slack) * rounding if slack < 1.0 else math.inf
+    upper = lower * factor * rounding
     if upper >= 1.0:
         return SpectralCertificate(lower * frobenius, frobenius * rounding, 0.0)
     return SpectralCertificate(lower * frobenius, upper * frobenius, failure_probability)
+
+
+def shortfall_bound(size: int, steps: int, failure_probability: float) -> float:
+    """How many times the largest Ritz value's root the norm is at most, after k Lanczos steps on E'E of order n.
+
+    It fails with at most `failure_probability` over a start b that is uniform on the sphere: ``P <= sqrt(2 n / pi) /
+    cosh((2k - 1) artanh(sqrt(eps)))`` for a Ritz value below 1 - eps times the largest eigenvalue. For with that
+    eigenvalue 1, ``sum b_i**2 p(t_i)**2 (t_i - 1 + eps) < 0`` over all eigenvalues t_i for every polynomial p of degree
+    k - 1. Take ``p(t) = T(u) / u`` with ``u**2 = 1 - t / (1 - eps)`` and T the Chebyshev polynomial of degree 2k - 1:
+    then ``b_1**2 sinh**2(z) < sum of the other b_i**2`` with ``z = (2k - 1) artanh(sqrt(eps))``, so ``|b_1| < 1 /
+    cosh(z)``; and b_1 has a density of at most ``sqrt(n / (2 pi))``. As ``cosh(z) > exp(z) / 2`` and ``artanh(x) > x``,
+    this is sharper than theorem 4.2 of Kuczynski and Wozniakowski (SIAM J. Matrix Anal. Appl. 13, 1992), ``P <= 1.648
+    sqrt(n) exp(-(2k - 1) sqrt(eps))``.
+    """
+    z = math.acosh(max(math.sqrt(2.0 * size / math.pi) / failure_probability, 1.0))
+    return math.cosh(z / (2 * steps - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +121,12 @@ class ClassifierCertificate:
         Upper bounds on the total variation distance between the two softmax outputs, from each sample's norm alone:
         they hold for every input of that norm.
     paper_probability_change : (n,)
-        The bound of arXiv 2604.02659 for comparison: half the spectral error times the input's norm (softmax is
-        1/2-Lipschitz).
+        The bound of arXiv 2604.02659 for comparison, on the Euclidean norm of the change: half the spectral error times
+        the input's norm (softmax is 1/2-Lipschitz). The total variation may be up to sqrt(classes) / 2 times that.
     measured_probability_change : (n,)
         Upper bounds from the change of the logits of this very sample.
+    measured_log_ratio : (n,)
+        No class probability of this very sample changes by a factor outside exp(-this) to exp(this).
     stable : (n,), bool
         The samples whose top-1 class can't change, nor could for any input of the same norm and the same logits.
     paper_stable : (n,), bool
@@ -123,6 +136,7 @@ class ClassifierCertificate:
     probability_change: NDArray[np.float64]
     paper_probability_change: NDArray[np.float64]
     measured_probability_change: NDArray[np.float64]
+    measured_log_ratio: NDArray[np.float64]
     stable: NDArray[np.bool_]
     paper_stable: NDArray[np.bool_]
 
@@ -176,11 +190,12 @@ def certify_classifier(
     others = np.ones_like(margins, dtype=bool)
     others[rows, top] = False
     spectral = float(np.linalg.norm(E, 2))
-    change = X @ E
+    oscillation = np.ptp(X @ E, axis=1)
     return ClassifierCertificate(
         probability_change=np.tanh(np.max(distances) * norms / 4.0),
-        paper_probability_change=np.minimum(spectral * norms / 2.0, 1.0),
-        measured_probability_change=np.tanh(np.ptp(change, axis=1) / 4.0),
+        paper_probability_change=np.minimum(spectral * norms / 2.0, math.sqrt(2.0)),
+        measured_probability_change=np.tanh(oscillation / 4.0),
+        measured_log_ratio=oscillation,
         stable=np.all((margins > reach) | ~others, axis=1),
         paper_stable=np.all((margins > math.sqrt(2.0) * spectral * norms[:, None]) | ~others, axis=1),
     )

@@ -49,7 +49,7 @@ def solve_eigen(backend: Backend, W: DeviceArray, rank: int | RankFinder) -> Tri
         G = backend.gram(W) if dtype == W.dtype else _wide_gram(backend, W)
         squares, V = backend.eigh_leading(G, min(rank + 1, size) if isinstance(rank, int) else size)
         settled = rank if isinstance(rank, int) else rank(_roots(backend, squares))
-        if not trustworthy(backend, squares[: settled + 1], dtype):
+        if not trustworthy(backend, squares[: min(settled + 1, size)], dtype):
             continue
         V = backend.contiguous(xp.astype(V[:, :settled], W.dtype, copy=False))
         following = max(float(squares[settled]), 0.0) ** 0.5 if settled < squares.shape[0] else 0.0

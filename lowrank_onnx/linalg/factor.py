@@ -51,6 +51,7 @@ def factor(
           spectral error ``||W - left @ right||_2 / sigma_(rank+1)`` is at most `tolerance`. Small singular values that
           squaring would lose are noticed and computed in higher precision or without squaring.
         - ``"krylov"``: block Krylov iteration to `tolerance`; the exact solver where it would need the whole space.
+        - ``"chebyshev"``: subspace iteration filtered by Chebyshev polynomials to `tolerance`; likewise.
         - ``"eigen"``: leading eigenvectors of the smaller Gram matrix; exact.
         - ``"svd"``: the full SVD; exact.
         - ``"rsi"``: randomized subspace iteration as published (arXiv 2604.02659), `power_iterations` times, on a
@@ -58,7 +59,7 @@ def factor(
         - ``"rsvd"``: the same with one power iteration.
     power_iterations : q of ``"rsi"``, at least 1; ignored by the others.
     oversampling : p of ``"rsi"`` and ``"rsvd"``, default 0, as published; ignored by the others.
-    tolerance : above 1, for ``"auto"`` and ``"krylov"``.
+    tolerance : above 1, for ``"auto"``, ``"krylov"`` and ``"chebyshev"``.
     seed : of the Gaussian sketch, drawn on the host: the same seed gives the same bytes on one machine.
     device : "cpu", "cuda" (CuPy), or "auto", which takes CUDA where it is usable. A matrix that is too large for the
         device's memory is factorized on the CPU, and `solver` says so.

@@ -25,6 +25,13 @@ DIVIDE_AND_CONQUER_SHARE = 2 / 3
 """Of the eigenvectors: for more than this the full eigensolver is the faster one at any order."""
 
 
+MIRRORED_TILE = 64
+"""Order of the tiles in which a triangle is mirrored: two fit the first level of cache."""
+
+INVERTED_AT_ONCE = 128
+"""Order of a triangular matrix from which on it is inverted by halves."""
+
+
 @functools.cache
 def _blas_threads() -> threadpoolctl.ThreadpoolController:
     return threadpoolctl.ThreadpoolController()
@@ -40,16 +47,7 @@ def threads_for_work(work: int) -> contextlib.AbstractContextManager[object]:
     return single_thread(work <= SINGLE_THREAD_WORK)
 
 
-def gram(A: NDArray[Any]) -> NDArray[Any]:
-    """``A' A`` of a float32 or float64 matrix, at half the work of a product where its layout allows."""
-    if not (A.flags.c_contiguous or A.flags.f_contiguous):
-        return np.asarray(A.T @ A)
-    syrk = scipy.linalg.blas.dsyrk if A.dtype == np.float64 else scipy.linalg.blas.ssyrk
-    upper = syrk(1.0, A.T) if A.flags.c_contiguous else syrk(1.0, A, trans=1)
-    return mirror_upper(np.asarray(upper))
-
-
-def mirror_upper(upper: NDArray[Any], tile: int = 256) -> NDArray[Any]:
+def mirror_upper(upper: NDArray[Any], tile: int = MIRRORED_TILE) -> NDArray[Any]:
     """Fill the lower triangle of a square matrix from the upper one, in place, tile by tile to stay in cache."""
     size = upper.shape[0]
     for start in range(0, size, tile):
@@ -62,17 +60,28 @@ def mirror_upper(upper: NDArray[Any], tile: int = 256) -> NDArray[Any]:
 
 def cholesky_upper(G: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """The upper triangular R with ``R' R = G``; None where G isn't numerically positive definite."""
-    R, failed = scipy.linalg.lapack.dpotrf(G, lower=0, clean=1)
+    # G is symmetric: its transpose is the same matrix in the order that LAPACK wants.
+    R, failed = scipy.linalg.lapack.dpotrf(G.T, lower=0, clean=1)
     return None if failed else np.asarray(R)
 
 
 def inverse_cholesky(G: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """``R^-1`` for the upper triangular R with ``R' R = G``; None where G isn't numerically positive definite."""
     R = cholesky_upper(G)
-    if R is None:
-        return None
-    inverse, failed = scipy.linalg.lapack.dtrtri(R, lower=0)
-    return None if failed else np.asarray(inverse)
+    return None if R is None else _inverse_upper(R)
+
+
+def _inverse_upper(R: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The inverse of an upper triangular matrix by halves, whose product is faster than LAPACK's columns."""
+    size = R.shape[0]
+    if size <= INVERTED_AT_ONCE:
+        return np.asarray(scipy.linalg.lapack.dtrtri(R, lower=0)[0])
+    half = size // 2
+    inverse = np.zeros_like(R)
+    inverse[:half, :half] = _inverse_upper(R[:half, :half])
+    inverse[half:, half:] = _inverse_upper(R[half:, half:])
+    inverse[:half, half:] = inverse[:half, :half] @ (R[:half, half:] @ inverse[half:, half:]) * -1.0
+    return inverse
 
 
 def eigh_leading(G: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[Any]]:

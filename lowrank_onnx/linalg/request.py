@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -20,7 +21,7 @@ class FactorRequest:
     Raises
     ------
     FactorizationError
-        unless exactly one of `rank` and `target` is given.
+        unless exactly one of `rank` and `target` is given, or for a rank that is not a whole number.
     """
 
     rank: int | None = None
@@ -32,6 +33,10 @@ class FactorRequest:
         if (self.rank is None) == (self.target is None):
             given = "nothing" if self.rank is None else f"rank {self.rank} and a target"
             raise FactorizationError(f"{given} given: expected one of rank, error, energy, spectral")
+        try:
+            operator.index(self.rank or 0)
+        except TypeError:
+            raise FactorizationError(f"rank {self.rank!r}: expected a whole number, e.g. int(share * side)") from None
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Refuse what isn't a matrix, or doesn't have the rank.

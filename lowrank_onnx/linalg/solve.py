@@ -9,7 +9,8 @@ import numpy as np
 
 from lowrank_onnx.linalg.backend import Backend, DeviceArray
 from lowrank_onnx.linalg.bidiagonal import solve_bidiagonal
-from lowrank_onnx.linalg.cost import rank_plans
+from lowrank_onnx.linalg.chebyshev import solve_chebyshev
+from lowrank_onnx.linalg.cost import Choice, rank_plans
 from lowrank_onnx.linalg.exact import solve_eigen, solve_svd
 from lowrank_onnx.linalg.krylov import solve_krylov
 from lowrank_onnx.linalg.rank import RankTarget
@@ -18,7 +19,7 @@ from lowrank_onnx.linalg.rsi import solve_rsi
 from lowrank_onnx.linalg.sketch import draw_gaussian
 from lowrank_onnx.linalg.solution import Triplets
 
-Method: TypeAlias = Literal["auto", "rsi", "rsvd", "svd", "eigen", "krylov"]
+Method: TypeAlias = Literal["auto", "rsi", "rsvd", "svd", "eigen", "krylov", "chebyshev"]
 
 WHOLE_SPECTRUM_SIZE = 1024
 """Up to this smaller side the rank for a target is read from the whole spectrum; above it is searched by doubling."""
@@ -102,24 +103,38 @@ def turned(backend: Backend, triplets: Triplets) -> Triplets:
 
 def _solve_tall(backend: Backend, W: DeviceArray, rank: int, options: SolverOptions) -> Triplets:
     """The leading `rank` triplets of a tall W (m, n), m >= n, by the cheapest solver that the method allows."""
-    choices = rank_plans(W.shape[0], W.shape[1], rank)
-    allowed = "" if options.method == "auto" else options.method
-    choice = next((c for c in choices if c.plan.startswith(allowed)), choices[0])
-    triplets: Triplets | None = None
-    if choice.plan != "eigen":
-        triplets = solve_krylov(
-            backend,
-            W,
-            rank,
-            tolerance=options.tolerance,
-            seed=options.seed,
-            through_gram=choice.plan == "krylov-gram",
-            limit=choice.limit,
-        )
-    if triplets is None:
-        triplets = solve_eigen(backend, W, rank)
+    choices = rank_plans(W.shape[0], W.shape[1], rank, options.tolerance)
+    if options.method != "auto":
+        choices = [c for c in choices if c.plan.startswith(options.method)]
+    tried: set[str] = set()
+    for choice in choices:
+        kind = choice.plan.partition("-")[0]
+        if kind == "eigen":
+            break
+        # Where a Krylov space has reached its limit, one from the same matrix by other products would too.
+        triplets = None if kind in tried else _approximated(backend, W, rank, choice, options)
+        if triplets is not None:
+            return triplets
+        tried.add(kind)
+    triplets = solve_eigen(backend, W, rank)
     if triplets is None:
         triplets = solve_bidiagonal(
             backend, W, rank, tolerance=options.tolerance, seed=options.seed, limit=W.shape[1] * 3 // 4
         )
     return triplets if triplets is not None else solve_svd(backend, W, rank)
+
+
+def _approximated(
+    backend: Backend, W: DeviceArray, rank: int, choice: Choice, options: SolverOptions
+) -> Triplets | None:
+    if choice.plan == "chebyshev":
+        return solve_chebyshev(backend, W, rank, tolerance=options.tolerance, seed=options.seed)
+    return solve_krylov(
+        backend,
+        W,
+        rank,
+        tolerance=options.tolerance,
+        seed=options.seed,
+        through_gram=choice.plan == "krylov-gram",
+        limit=choice.limit,
+    )

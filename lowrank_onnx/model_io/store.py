@@ -12,7 +12,7 @@ import onnx.helper
 from lowrank_onnx.errors import ModelError
 from lowrank_onnx.model_io.external import RESERVED_PREFIX, ExternalFiles, find_entry, is_external
 from lowrank_onnx.model_io.sources import FileRange, MemoryRange, Provided, Source
-from lowrank_onnx.model_io.tensors import count_tensor_bytes, decode_inline, readable_name, view_raw
+from lowrank_onnx.model_io.tensors import check_size, count_tensor_bytes, decode_inline, readable_name, view_raw
 from lowrank_onnx.types import Array, numpy_dtype
 
 Provider: TypeAlias = Callable[[], Array]
@@ -95,6 +95,11 @@ class WeightStore:
         values = values.view()
         values.flags.writeable = False
         return values
+
+    def check_size(self, tensor: onnx.TensorProto) -> None:
+        """Raise `ModelError` where a tensor of the skeleton hasn't the bytes that its type and dimensions call for."""
+        source = self.find_source(tensor)
+        check_size(tensor, None if source is None else len(source))
 
     def nbytes(self, tensor: onnx.TensorProto) -> int:
         """Bytes of the tensor's values as stored (types below a byte are packed). Raises `ModelError`."""

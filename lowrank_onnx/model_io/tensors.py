@@ -109,6 +109,30 @@ def count_tensor_bytes(tensor: onnx.TensorProto) -> int:
     return -(-elements * BITS[tensor.data_type] // 8)
 
 
+def check_size(tensor: onnx.TensorProto, raw_bytes: int | None = None) -> None:
+    """Raise `ModelError` where a numeric tensor isn't as long as its type and dimensions say.
+
+    `raw_bytes` is the length of its raw data where that lies elsewhere. Values in a typed field are counted loosely (an
+    int4 entry holds two): it is enough that dimensions can't claim many times what is there.
+    """
+    expected = count_tensor_bytes(tensor)
+    if raw_bytes is None and not tensor.HasField("raw_data"):
+        field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
+        if count_elements(tensor) <= 2 * len(getattr(tensor, field)):
+            return
+        raw_bytes = 0
+    held = len(tensor.raw_data) if raw_bytes is None else raw_bytes
+    if held != expected:
+        raise _wrong_size(tensor, held, expected)
+
+
+def _wrong_size(tensor: onnx.TensorProto, held: int, expected: int) -> ModelError:
+    return ModelError(
+        f"tensor {readable_name(tensor.name)} holds {held} bytes: expected {expected} for its type and"
+        f" dimensions {list(tensor.dims)[:8]}; the file is damaged, export it again"
+    )
+
+
 def view_raw(tensor: onnx.TensorProto, raw: Array) -> Array:
     """Raw little-endian bytes (a flat uint8 array) as the array that `tensor` describes; without a copy if it can be.
 
@@ -117,10 +141,7 @@ def view_raw(tensor: onnx.TensorProto, raw: Array) -> Array:
     """
     expected = count_tensor_bytes(tensor)
     if raw.size != expected:
-        raise ModelError(
-            f"tensor {readable_name(tensor.name)} holds {raw.size} bytes: expected {expected} for its type and"
-            f" dimensions {list(tensor.dims)[:8]}; the file is damaged, export it again"
-        )
+        raise _wrong_size(tensor, raw.size, expected)
     if BITS[tensor.data_type] < 8:
         packed = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=raw.tobytes())
         return onnx.numpy_helper.to_array(packed)

@@ -84,13 +84,17 @@ def find_row_layout(skeleton: onnx.ModelProto, site: Site) -> RowLayout | str:
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     weight_on_the_right = node.input[0] == site.input
     match site.op_type:
-        case "MatMul":
+        case "Attention":
+            return LastAxis(site.shape.in_features)
+        case "FusedMatMul" if attributes.get("transA" if weight_on_the_right else "transB", 0):
+            return Columns(site.shape.in_features) if weight_on_the_right else LastAxis(site.shape.in_features)
+        case "MatMul" | "FusedMatMul":
             return LastAxis(site.shape.in_features) if weight_on_the_right else Columns(site.shape.in_features)
-        case "Gemm":
+        case "Gemm" | "FusedGemm":
             transposed = bool(attributes.get("transA" if weight_on_the_right else "transB", 0))
             rows_lie = transposed != weight_on_the_right
             return LastAxis(site.shape.in_features) if rows_lie else Columns(site.shape.in_features)
-        case "Conv":
+        case "Conv" | "FusedConv":
             return _conv_patches(site, attributes)
         case "ConvTranspose":
             return _pointwise(site, len(site.weight.shape) - 2)

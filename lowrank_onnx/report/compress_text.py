@@ -8,6 +8,7 @@ from rich.console import Group
 
 from lowrank_onnx.config import Config
 from lowrank_onnx.report.numbers import UNKNOWN, count, fraction, kept, plural, short_count, significant, size
+from lowrank_onnx.report.sensitivity_text import sensitivity_block
 from lowrank_onnx.report.tables import (
     blocks,
     budget_flag,
@@ -21,7 +22,7 @@ from lowrank_onnx.report.tables import (
     text,
 )
 from lowrank_onnx.report.verdict_text import verdict_block
-from lowrank_onnx.results import CompressionResult, SearchStep, SiteResult, Totals
+from lowrank_onnx.results import CompressionResult, PlanTrial, Reached, SearchStep, SiteResult, Totals
 
 _STATUS_STYLE = {"written": "bold green", "rejected": "bold red", "unchanged": "bold yellow"}
 
@@ -36,11 +37,14 @@ def compress_report(result: CompressionResult, *, verbose: bool = False) -> Grou
             _sites_block(rewritten, verbose=verbose),
             by_reason(f"left dense: {plural(len(dense), 'site')}", dense, verbose=verbose),
             skipped_block(result.skipped, verbose=verbose),
+            sensitivity_block(result.sites, verbose=verbose),
             _notes_block(result.sites, verbose=verbose),
             _search_block(result.search),
+            _trials_line(result.trials),
             totals_block(result.before, result.after, macs_note=_macs_note(result)),
             _proof_block(result),
-            _seconds_line(result) if verbose else None,
+            _reached_block(result.reached),
+            _seconds_line(result, verbose=verbose),
             Group(*(text(f"note: {note}", "dim") for note in result.notes)) if result.notes else None,
             text(result.message, _STATUS_STYLE[result.status]),
         )
@@ -157,6 +161,20 @@ def _search_block(search: Sequence[SearchStep]) -> Group | None:
     return Group(heading("search"), table(columns, rows))
 
 
+def _trials_line(trials: Sequence[PlanTrial]) -> Group | None:
+    """How far measured effects were trusted in the plan that was made last, and what the others would have done."""
+    if not trials:
+        return None
+    last = [trial for trial in trials if trial.keep == trials[-1].keep]
+    chosen = next(trial for trial in last if trial.chosen)
+    line = f"plan: measured effects trusted to {chosen.trust:g}"
+    if chosen.error is None:
+        return Group(text(f"{line}, for want of samples to choose by"))
+    others = ", ".join(f"{trial.trust:g}: {significant(trial.error)}" for trial in last if not trial.chosen)
+    error = f"error {significant(chosen.error)} on calibration feeds"
+    return Group(text(f"{line} ({error}{f'; to {others}' if others else ''})"))
+
+
 def _proof_block(result: CompressionResult) -> Group | None:
     if result.verdict is not None:
         return verdict_block(result.verdict)
@@ -165,7 +183,31 @@ def _proof_block(result: CompressionResult) -> Group | None:
     return None
 
 
-def _seconds_line(result: CompressionResult) -> Group:
-    stages = ", ".join(f"{stage} {significant(seconds)} s" for stage, seconds in result.seconds.items())
-    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items() if version)
-    return Group(text(f"time: {stages or UNKNOWN}", "dim"), text(f"versions: {versions or UNKNOWN}", "dim"))
+def _reached_block(reached: Sequence[Reached]) -> Group | None:
+    if not reached:
+        return None
+    rows = [
+        (row.figure, significant(row.asked, 4), significant(row.predicted), significant(row.reached)) for row in reached
+    ]
+    return Group(heading("asked and reached"), table(("", "asked", "predicted", "reached"), rows))
+
+
+def _seconds_line(result: CompressionResult, *, verbose: bool) -> Group | None:
+    if not result.seconds:
+        return None
+    one_pass, total = result.pass_seconds, sum(result.seconds.values())
+    shown = {stage: time for stage, time in result.seconds.items() if verbose or time >= 0.01 * total}
+    stages = ", ".join(f"{stage} {_time(seconds, one_pass)}" for stage, seconds in shown.items())
+    unit = " (in brackets: passes of the original over the calibration feeds)" if one_pass else ""
+    lines = [text(f"time: {stages}; in all {_time(total, one_pass)}{unit}", "dim")]
+    if verbose:
+        versions = ", ".join(f"{name} {version}" for name, version in result.versions.items() if version)
+        lines.append(text(f"versions: {versions or UNKNOWN}", "dim"))
+    return Group(*lines)
+
+
+def _time(seconds: float, one_pass: float | None) -> str:
+    if not one_pass:
+        return f"{significant(seconds)} s"
+    passes = seconds / one_pass
+    return f"{significant(seconds)} s ({count(round(passes)) if passes >= 10.0 else significant(passes, 2)})"

@@ -62,6 +62,9 @@ def make_overridable(skeleton: onnx.ModelProto, weights: Iterable[WeightRef]) ->
     moved: list[tuple[WeightRef, onnx.TensorProto]] = []
     for weight in dict.fromkeys(weights):
         tensor = _stored(view, weight)
+        if weight.encoding is not None:
+            reasons[weight] = f"weight '{weight.name}' is stored as {weight.encoding.description}"
+            continue
         if weight.scope and _is_graph_output(view, weight):
             reasons[weight] = f"weight '{weight.name}' is also an output of its subgraph"
             continue

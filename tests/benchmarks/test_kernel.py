@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.kernel import ranks_for, spectral_error
-from benchmarks.kernel_report import markdown, merged, spent_flops, verdicts
+from benchmarks.kernel import Case, Run, _iterations_before, ranks_for, spectral_error
+from benchmarks.kernel_report import markdown, spent_flops, verdicts
 from benchmarks.spectra import SPECTRA, matrix
 
 
@@ -51,7 +51,7 @@ def test_a_faster_peer_and_a_missed_floor_are_said() -> None:
 def test_the_paper_has_its_own_table() -> None:
     paper = case(columns=25088)
     paper["runs"].append({"solver": "rsi q=2", "detail": "", "seconds": 0.5, "spectral": 1.3, "frobenius": 1.0})
-    machine = {"processor": "p", "threads": 1, "python": "3"}
+    machine = {"processor": "p", "blas": "b", "threads": 1, "python": "3"}
     text = markdown({"machine": machine, "clock": "wall", "cases": [paper]})
     assert "| 200 | slow | rsi q=2 | 0.5 | 100.0 | 1.300 | 76 |" in text
     assert "| 4096 x 25088 | 200 | slow | 1 | 1.010 |" in text
@@ -62,6 +62,7 @@ def test_the_paper_has_its_own_table() -> None:
     [
         ("eigen(n=10)", 100 * 10 * 10 + 4 * 1000 + 2 * 100 * 10 * 3),
         ("krylov(b=2, d=6, direct)", 4 * 10 * 64 + 4 * 216 + 2 * 10 * 6 * 3 + 4 * 1000 * 8 + 2 * 100 * 6 * 3),
+        ("chebyshev(l=4, degree=3)", 10000 + 2 * 100 * 4 * 5 + 4 * 10 * 16 * 3 + 2 * 1000 * 3),
         ("krylov(b=2, d=6, gram)", 4 * 10 * 64 + 4 * 216 + 360 + 10000 + 2 * 100 * 8 + 2 * 1000 * 3),
     ],
 )
@@ -71,14 +72,24 @@ def test_the_flops_are_those_of_the_solver(detail: str, flops: float) -> None:
     assert spent_flops(measured) == flops
 
 
-def test_a_repeated_case_takes_the_place_of_the_earlier() -> None:
-    old, other, new = case(gemm_rate=1.0), case(rank=512), case(gemm_rate=2.0)
-    assert merged([other, old], [new]) == [new, other]
+def test_a_peer_of_a_large_matrix_starts_where_it_ended_on_a_smaller_one() -> None:
+    def done(rows: int, rank: int, spectrum: str, iterations: int) -> Case:
+        return Case(rows, rows, rank, spectrum, 1.0, 1.0, [Run("sklearn", f"n_iter={iterations}", 1.0, 1.0, 1.0)])
+
+    large = Case(4096, 4096, 1000, "slow", 1.0, 1.0)
+    cases = [
+        done(800, 100, "slow", 4),
+        done(800, 200, "slow", 7),
+        done(800, 200, "step", 2),
+        done(4096, 1000, "slow", 12),
+    ]
+    assert _iterations_before("sklearn", cases, large) == 7
+    assert _iterations_before("torch", cases, large) is None
 
 
 def test_ranks_are_those_of_the_grid() -> None:
     assert ranks_for((768, 3072), quick=False) == [96, 192, 384]
-    assert ranks_for((4096, 25088), quick=False) == [200, 512, 1000, 1024, 2048]
+    assert ranks_for((4096, 25088), quick=False) == [200, 512, 1000, 2048]
     assert ranks_for((768, 768), quick=True) == [96, 192]
 
 
@@ -91,11 +102,14 @@ def test_the_judge_measures_the_spectral_error() -> None:
 def test_the_command_measures_and_saves(tmp_path: Path) -> None:
     out = tmp_path / "kernel.json"
     command = [sys.executable, "-m", "benchmarks.kernel", "--shapes", "64x48", "--spectra"]
+    seen: list[dict[str, Any]] = []
     root = Path(__file__).parents[2]
-    for spectrum, more in (("slow", ()), ("trained", ("--append",))):
+    for spectrum, more in (("slow", ()), ("trained", ("--resume",))):
         arguments = [*command, spectrum, "--out", str(out), *more]
         done = subprocess.run(arguments, cwd=root, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+        assert json.loads(out.read_text())["cases"][: len(seen)] == seen
+        seen = json.loads(out.read_text())["cases"]
     cases = json.loads(out.read_text())["cases"]
     assert [(c["spectrum"], c["rank"]) for c in cases] == [(s, r) for s in ("slow", "trained") for r in (6, 12, 24)]
     for measured in cases:

@@ -6,6 +6,12 @@ from benchmarks.planning_report import BALF, PLANNERS, markdown, verdicts
 from benchmarks.planning_variants import BALF as BALF_VARIANT
 from benchmarks.planning_variants import VARIANTS
 
+TRIALS = [
+    {"keep": 0.6, "trust": 1.0, "error": 0.3, "chosen": False},
+    {"keep": 0.6, "trust": 0.75, "error": 0.25, "chosen": True},
+    {"keep": 0.6, "trust": 0.25, "error": None, "chosen": False},
+]
+
 
 def point(variant: str, asked: float, error: float) -> dict[str, Any]:
     return {
@@ -18,6 +24,7 @@ def point(variant: str, asked: float, error: float) -> dict[str, Any]:
         "speedup": 1.5,
         "speedup_low": 1.4,
         "speedup_high": 1.6,
+        "trials": TRIALS if variant in PLANNERS else [],
     }
 
 
@@ -39,7 +46,7 @@ def model(fast: float, full: float) -> dict[str, Any]:
         "versions": {"numpy": "2", "cupy": ""},
         "metrics": {"top-1": 0.95},
         "points": points,
-        "few": [{"variant": "plain SVD", "asked": 0.6, "error": 0.5, "metrics": {"top-1": 0.8}}],
+        "few": [{"variant": "plain SVD", "asked": 0.6, "like_error": 0.4, "error": 0.5, "metrics": {"top-1": 0.8}}],
         "run": run,
     }
 
@@ -68,9 +75,17 @@ def test_every_figure_is_in_the_tables() -> None:
         "| error at kept parameters | 0.6 |",
         "| planner, full | 0.1250 |",
         "| 0.6 | 0.599 | planner, fast | 0.1500 | 0.9000 | 1.50 (1.40 to 1.60) |",
-        "| plain SVD | 0.5000 | 0.8000 |",
+        "| way | alike | error | top-1 |",
+        "| plain SVD | 0.4000 | 0.5000 | 0.8000 |",
         "| observe | 6.00 | 3.0 |",
         "Uncompressed: top-1 0.9500.",
         "Measured on 2026-01-02: a machine; numpy 2.",
     ):
         assert expected in text
+
+
+def test_the_trusts_that_were_tried_are_shown_with_the_one_taken() -> None:
+    lines = markdown({"models": [model(fast=0.1, full=0.1)]}).splitlines()
+    assert "| calibration error at kept parameters, by trust | 1 | 0.75 | 0.25 |" in lines
+    assert f"| 0.6, {PLANNERS[0]} | 0.3000 | **0.2500** | not measured |" in lines
+    assert not any(line.startswith(f"| 0.6, {BALF} | ") for line in lines)

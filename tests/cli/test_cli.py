@@ -167,7 +167,7 @@ def test_every_other_option_arrives(pipeline: FakePipeline, model: Path) -> None
         "--alpha 0.4 --objective size --method rsvd --power-iterations 2 --oversampling 0 --seed 7 --include a* "
         "--include b --exclude c --op-types MatMul,Gemm --op-types Conv,MatMul --rank-multiple 8 --device cpu "
         "--provider cuda --no-validate --allow-larger "
-        "--no-whiten --sensitivity full"
+        "--no-whiten --effort fast --sensitivity full"
     )
     assert main(["compress", "model.onnx", *flags.split()]) == 0
     assert pipeline.config == Config(
@@ -183,6 +183,7 @@ def test_every_other_option_arrives(pipeline: FakePipeline, model: Path) -> None
         rank_multiple=8,
         allow_larger=True,
         whiten=False,
+        effort="fast",
         sensitivity="full",
         device="cpu",
         provider="cuda",
@@ -240,7 +241,7 @@ NO_FEEDS = "no such file or directory, expected an .npz, a directory of .npz or 
 FLAGS = """
     --rank --alpha --energy --keep-params --keep-bytes --keep-macs --max-error --min-sqnr --min-top1 --objective --calib
     --provider --no-validate --include --exclude --op-types --method --power-iterations --oversampling --rank-multiple
-    --seed --metric --max-drop --device --output -o --force --cache --json --quiet --verbose
+    --seed --effort --metric --max-drop --device --output -o --force --cache --json --quiet --verbose
 """
 
 
@@ -536,9 +537,9 @@ def test_json_in_a_file_stands_beside_the_report(
 
 def test_verbose(pipeline: FakePipeline, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["compress", "model.onnx", "-v"])
-    assert "time: load" in capsys.readouterr().out
+    assert "versions: lowrank-onnx" in capsys.readouterr().out
     main(["compress", "model.onnx"])
-    assert "time: load" not in capsys.readouterr().out
+    assert "versions:" not in capsys.readouterr().out
 
 
 # Help

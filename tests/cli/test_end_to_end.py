@@ -199,3 +199,40 @@ def test_as_a_program(files: tuple[Path, Path]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --output model.lowrank.onnx: exists already")
+
+
+METRIC = """
+import numpy as np
+
+samples = np.random.default_rng(3).standard_normal((400, 128)).astype(np.float32)
+labels = []
+
+def correct(predict):
+    classes = predict({"x": samples})["y"].argmax(axis=1)
+    if not labels:  # the first model that is measured is the original
+        labels.append(classes)
+    return classes == labels[0]
+"""
+
+
+def test_a_metric_in_a_file_decides_what_is_kept(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("metrics.py").write_text(METRIC)
+    flags = ["--max-drop", "0.04", "--metric", "metrics.py:correct", "--json", "report.json", *SIZE]
+    assert main(["compress", "model.onnx", "--calib", "feeds.npz", *flags]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "metric metrics.py:correct: 1.000 -> " in out
+    assert "for data drawn like them: drop at most 0.0" in out
+    found = _report(Path("report.json"))
+    assert found["config"]["budget"] == {"flag": "--max-drop", "value": 0.04}
+    assert found["config"]["metric"] == {"name": "metrics.py:correct", "higher_is_better": True}
+    assert 0.0 < found["verdict"]["metric"]["drop_bound"] <= 0.04
+    assert [row["asked"] for row in found["reached"] if row["figure"] == "drop of the metric"] == [0.04]
+
+
+def test_a_metric_that_fails_is_one_line(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("metrics.py").write_text("def broken(predict):\n    return predict({})['z']\n")
+    flags = ["--max-drop", "0.04", "--metric", "metrics.py:broken", *SIZE]
+    assert main(["compress", "model.onnx", "--calib", "feeds.npz", *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: metric metrics.py:broken failed: ModelError: ")
+    assert error.count("\n") == 1

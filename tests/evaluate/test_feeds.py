@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from lowrank_onnx.errors import UsageError
-from lowrank_onnx.evaluate.feeds import load_feeds
+from lowrank_onnx.evaluate.feeds import last_feeds, load_feeds, split_feeds
 from lowrank_onnx.evaluate.session import InputSpec
 
 INPUTS = (InputSpec("ids", "int64", ("n", "t")), InputSpec("x", "float32", ("n", 2)))
@@ -139,3 +140,22 @@ def test_cutting_loses_and_reorders_nothing(
     assert all(len(part) == batch_size for part in parts[:-1])
     assert len(feeds) == len(parts)
     assert feeds.samples == kept
+
+
+@given(st.integers(1, 40), st.integers(1, 12))
+def test_the_last_feeds_end_with_the_last_and_are_spread_evenly(count: int, wanted: int) -> None:
+    feeds = load_feeds([feed(x=np.full((1, 2), index, np.float32)) for index in range(count)], INPUTS)
+    last = last_feeds(feeds, wanted)
+    numbers = [int(entry["x"][0, 0]) for entry in last]
+    assert len(numbers) == len(last) == min(count, wanted)
+    assert numbers[-1] == count - 1
+    steps = {after - before for before, after in itertools.pairwise(numbers)}
+    assert len(steps) <= 1
+
+
+def test_feeds_to_choose_by_are_none_of_those_to_judge_by() -> None:
+    feeds = load_feeds([feed(x=np.full((1, 2), index, np.float32)) for index in range(16)], INPUTS)
+    calibration, held_out = split_feeds(feeds)
+    chosen = {float(entry["x"][0, 0]) for entry in last_feeds(calibration, 7)}
+    assert len(chosen) == 7
+    assert not chosen & {float(entry["x"][0, 0]) for entry in held_out}

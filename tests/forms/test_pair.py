@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank_onnx.config import FORM_NAMES
-from lowrank_onnx.forms import CONV_CHANNEL, CONV_TRANSPOSE_CHANNEL, PAIR, PIVOTED
+from lowrank_onnx.forms import (
+    CONV_CHANNEL,
+    CONV_TRANSPOSE_CHANNEL,
+    PAIR,
+    PIVOTED,
+    ConvGeometry,
+    ConvInput,
+    ConvSpatial,
+    ConvTucker,
+)
 from lowrank_onnx.types import MatrixShape
 
 SIDES = st.integers(1, 300)
@@ -37,4 +46,7 @@ def test_a_single_row_or_column_has_no_useful_rank() -> None:
 
 
 def test_every_form_is_offered_to_users_by_its_name() -> None:
-    assert {form.name for form in (PAIR, CONV_CHANNEL, CONV_TRANSPOSE_CHANNEL, PIVOTED)} == set(FORM_NAMES)
+    geometry = ConvGeometry(4, (3, 3), ((1, 1), (1, 1)))
+    chains = (ConvSpatial(geometry, 0), ConvInput(geometry), ConvTucker(geometry))
+    forms = (PAIR, CONV_CHANNEL, CONV_TRANSPOSE_CHANNEL, PIVOTED, *chains)
+    assert [form.name for form in forms] == list(FORM_NAMES)

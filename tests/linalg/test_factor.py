@@ -146,6 +146,8 @@ def test_entries_that_are_not_finite_are_counted(bad: float, dtype: Any) -> None
         ((2, 3, 4), 1, {}, r"shape \(2, 3, 4\): expected a matrix"),
         ((5, 4), 0, {}, "rank 0 .*expected 1 to 4"),
         ((5, 4), 5, {}, "rank 5 .*expected 1 to 4"),
+        ((5, 4), 2.0, {}, "rank 2.0: expected a whole number"),
+        ((5, 4), "2", {}, "rank '2': expected a whole number"),
         ((5, 4), None, {}, "nothing given: expected one of error, energy, spectral"),
         ((5, 4), 2, {"error": 0.1}, "rank 2 and a target given: expected one of"),
         ((5, 4), None, {"error": 0.1, "energy": 0.5}, "error and energy given: expected one of"),
@@ -159,7 +161,7 @@ def test_entries_that_are_not_finite_are_counted(bad: float, dtype: Any) -> None
         ((5, 4), 2, {"seed": -1}, "seed -1: expected a whole number"),
     ],
 )
-def test_bad_arguments(shape: tuple[int, ...], rank: int | None, options: dict[str, Any], message: str) -> None:
+def test_bad_arguments(shape: tuple[int, ...], rank: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(FactorizationError, match=message):
         factor(np.ones(shape, np.float32), rank, **options)
 

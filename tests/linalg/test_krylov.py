@@ -96,7 +96,7 @@ def test_the_tolerance_is_met(backend: Backend, spectrum: str, through_gram: boo
 def test_it_declines_what_it_cannot_do() -> None:
     options: Any = {"tolerance": 1.02, "seed": 0, "through_gram": False}
     hard = matrix((300, 300), SPECTRA["gaussian"](300), seed=1)
-    assert solve_krylov(NUMPY, hard, 24, limit=planned_dimension(24, 16) + 16, **options) is None
+    assert solve_krylov(NUMPY, hard, 24, limit=planned_dimension(24, 16, 1.02) + 16, **options) is None
     assert solve_krylov(NUMPY, hard, 150, limit=290, **options) is None
     squared_away = matrix((300, 300), SPECTRA["spiked"](300), seed=1)
     assert solve_krylov(NUMPY, squared_away, 24, limit=290, **options) is None
@@ -108,4 +108,4 @@ def test_blocks_suit_the_kernels_and_the_plan_exceeds_the_rank(rank: int, entrie
     assert width == 16 or width % 32 == 0
     assert width <= 128
     assert width >= block_width(rank, 10**5)
-    assert planned_dimension(rank, width) > rank + width
+    assert planned_dimension(rank, width, 1.02) > rank + width

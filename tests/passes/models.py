@@ -14,13 +14,28 @@ from onnx import helper as h
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from lowrank_onnx.chain_factors import ChainWeight, chain_parts
 from lowrank_onnx.config import OP_TYPES
-from lowrank_onnx.forms import Form, Pivoted
+from lowrank_onnx.forms import ConvChain, Form, Pivoted
 from lowrank_onnx.linalg.pivoted import pivot_factors
+from lowrank_onnx.model_io import load_model
 from lowrank_onnx.passes import Rewrite, find_sites, rewrite
-from lowrank_onnx.types import Array, NewTensor, Site, SiteChoice, Skipped, WeightRef, numpy_dtype, rearrange
+from lowrank_onnx.types import (
+    Array,
+    NewTensor,
+    Rearrangement,
+    Site,
+    SiteChoice,
+    Skipped,
+    WeightRef,
+    numpy_dtype,
+    rearrange,
+)
+from lowrank_onnx.weight_reader import WeightReader
 
 ORT_SILENT = 4
+STRIPPED_BYTES = 64
+"""Weights have at least as many in these tests, and shapes fewer."""
 
 
 def tensor(name: str, array: Array) -> onnx.TensorProto:
@@ -77,7 +92,7 @@ def strip(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.Tenso
     skeleton, held = onnx.ModelProto(), {}
     skeleton.CopyFrom(model)
     for number, stored in enumerate(tensors(skeleton)):
-        if stored.raw_data:
+        if len(stored.raw_data) >= STRIPPED_BYTES:
             kept = onnx.TensorProto()
             kept.CopyFrom(stored)
             held[f"old:{number}"] = kept
@@ -146,7 +161,11 @@ def choose(site: Site, rank: int, form: Form | None = None) -> SiteChoice:
 
 
 def parts_of(form: Form, matrices: Array, rank: int) -> dict[str, Array]:
-    """The parts of a form of the matrix family, in float64."""
+    """The parts of a form, in float64."""
+    if isinstance(form, ConvChain):
+        as_it_is = Rearrangement(matrices.shape, (0, 1, 2), matrices.shape)
+        ref = WeightRef((), "w", "initializer", "float64", matrices.shape)
+        return chain_parts(ChainWeight(ref, matrices.astype(np.float64), as_it_is, None, "cpu"), form, rank)
     left, right = factor(matrices, rank)
     if not isinstance(form, Pivoted):
         return {"left": left, "right": right}
@@ -165,13 +184,15 @@ def compress(model: onnx.ModelProto, rank_of: Callable[[Site], int] | None = Non
     chosen = [choose(site, rank_of(site) if rank_of else site.shape.max_rank, form) for site in sites]
     result = rewrite(skeleton, chosen, tool_version="1.2.3", placeholder=placeholder)
     choices = {choice.site.weight: choice for choice in chosen}
+    biases = [site.bias for site in sites if site.bias is not None]
+    reader = WeightReader(load_model(model), [*choices, *biases])
     for new in result.new_tensors:
         choice = choices[new.weight]
-        stored = numpy_helper.to_array(held_weight(skeleton, held, new.weight))
+        stored = reader.read(new.weight)
         parts = parts_of(choice.form, rearrange(stored, choice.site.to_matrices), choice.rank)
         if new.bias is not None:
             rounded = {part: array.astype(numpy_dtype(new.dtype)).astype(np.float64) for part, array in parts.items()}
-            bias = numpy_helper.to_array(held_weight(skeleton, held, new.bias)).astype(np.float64)
+            bias = reader.read(new.bias).astype(np.float64)
             values = rearrange(choice.form.write_bias(new.part, bias, rounded), new.arrangement)
         else:
             values = rearrange(parts[new.part], new.arrangement)
@@ -180,18 +201,6 @@ def compress(model: onnx.ModelProto, rank_of: Callable[[Site], int] | None = Non
     complete = restore(result.skeleton, held)
     onnx.checker.check_model(complete, full_check=True)
     return Outcome(complete, sites, skipped, result, skeleton)
-
-
-def held_weight(skeleton: onnx.ModelProto, held: dict[str, onnx.TensorProto], ref: WeightRef) -> onnx.TensorProto:
-    graph = skeleton.graph
-    for index, attribute in ref.scope:
-        graph = next(a.g for a in graph.node[index].attribute if a.name == attribute)
-    protos = [t for t in graph.initializer if t.name == ref.name]
-    for node in graph.node:
-        if ref.name in node.output:
-            protos += [a.t for a in node.attribute if a.name == "value"]
-    proto = protos[0]
-    return held[proto.external_data[0].value] if proto.data_location == T.EXTERNAL else proto
 
 
 def run_ort(model: onnx.ModelProto, feed: dict[str, Array], *, optimized: bool = False) -> list[Array]:

@@ -8,6 +8,7 @@ from onnx import helper as h
 
 from lowrank_onnx.config import OP_TYPES
 from lowrank_onnx.passes import find_sites
+from lowrank_onnx.passes.rules import RULE_OF
 from lowrank_onnx.types import Site
 from tests.passes.models import constant, make_model, reason_of, reasons_of, sites_of, value, weight
 
@@ -218,13 +219,15 @@ def test_graphs_in_a_list_and_graphs_without_a_kind_are_walked() -> None:
 
 
 def test_sites_and_skipped_cover_every_node_of_the_operators() -> None:
-    """Whatever the graph, each MatMul, Gemm, Conv and ConvTranspose is in exactly one of the two lists."""
+    """Whatever the graph, each node of an operator that has a rule is in exactly one of the two lists."""
     generator = np.random.default_rng(0)
     for _ in range(20):
         nodes = []
         for i in range(12):
             names = [str(name) for name in generator.choice(["x", "w", "v", "k", "none", f"h{i}"], size=2)]
-            nodes.append(h.make_node(str(generator.choice(OP_TYPES)), names, [f"h{i + 1}"], name=f"n{i}"))
+            op_type = str(generator.choice(OP_TYPES))
+            domain = RULE_OF[op_type].domain
+            nodes.append(h.make_node(op_type, names, [f"h{i + 1}"], name=f"n{i}", domain=domain))
         stored = {"w": weight(3, 3), "v": weight(3, 3), "k": weight(3, 3, 3)}
         model = make_model(nodes, [value("x", None), value("h0", None)], [value("h12", None)], stored)
         sites, skipped = find_sites(model, op_types=OP_TYPES)

@@ -33,7 +33,7 @@ def test_nesting_up_to_the_limit_is_walked() -> None:
 
 @pytest.mark.parametrize("depth", [MAX_NESTING + 1, 500])
 def test_deeper_nesting_is_an_error(depth: int) -> None:
-    with pytest.raises(ModelError, match="nested more than 32 deep; flatten the model"):
+    with pytest.raises(ModelError, match="nested more than 30 deep; flatten the model"):
         view_model(nested(depth))
 
 

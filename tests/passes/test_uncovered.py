@@ -37,13 +37,12 @@ def skipped_of(node: onnx.NodeProto, weights: dict[str, Array]) -> tuple[Skipped
         ("GRU", "", ["x", "w", "r"], {"w": weight(1, 6, 3), "r": weight(1, 6, 2)}, RECURRENT, 30),
         ("RNN", "", ["x", "w", "r"], {"w": weight(1, 2, 3), "r": weight(1, 2, 2)}, RECURRENT, 10),
         ("Gather", "", ["w", "x"], {"w": weight(10, 4)}, TABLE, 40),
-        ("Einsum", "", ["x", "w"], {"w": weight(4, 4)}, "Einsum isn't covered", 16),
         ("DeformConv", "", ["x", "w", "x"], {"w": weight(4, 4, 3, 3)}, "DeformConv isn't covered", 144),
         ("MatMulInteger", "", ["x", "w"], {"w": BYTES}, INTEGER, 16),
         ("ConvInteger", "", ["x", "w"], {"w": BYTES[:, :, None]}, INTEGER, 16),
         ("QLinearMatMul", "", ["x", "s", "z", "w", "s", "z", "s", "z"], {"w": BYTES}, INTEGER, 16),
         ("QLinearConv", "", ["x", "s", "z", "w", "s", "z", "s", "z"], {"w": BYTES}, INTEGER, 16),
-        ("FusedMatMul", "com.microsoft", ["x", "w"], {"w": weight(4, 4)}, OTHER.format("FusedMatMul"), 16),
+        ("QAttention", "com.microsoft", ["x", "w"], {"w": BYTES}, OTHER.format("QAttention"), 16),
         (
             "MatMulNBits",
             "com.microsoft",
@@ -53,11 +52,11 @@ def skipped_of(node: onnx.NodeProto, weights: dict[str, Array]) -> tuple[Skipped
             16,
         ),
         (
-            "Attention",
+            "DecoderAttention",
             "com.microsoft",
             ["x", "w", "b"],
             {"w": weight(4, 12), "b": weight(12)},
-            OTHER.format("Attention"),
+            OTHER.format("DecoderAttention"),
             48,
         ),
     ],
@@ -77,7 +76,7 @@ def test_operators_that_hold_weights_are_listed(
         ("LSTM", "", ["x", "x", "x"], {}),
         ("LSTM", "", ["x"], {}),
         ("Add", "", ["x", "w"], {"w": weight(4, 4)}),
-        ("FusedMatMul", "com.microsoft", ["x", "x"], {}),
+        ("QAttention", "com.microsoft", ["x", "x"], {}),
         ("LayerNormalization", "com.microsoft", ["x", "w"], {"w": weight(4)}),
         ("Custom", "com.acme", ["", "x"], {}),
     ],
@@ -89,7 +88,7 @@ def test_operators_without_weights_are_not(
 
 
 def test_quantized_weights_behind_other_operators_are_counted() -> None:
-    node = h.make_node("FusedMatMul", ["x", "w"], ["y"], name="node", domain="com.microsoft")
+    node = h.make_node("QAttention", ["x", "w"], ["y"], name="node", domain="com.microsoft")
     model = make_model(
         [h.make_node("DequantizeLinear", ["q", "s"], ["w"]), node],
         [value("x", None)],

@@ -7,7 +7,7 @@ import pytest
 from lowrank_onnx.config import Config, KeepParams, MaxError, Method
 from lowrank_onnx.report.compress_text import compress_report, options_line
 from lowrank_onnx.report.tables import LISTED_ROWS
-from lowrank_onnx.results import SearchStep
+from lowrank_onnx.results import PlanTrial, SearchStep
 from tests.report.rendering import rendered, widest
 from tests.report.samples import DENSE, FAILED, REWRITTEN, SKIPPED, SYNTHETIC, compression, unchanged
 
@@ -47,6 +47,15 @@ latency: 1.42x faster (95 % interval 1.38-1.47), 3.10 ms -> 2.20 ms a run (IQR
 0.120 and 0.0800 ms), 40 pairs, CPUExecutionProvider
 validation passed
 
+asked and reached
+                                asked  predicted  reached
+─────────────────────────────────────────────────────────
+share of the parameters        0.4000      0.316    0.316
+relative error of the outputs       -     0.0280   0.0312
+
+time: factorize 1.50 s (25); in all 1.51 s (25) (in brackets: passes of the
+original over the calibration feeds)
+
 wrote model.lowrank.onnx: 1.42x faster, 2.78x smaller
 """
 
@@ -71,6 +80,20 @@ def test_a_search_for_a_drop_shows_what_was_counted_and_what_was_held_against_th
     assert ["1", "0.5000", "0.0200", "0.00100", "yes"] in [
         line.split() for line in rendered(compress_report(numbers)).splitlines()
     ]
+
+
+def test_the_trust_of_the_last_plan_is_shown_beside_the_others() -> None:
+    trials = (
+        PlanTrial(0.7, 1.0, 0.5, chosen=True),
+        PlanTrial(0.6, 1.0, 0.04, chosen=False),
+        PlanTrial(0.6, 0.75, 0.026, chosen=True),
+        PlanTrial(0.6, 0.5, 0.03, chosen=False),
+    )
+    lines = rendered(compress_report(compression(trials=trials)), width=200).splitlines()
+    text = "plan: measured effects trusted to 0.75 (error 0.0260 on calibration feeds; to 1: 0.0400, 0.5: 0.0300)"
+    assert text in lines
+    few = rendered(compress_report(compression(trials=(PlanTrial(0.6, 0.25, None, chosen=True),))), width=200)
+    assert "plan: measured effects trusted to 0.25, for want of samples to choose by" in few.splitlines()
 
 
 def test_a_rejected_result_says_why() -> None:
@@ -101,11 +124,16 @@ def test_unchanged_has_neither_proof_nor_table() -> None:
     assert content.splitlines()[-1] == "nothing was rewritten"
 
 
-def test_verbose_lists_every_node_time_and_versions() -> None:
+def test_verbose_lists_every_node_and_versions() -> None:
     lines = rendered(compress_report(compression(), verbose=True)).splitlines()
     assert "      attention/MatMul_1 (MatMul)" in lines
-    assert "time: load 0.0120 s, factorize 1.50 s" in lines
+    assert "versions: lowrank-onnx 0.1.0" not in rendered(compress_report(compression()))
     assert "versions: lowrank-onnx 0.1.0" in lines  # what isn't installed isn't named
+
+
+def test_where_no_pass_was_timed_the_time_is_in_seconds_alone() -> None:
+    lines = rendered(compress_report(compression(pass_seconds=None), verbose=True)).splitlines()
+    assert "time: load 0.0120 s, factorize 1.50 s; in all 1.51 s" in lines
 
 
 def test_a_long_table_is_cut_to_the_largest_sites_in_their_order() -> None:

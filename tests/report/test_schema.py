@@ -19,7 +19,7 @@ from lowrank_onnx.report.json_report import (
     validate_document,
 )
 from lowrank_onnx.report.schema import report_schema
-from lowrank_onnx.results import SearchStep
+from lowrank_onnx.results import PlanTrial, SearchStep
 from tests.report.samples import DEMO_ROW, FAILED, INSPECTED, METRIC, SYNTHETIC, VERDICT, compression, unchanged
 from tests.report.schema_check import problems
 
@@ -37,6 +37,7 @@ DOCUMENTS: dict[str, Any] = {
             search=(SearchStep(0.5, 0.02, True, drop=0.001, judged_drop=0.008),),
         )
     ),
+    "tried": compress_document(compression(trials=(PlanTrial(0.6, 1.0, 0.04, False), PlanTrial(0.6, 0.5, None, True)))),
     "unchanged": compress_document(unchanged("no rank makes it smaller")),
     "inspect": inspect_document(INSPECTED),
     "validate": validate_document("a.onnx", "b.onnx", VERDICT),

@@ -10,6 +10,7 @@ from lowrank_onnx.report.escape import printable
 from lowrank_onnx.report.html import figures
 from lowrank_onnx.report.html.figures import Bar, Curve, Point
 from lowrank_onnx.report.numbers import count, fraction, kept, plural, short_count, significant
+from lowrank_onnx.report.sensitivity_text import exclusion_line
 from lowrank_onnx.report.sweep_text import COLUMNS, sweep_row
 from lowrank_onnx.report.tables import budget_flag, matrix_shape
 from lowrank_onnx.report.verdict_text import feeds_phrase, latency_line, metric_lines, top1_bounds
@@ -156,8 +157,8 @@ def sensitivity_section(result: CompressionResult) -> Section | None:
         "Which layers matter",
         (
             "How much the outputs change when one layer alone loses a given share of what it computes, as measured.",
-            "Where a budget costs too much, exclude the first of them (--exclude NAME).",
             _cut(len(shown), len(ranked), "most sensitive layers"),
+            *(printable(exclusion_line(site)) for site in ranked if site.exclude),
         ),
         figures.single_bars(
             [site.name for site in shown],

@@ -227,3 +227,10 @@ def test_a_sweep_shows_its_trade_off_first_and_then_the_point_that_was_written()
     assert "point 1 written to small.onnx" in parser.text
     unwritten = _parse(sweep_page(replace(written, picked=None, output=None, message="nothing was written")))
     assert [a["id"] for tag, a in unwritten.elements if tag == "section"] == ["trade-off", "reproduce"]
+
+
+def test_layers_that_are_better_left_out_are_named() -> None:
+    dear = replace(REWRITTEN, name="a <b>", importance=3.0, exclude="it costs too much")
+    page = _Parser()
+    page.feed(compress_page(compression(sites=(dear,))))
+    assert "better left out: --exclude 'a <b>' (it costs too much)" in page.text

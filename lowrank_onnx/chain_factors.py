@@ -1,0 +1,131 @@
+"""The factors of convolutions that are written as chains of convolutions: their errors by rank, and their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lowrank_onnx.config import Device
+from lowrank_onnx.errors import FactorizationError
+from lowrank_onnx.forms.conv_chain import ConvChain
+from lowrank_onnx.forms.conv_spatial import ConvSpatial
+from lowrank_onnx.forms.conv_tucker import ConvTucker
+from lowrank_onnx.linalg.leading import LeadingFamily, fit_leading
+from lowrank_onnx.linalg.tucker import factor_tucker, tucker_errors
+from lowrank_onnx.model_io import Model
+from lowrank_onnx.types import Array, MatrixShape, Rearrangement, Tails, WeightRef, rearrange
+from lowrank_onnx.weights import SharedWeight, stored_tensors
+
+SWEEPS = 1
+"""Of alternating least squares for the factors that are written: a second one gains a tenth of what the first does."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainWeight:
+    """A stored kernel to be written as a chain.
+
+    Attributes
+    ----------
+    weight : where it is stored.
+    stored : its values, in the stored layout and dtype.
+    to_matrices : from there to (groups, in, out).
+    second_moment : (groups, in, in) of its inputs, or None.
+    device : where to compute.
+    """
+
+    weight: WeightRef
+    stored: Array
+    to_matrices: Rearrangement
+    second_moment: Array | None
+    device: Device
+
+    @property
+    def shape(self) -> MatrixShape:
+        """(groups, in, out)."""
+        return MatrixShape(*self.to_matrices.merged)
+
+    @property
+    def solver(self) -> str:
+        """What makes the factors."""
+        return "svd" if self.second_moment is None else f"als({SWEEPS} sweep), weighted"
+
+
+def kernel_reader(
+    model: Model, groups: Sequence[SharedWeight], second_moments: Mapping[WeightRef, Array], device: Device
+) -> Callable[[WeightRef], ChainWeight]:
+    """Reads the kernels of a model, each when it is asked for."""
+    tensors = stored_tensors(model.skeleton, (group.weight for group in groups))
+    arrangements = {group.weight: group.sites[0].to_matrices for group in groups}
+
+    def read(weight: WeightRef) -> ChainWeight:
+        stored = model.store.array(tensors[weight])
+        return ChainWeight(weight, stored, arrangements[weight], second_moments.get(weight), device)
+
+    return read
+
+
+def chain_errors(kernel: ChainWeight, form: ConvChain, ranks: Sequence[int]) -> Tails:
+    """The relative squared errors over all groups at some ranks, ascending, in the norm of the inputs where known.
+
+    They are those of the factors before `SWEEPS`, which only lower them.
+
+    Raises
+    ------
+    FactorizationError
+        If the weight isn't finite; the message names it.
+    """
+    fits = _fit(kernel, form, max(ranks))
+    energy = sum(fit.energy for fit in fits)
+    missed = np.sum([fit.energy * _errors(fit, form, kernel.shape, ranks) for fit in fits], axis=0)
+    errors = missed / energy if energy else np.zeros(len(ranks))
+    return Tails(tuple(ranks), tuple(float(error) for error in errors))
+
+
+def chain_parts(kernel: ChainWeight, form: ConvChain, rank: int) -> dict[str, Array]:
+    """The parts at a rank, in the accumulation dtype.
+
+    Raises
+    ------
+    FactorizationError
+        If the weight isn't finite; the message names it.
+    """
+    solved = [_factor(fit, form, kernel.shape, rank) for fit in _fit(kernel, form, rank)]
+    return {
+        part: np.stack([parts[index] for parts in solved]).reshape(dims)
+        for index, (part, dims) in enumerate(form.part_shapes(kernel.shape, rank).items())
+    }
+
+
+def _fit(kernel: ChainWeight, form: ConvChain, rank: int) -> list[LeadingFamily]:
+    """One for each group."""
+    leading = (0, 1 + form.axis) if isinstance(form, ConvSpatial) else (0,)
+    axes = (form.geometry.channels, *form.geometry.kernel)
+    fits = []
+    for group, matrix in enumerate(rearrange(kernel.stored, kernel.to_matrices)):
+        moment = None if kernel.second_moment is None else kernel.second_moment[group]
+        try:
+            fits.append(
+                fit_leading(matrix.reshape(*axes, -1), leading, rank, second_moment=moment, device=kernel.device)
+            )
+        except FactorizationError as error:
+            raise FactorizationError(f"weight {kernel.weight.name!r}: {error}") from error
+    return fits
+
+
+def _errors(fit: LeadingFamily, form: ConvChain, shape: MatrixShape, ranks: Sequence[int]) -> Array:
+    if not isinstance(form, ConvTucker):
+        known: Array = fit.errors[np.asarray(ranks) - 1]
+        return known
+    inner = [form.output_rank(shape, rank) - 1 for rank in ranks]
+    table: Array = tucker_errors(fit, ranks)[np.arange(len(inner)), inner]
+    return table
+
+
+def _factor(fit: LeadingFamily, form: ConvChain, shape: MatrixShape, rank: int) -> tuple[Array, ...]:
+    if not isinstance(form, ConvTucker):
+        two = fit.factors(rank, sweeps=SWEEPS)
+        return two.first, two.second
+    three = factor_tucker(fit, (rank, form.output_rank(shape, rank)), sweeps=SWEEPS)
+    return three.first, three.core, three.last

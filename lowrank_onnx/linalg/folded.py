@@ -1,0 +1,98 @@
+"""A weight and the second moment of its patches, with the patch's axes folded in two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowrank_onnx.linalg.backend import Backend, DeviceArray
+from lowrank_onnx.linalg.precision import accumulation_dtype, prepare
+from lowrank_onnx.linalg.weighted import FLOOR, checked_second_moment, transposed_root
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """W with its patch axes folded in two, and the metric in which it is approximated; all of it float64.
+
+    Attributes
+    ----------
+    weight : (a, b, out), scaled: the original is ``weight * 2**exponent``.
+    metric : (a b, a b), the second moment with a floor, scaled to a mean diagonal of 1; None for the plain norm.
+    image : (a, b, out), ``metric @ weight``.
+    energy : ``||W||_C**2`` of the scaled weight.
+    scale : of the metric: the second moment that was given is ``metric * scale``.
+    """
+
+    weight: DeviceArray
+    metric: DeviceArray | None
+    image: DeviceArray
+    energy: float
+    exponent: int
+    scale: float
+
+    def apply(self, backend: Backend, X: DeviceArray) -> DeviceArray:
+        """C X, for X (a, b, anything)."""
+        if self.metric is None:
+            return X
+        a, b, columns = X.shape
+        return backend.xp.reshape(self.metric @ backend.xp.reshape(X, (a * b, columns)), (a, b, columns))
+
+
+def fold(backend: Backend, W: NDArray[Any], order: Sequence[int], a: int, second_moment: NDArray[Any] | None) -> Folded:
+    """Bring W and its second moment to the device, the patch's axes in `order`, of which the first make up `a`.
+
+    Raises
+    ------
+    FactorizationError
+        for a W that isn't finite, and a second moment that isn't one.
+    """
+    xp, axes, out = backend.xp, W.shape[:-1], W.shape[-1]
+    size = math.prod(axes)
+    narrow = W.reshape(size, out)
+    prepared = prepare(backend, narrow.astype(accumulation_dtype(W.dtype), copy=False))
+    matrix = xp.reshape(xp.astype(prepared.matrix, xp.float64), (*axes, out))
+    weight = xp.reshape(xp.permute_dims(matrix, (*order, len(axes))), (a, size // a, out))
+    if second_moment is None:
+        return _imaged(backend, Folded(weight, None, weight, 0.0, prepared.exponent, 1.0))
+    C, scale = checked_second_moment(second_moment, size)
+    both = (*order, *(len(axes) + axis for axis in order))
+    permuted = np.ascontiguousarray(C.reshape(*axes, *axes).transpose(both)).reshape(size, size)
+    permuted[np.diag_indices(size)] += FLOOR
+    return _imaged(backend, Folded(weight, backend.to_device(permuted), weight, 0.0, prepared.exponent, scale))
+
+
+def _imaged(backend: Backend, folded: Folded) -> Folded:
+    image = folded.apply(backend, folded.weight)
+    return replace(folded, image=image, energy=float(backend.xp.sum(image * folded.weight)))
+
+
+def mended(backend: Backend, folded: Folded) -> Folded:
+    """The same with a metric that is positive definite, where rounding of the moment had left it indefinite."""
+    root = transposed_root(backend, backend.to_host(folded.metric))
+    return _imaged(backend, replace(folded, metric=root.T @ root))
+
+
+def leading_marginal(backend: Backend, folded: Folded) -> DeviceArray:
+    """C_a (a, a): the metric averaged over the trailing positions."""
+    a, b, _ = folded.weight.shape
+    blocks = backend.xp.reshape(folded.metric, (a, b, a, b))
+    total = blocks[:, 0, :, 0]
+    for position in range(1, b):
+        total = total + blocks[:, position, :, position]
+    return total / b
+
+
+def trailing_marginal(backend: Backend, folded: Folded) -> DeviceArray:
+    """C_b (b, b): the metric averaged over the leading axes."""
+    xp = backend.xp
+    a, b, _ = folded.weight.shape
+    blocks = xp.reshape(folded.metric, (a, b, a, b))
+    total = blocks[0, :, 0, :]
+    for index in range(1, a):
+        total = total + blocks[index, :, index, :]
+    return total / a

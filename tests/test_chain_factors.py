@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from lowrank_onnx.chain_factors import ChainWeight, chain_errors, chain_parts
+from lowrank_onnx.errors import FactorizationError
+from lowrank_onnx.forms import ConvChain, ConvGeometry, ConvInput, ConvSpatial, ConvTucker
+from lowrank_onnx.types import Array, Rearrangement, WeightRef, rearrange
+
+CHANNELS, OUT, GROUPS = 6, 8, 2
+GEOMETRY = ConvGeometry(CHANNELS, (3, 2), ((1, 1), (1, 1)))
+FORMS = (ConvSpatial(GEOMETRY, 0), ConvSpatial(GEOMETRY, 1), ConvInput(GEOMETRY), ConvTucker(GEOMETRY))
+SIZE = CHANNELS * 6
+
+
+def patches() -> Array:
+    """(groups, rows, in), correlated and of uneven size."""
+    generator = np.random.default_rng(1)
+    mixing = np.eye(SIZE) + generator.standard_normal((SIZE, SIZE)) / 6.0
+    return np.asarray(generator.standard_normal((GROUPS, 400, SIZE)) * np.geomspace(1.0, 0.05, SIZE) @ mixing)
+
+
+def chain_weight(dtype: Literal["float32", "float64"] = "float64", *, whiten: bool = True) -> ChainWeight:
+    shape = (GROUPS * OUT, CHANNELS, 3, 2)
+    stored = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    arrangement = Rearrangement((GROUPS, OUT, SIZE), (0, 2, 1), (GROUPS, SIZE, OUT))
+    X = patches()
+    moment = X.transpose(0, 2, 1) @ X if whiten else None
+    return ChainWeight(WeightRef((), "w", "initializer", dtype, shape), stored, arrangement, moment, "cpu")
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_errors_are_those_of_the_parts_over_all_groups(form: ConvChain, whiten: bool) -> None:
+    kernel = chain_weight(whiten=whiten)
+    ranks = (1, 3, 6)
+    curve = chain_errors(kernel, form, ranks)
+    assert curve.ranks == ranks
+    matrices = rearrange(kernel.stored, kernel.to_matrices)
+    rows = patches() if whiten else np.broadcast_to(np.eye(SIZE), (GROUPS, SIZE, SIZE))
+    for rank, error in zip(ranks, curve.errors, strict=True):
+        parts = chain_parts(kernel, form, rank)
+        assert {part: array.shape for part, array in parts.items()} == form.part_shapes(kernel.shape, rank)
+        residual = rows @ (matrices - form.approximate(parts))
+        found = float(np.linalg.norm(residual) / np.linalg.norm(rows @ matrices)) ** 2
+        if whiten:
+            # The parts are swept once, which can only lower what the curve promises.
+            assert 0.5 * error - 1e-12 <= found <= error * (1.0 + 1e-6) + 1e-12
+        else:
+            assert found == pytest.approx(error, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_whitening_lowers_the_error_on_the_inputs(form: ConvChain) -> None:
+    X, matrices = patches(), rearrange(chain_weight().stored, chain_weight().to_matrices)
+
+    def missed(whiten: bool) -> float:
+        parts = chain_parts(chain_weight(whiten=whiten), form, 3)
+        return float(np.linalg.norm(X @ (matrices - form.approximate(parts))))
+
+    assert missed(True) < 0.9 * missed(False)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_parts_have_the_accumulation_dtype_and_are_deterministic(form: ConvChain) -> None:
+    kernel = chain_weight("float32")
+    first, second = chain_parts(kernel, form, 3), chain_parts(kernel, form, 3)
+    assert {array.dtype.name for array in first.values()} == {"float32"}
+    assert all(first[part].tobytes() == second[part].tobytes() for part in first)
+
+
+def test_the_solver_says_what_ran() -> None:
+    assert chain_weight(whiten=False).solver == "svd"
+    assert chain_weight().solver == "als(1 sweep), weighted"
+
+
+def test_a_kernel_that_is_not_finite_is_named() -> None:
+    kernel = chain_weight(whiten=False)
+    kernel.stored[3, 2, 1, 0] = np.nan
+    with pytest.raises(FactorizationError, match=r"weight 'w': .*NaN or infinite"):
+        chain_errors(kernel, FORMS[0], (2,))
+
+
+def test_a_zero_kernel_has_no_error() -> None:
+    kernel = chain_weight(whiten=False)
+    kernel.stored[...] = 0.0
+    assert chain_errors(kernel, FORMS[0], (1, 2)).errors == (0.0, 0.0)

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from lowrank_onnx.candidates import PlannedWeight, find_candidates, low_rank_candidate
+from lowrank_onnx.choose import Choice
+from lowrank_onnx.config import Config, KeepParams, MaxError
+from lowrank_onnx.forms import MATRIX, PAIR
+from lowrank_onnx.progress import SILENT
+from lowrank_onnx.settle import settle
+from lowrank_onnx.trust import SAME, TRUSTS, PlanJudge, in_own_unit, last_good, with_trust
+from lowrank_onnx.types import MatrixShape, Spectrum
+
+SHAPE = MatrixShape(1, 64, 64)
+FLAT = {MATRIX: Spectrum(np.ones((1, 64)), 64.0)}
+FALLING = {MATRIX: Spectrum(0.9 ** np.arange(64.0)[None], float(np.sum(0.81 ** np.arange(64.0))))}
+SPECTRA = {"loud": FALLING, "mute": FALLING}
+WEIGHTS = (
+    PlannedWeight("loud", SHAPE, (PAIR,), positions=1, damage=lambda tail: 100.0 * tail),
+    PlannedWeight("mute", SHAPE, (PAIR,), positions=1, damage=lambda tail: 0.01 * tail),
+)
+
+
+def plan_of(trust: float) -> tuple[Choice, ...]:
+    """A plan that is another one at each trust."""
+    return (Choice(low_rank_candidate(WEIGHTS[0], PAIR, FLAT, 8 + round(trust * 16))),)
+
+
+def judge_by(errors: Sequence[float]) -> tuple[PlanJudge, list[int | None]]:
+    measured: list[int | None] = []
+    by_rank = {8 + round(trust * 16): error for trust, error in zip(TRUSTS, errors, strict=True)}
+
+    def error_of(choices: Sequence[Choice]) -> float:
+        measured.append(choices[0].candidate.rank)
+        return by_rank[choices[0].candidate.rank or 0]
+
+    return PlanJudge(error_of), measured
+
+
+@pytest.mark.parametrize(
+    ("errors", "chosen", "tried"),
+    [
+        ((1.0, 2.0, 0.1, 0.1, 0.1), 1.0, 2),  # worse: no use in looking further
+        ((1.0, 0.8, 0.6, 0.7, 0.1), 0.5, 4),
+        ((1.0, 0.8, 0.6, 0.5, 0.4), 0.0, 5),
+        ((1.0, 1.0, 1.0, 1.0, 1.0), 0.0, 5),  # as good: what was measured on few feeds yields
+        ((1.0, 1.0 + (SAME - 1.0) / 2, 2.0, 1.0, 1.0), 0.75, 3),
+        ((math.nan, 0.5, 0.6, 0.1, 0.1), 0.75, 3),
+        ((math.inf,) * 5, 1.0, 5),
+        ((math.nan,) * 5, 1.0, 5),
+    ],
+)
+def test_trust_is_lowered_for_as_long_as_that_does_no_harm(
+    errors: tuple[float, ...], chosen: float, tried: int
+) -> None:
+    judge, measured = judge_by(errors)
+    assert judge.choose(0.6, plan_of) == plan_of(chosen)
+    assert len(measured) == tried
+    assert [trial.trust for trial in judge.trials] == list(TRUSTS[:tried])
+    assert [trial.trust for trial in judge.trials if trial.chosen] == [chosen]
+    assert {trial.keep for trial in judge.trials} == {0.6}
+    assert not any(math.isnan(trial.error or 0.0) for trial in judge.trials)
+
+
+def test_plans_that_are_alike_are_measured_once() -> None:
+    judge, measured = judge_by((1.0,) * 5)
+    judge.choose(0.5, lambda trust: plan_of(1.0))
+    assert measured == [24]
+    assert len(judge.trials) == len(TRUSTS)
+
+
+def test_a_single_trust_is_taken_unmeasured() -> None:
+    def unused(choices: Sequence[Choice]) -> float:
+        raise AssertionError("nothing is to be measured")
+
+    judge = PlanJudge(unused, (0.25,))
+    assert judge.choose(0.6, plan_of) == plan_of(0.25)
+    assert [(trial.trust, trial.error, trial.chosen) for trial in judge.trials] == [(0.25, None, True)]
+
+
+def test_the_last_error_as_good_as_the_least() -> None:
+    assert last_good([1.0, 0.5, 0.51, 0.6]) == 2
+    assert last_good([math.inf, 0.5]) == 1
+    assert last_good([math.inf, math.inf]) == 0
+
+
+@pytest.mark.parametrize("trust", TRUSTS)
+def test_damage_is_blended_geometrically(trust: float) -> None:
+    loud, mute = with_trust(WEIGHTS, trust)
+    for tail in (0.0, 1e-9, 0.25, 1.0):
+        assert loud.damage(tail) == pytest.approx(100.0**trust * tail)
+        assert mute.damage(tail) == pytest.approx(0.01**trust * tail)
+
+
+@pytest.mark.parametrize("trust", TRUSTS)
+def test_what_can_not_be_run_is_not_tried_at_any_trust(trust: float) -> None:
+    broken = PlannedWeight("broken", SHAPE, (PAIR,), positions=1, damage=lambda tail: math.inf if tail else 0.0)
+    weight = with_trust([broken], trust)[0]
+    assert weight.damage(0.0) == 0.0
+    assert math.isinf(weight.damage(1e-6))
+
+
+def test_blended_choices_get_their_own_damage_back() -> None:
+    blended = with_trust(WEIGHTS, 0.5)
+    choices = tuple(Choice(low_rank_candidate(weight, PAIR, FLAT, 16)) for weight in blended)
+    own = in_own_unit(WEIGHTS, choices, lambda weight: find_candidates(weight, FLAT, 8))
+    assert [choice.candidate.error for choice in choices] == pytest.approx([7.5, 0.075])
+    assert [choice.candidate.error for choice in own] == pytest.approx([75.0, 0.0075])
+    assert [choice.candidate.rank for choice in own] == [16, 16]
+
+
+def ranks_at(judge: PlanJudge | None) -> list[int | None]:
+    config = Config(budget=KeepParams(0.7), rank_multiple=8, objective="size")
+    choices, _ = settle(WEIGHTS, SPECTRA, config, lambda choices: 0.0, SILENT, plan_judge=judge)
+    return [choice.candidate.rank for choice in choices]
+
+
+def test_the_judge_decides_the_plan_of_a_share() -> None:
+    """Full trust leaves the loud weight dense; without any, both weights look alike."""
+    assert ranks_at(None) == ranks_at(PlanJudge(lambda choices: 0.0, (1.0,)))
+    assert ranks_at(PlanJudge(lambda choices: 0.0, (1.0,)))[0] is None
+    even = PlanJudge(lambda choices: float(any(choice.candidate.rank is None for choice in choices)))
+    without = ranks_at(PlanJudge(lambda choices: 0.0, (0.0,)))
+    assert None not in without
+    assert ranks_at(even) == without
+    assert even.trials[-1].chosen
+
+
+def test_a_search_asks_the_judge_at_every_share() -> None:
+    judge = PlanJudge(lambda choices: 0.0)
+    config = Config(budget=MaxError(0.05), rank_multiple=8, objective="size")
+    _, steps = settle(WEIGHTS, SPECTRA, config, lambda choices: 0.0, SILENT, plan_judge=judge)
+    assert [step.keep for step in steps] == [trial.keep for trial in judge.trials if trial.chosen]
