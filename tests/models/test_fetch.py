@@ -24,16 +24,9 @@ CONTENT = b"weights" * 100
 
 
 def entry(content: bytes = CONTENT, **changes: Any) -> ZooModel:
-    digest = hashlib.sha256(content).hexdigest()
-    fields: dict[str, Any] = {
-        "name": "m",
-        "package": "p==1",
-        "size": len(content),
-        "sha256": digest,
-        "license": "MIT",
-        "exercises": "",
-    }
-    return ZooModel(**(fields | {"member": "data/m.bin"} | changes))
+    fields: dict[str, Any] = {"name": "m", "package": "p==1", "member": "data/m.bin", "license": "MIT", "exercises": ""}
+    fields |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return ZooModel(**(fields | changes))
 
 
 def write_wheel(path: Path, **files: bytes) -> Path:
