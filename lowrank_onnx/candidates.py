@@ -29,6 +29,7 @@ class Candidate:
         their second moment is known); 0 when dense.
     latency_ms : milliseconds of one run, added up over all sites that use the weight; None where it wasn't measured.
     stored_bytes : bytes of what is stored.
+    members : where it stands for several weights at once, the candidate of each (`lowrank_onnx.bundles`).
     """
 
     form: str
@@ -38,6 +39,7 @@ class Candidate:
     error: float
     latency_ms: float | None = None
     stored_bytes: int = 0
+    members: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,10 @@ class PlannedWeight:
         """The form that a budget with a rank is about."""
         return self.forms[0]
 
+    def form(self, name: str) -> Form:
+        """One of its forms by name (`KeyError` where it has none of that name)."""
+        return {form.name: form for form in self.forms}[name]
+
     def largest_useful_rank(self, form: Form) -> int:
         """The largest rank at which a form stores less than what is stored now; 0 where there is none."""
         largest = form.largest_useful_rank(self.shape)
@@ -98,8 +104,13 @@ def useful_ranks(weight: PlannedWeight, form: Form, rank_multiple: int | None) -
 
 
 def useful_options(weight: PlannedWeight, rank_multiple: int | None) -> tuple[tuple[Form, int], ...]:
-    """Every form at each of its useful ranks."""
-    return tuple((form, rank) for form in weight.forms for rank in useful_ranks(weight, form, rank_multiple))
+    """Every form in which the weight can be written by itself, at each of its useful ranks."""
+    return tuple(
+        (form, rank)
+        for form in weight.forms
+        if form.bundle is None
+        for rank in useful_ranks(weight, form, rank_multiple)
+    )
 
 
 def tail_energy(curve: ErrorCurve, rank: int) -> float:
@@ -155,10 +166,11 @@ def find_candidates(
     found = [
         low_rank_candidate(weight, form, curves, rank)
         for form, rank in useful_options(weight, rank_multiple)
-        if _is_known(curves.get(form.family), rank) and (not only_faster or maybe_faster(weight, form.name, rank))
+        if is_known(curves.get(form.family), rank) and (not only_faster or maybe_faster(weight, form.name, rank))
     ]
     return (*found, dense_candidate(weight))
 
 
-def _is_known(curve: ErrorCurve | None, rank: int) -> bool:
+def is_known(curve: ErrorCurve | None, rank: int) -> bool:
+    """Whether the error at a rank that is worth considering was computed."""
     return curve is not None and (not isinstance(curve, Tails) or rank in curve.ranks)

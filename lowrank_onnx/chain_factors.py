@@ -66,19 +66,27 @@ def kernel_reader(
     return read
 
 
-def chain_errors(kernel: ChainWeight, form: ConvChain, ranks: Sequence[int]) -> Tails:
-    """The relative squared errors over all groups at some ranks, ascending, in the norm of the inputs where known.
+def chain_errors(kernel: ChainWeight, asked: Sequence[tuple[ConvChain, Sequence[int]]]) -> tuple[Tails, ...]:
+    """The relative squared errors over all groups, in the norm of the inputs where known, of forms at ascending ranks.
 
-    They are those of the factors before `SWEEPS`, which only lower them.
+    They are those of the factors before `SWEEPS`, which only lower them. Forms with the same leading axes share a fit.
 
     Raises
     ------
     FactorizationError
         If the weight isn't finite; the message names it.
     """
-    fits = _fit(kernel, form, max(ranks))
+    found: dict[int, Tails] = {}
+    for axes in dict.fromkeys(_leading_axes(form) for form, _ in asked):
+        alike = [number for number, (form, _) in enumerate(asked) if _leading_axes(form) == axes]
+        fits = _fit(kernel, asked[alike[0]][0], max(max(asked[number][1]) for number in alike))
+        found.update((number, _tails(fits, *asked[number], kernel.shape)) for number in alike)
+    return tuple(found[number] for number in range(len(asked)))
+
+
+def _tails(fits: Sequence[LeadingFamily], form: ConvChain, ranks: Sequence[int], shape: MatrixShape) -> Tails:
     energy = sum(fit.energy for fit in fits)
-    missed = np.sum([fit.energy * _errors(fit, form, kernel.shape, ranks) for fit in fits], axis=0)
+    missed = np.sum([fit.energy * _errors(fit, form, shape, ranks) for fit in fits], axis=0)
     errors = missed / energy if energy else np.zeros(len(ranks))
     return Tails(tuple(ranks), tuple(float(error) for error in errors))
 
@@ -98,9 +106,14 @@ def chain_parts(kernel: ChainWeight, form: ConvChain, rank: int) -> dict[str, Ar
     }
 
 
+def _leading_axes(form: ConvChain) -> tuple[int, ...]:
+    """The axes of a patch, (channels, kernel axes...), that the first convolution contracts."""
+    return (0, 1 + form.axis) if isinstance(form, ConvSpatial) else (0,)
+
+
 def _fit(kernel: ChainWeight, form: ConvChain, rank: int) -> list[LeadingFamily]:
     """One for each group."""
-    leading = (0, 1 + form.axis) if isinstance(form, ConvSpatial) else (0,)
+    leading = _leading_axes(form)
     axes = (form.geometry.channels, *form.geometry.kernel)
     fits = []
     for group, matrix in enumerate(rearrange(kernel.stored, kernel.to_matrices)):

@@ -6,11 +6,12 @@ model go through the planner.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal, TypeAlias
 
+from lowrank_onnx.bundles import find_bundles, joint_candidates, joint_ranks, plan_bundles
 from lowrank_onnx.candidates import (
     Candidate,
     PlannedWeight,
@@ -24,7 +25,7 @@ from lowrank_onnx.candidates import (
 )
 from lowrank_onnx.config import Alpha, Budget, Energy, FixedRank
 from lowrank_onnx.forms import Form
-from lowrank_onnx.planner import Plan, plan_budget
+from lowrank_onnx.planner import Plan
 from lowrank_onnx.types import Curves
 
 CostName = Literal["parameters", "bytes", "macs", "latency"]
@@ -149,28 +150,39 @@ def choose_together(
     With `only_faster`, candidates that were measured and aren't faster than dense by more than the noise are not taken,
     unless the share is out of reach without them: what was asked for counts for more than what one weight gains.
 
+    Weights that can share their first factor are planned together, as one item (`lowrank_onnx.bundles`).
+
     A candidate that is about to be chosen and doesn't hold (`Holds`) is struck off, and the plan is made again.
     """
     planned = [weight for weight in weights if _dense_figure(weight, cost) is not None]
-    options = [
-        list(find_candidates(weight, curves.get(weight.name, {}), rank_multiple, only_faster=only_faster))
+    alone = {
+        weight.name: list(find_candidates(weight, curves.get(weight.name, {}), rank_multiple, only_faster=only_faster))
         for weight in planned
-    ]
+    }
+    bundles = find_bundles(planned)
+    joint = [list(joint_candidates(bundle, curves, rank_multiple, only_faster=only_faster)) for bundle in bundles]
+    ordered = [weight for bundle in bundles for weight in bundle.weights]
     total = sum(figure(dense_candidate(weight), cost) for weight in planned)
+
     while True:
-        plan = plan_budget(options, lambda candidate: figure(candidate, cost), total * (share + ROUNDING))
+        plan = plan_bundles(
+            [[alone[weight.name] for weight in bundle.weights] for bundle in bundles],
+            joint,
+            lambda candidate: figure(candidate, cost),
+            total * (share + ROUNDING),
+        )
         broken = [
-            (open_to, candidate)
-            for weight, open_to, candidate in zip(planned, options, plan.choices, strict=True)
+            (weight, candidate)
+            for weight, candidate in zip(ordered, plan.choices, strict=True)
             if candidate.rank is not None and not holds(weight, candidate)
         ]
         if not broken:
             break
-        for open_to, candidate in broken:
-            open_to.remove(candidate)
+        for weight, candidate in broken:
+            _strike(alone[weight.name], joint, candidate)
     if only_faster and not plan.feasible:
         return choose_together(weights, curves, cost=cost, share=share, rank_multiple=rank_multiple, holds=holds)
-    chosen = {weight.name: candidate for weight, candidate in zip(planned, plan.choices, strict=True)}
+    chosen = {weight.name: candidate for weight, candidate in zip(ordered, plan.choices, strict=True)}
     choices = (
         Choice(chosen[weight.name], _dense_reason(weight, chosen[weight.name], rank_multiple, only_faster))
         if weight.name in chosen
@@ -180,6 +192,14 @@ def choose_together(
     return tuple(choices), plan
 
 
+def _strike(alone: list[Candidate], joint: Iterable[list[Candidate]], candidate: Candidate) -> None:
+    """Take a weight's candidate out of wherever it stands."""
+    if candidate in alone:
+        alone.remove(candidate)
+    for together in joint:
+        together[:] = [one for one in together if all(member is not candidate for member in one.members)]
+
+
 def smallest_share(
     weights: Sequence[PlannedWeight], *, cost: CostName, rank_multiple: int | None, only_faster: bool = False
 ) -> float:
@@ -187,17 +207,22 @@ def smallest_share(
     can shrink. `only_faster` is that of `choose_together`.
     """
     least = dense = 0
-    for weight in weights:
-        whole = _dense_figure(weight, cost)
-        if whole is None:
-            continue
-        figures = [
-            _figure_at(weight, form, rank, cost)
-            for form, rank in useful_options(weight, rank_multiple)
-            if not only_faster or maybe_faster(weight, form.name, rank)
+    for bundle in find_bundles([weight for weight in weights if _dense_figure(weight, cost) is not None]):
+        whole = [_dense_figure(weight, cost) or 0 for weight in bundle.weights]
+        alone = (
+            [
+                _figure_at(weight, form, rank, cost)
+                for form, rank in useful_options(weight, rank_multiple)
+                if not only_faster or maybe_faster(weight, form.name, rank)
+            ]
+            for weight in bundle.weights
+        )
+        joint = [
+            sum(_figure_at(weight, form, rank, cost) for weight, form in bundle.pairs)
+            for rank in joint_ranks(bundle, rank_multiple, only_faster=only_faster)
         ]
-        dense += whole
-        least += min(figures, default=whole)
+        dense += sum(whole)
+        least += min(sum(min(found, default=one) for found, one in zip(alone, whole, strict=True)), *joint, sum(whole))
     return least / dense if dense else 1.0
 
 

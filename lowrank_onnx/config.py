@@ -164,6 +164,7 @@ FORM_NAMES: tuple[str, ...] = (
     "conv_spatial",
     "conv_input",
     "conv_tucker",
+    "shared",
 )
 """The forms that weights can be written in (`lowrank_onnx.forms`)."""
 

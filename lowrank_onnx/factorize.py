@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
 
 from lowrank_onnx import linalg
 from lowrank_onnx.cache import NO_CACHE, Cache, remember
-from lowrank_onnx.cache.codecs import factors_codec
+from lowrank_onnx.cache.codecs import factors_codec, tails_codec
 from lowrank_onnx.candidates import natural_rank_multiple
 from lowrank_onnx.chain_factors import ChainWeight, chain_errors
 from lowrank_onnx.config import Device, Method
 from lowrank_onnx.errors import FactorizationError
-from lowrank_onnx.forms import MATRIX, PAIR, ConvChain, ConvTucker
-from lowrank_onnx.forms.conv_spatial import SPATIAL
-from lowrank_onnx.forms.conv_tucker import INPUT, TUCKER
+from lowrank_onnx.forms import MATRIX, PAIR, SHARED, ConvChain, ConvTucker
 from lowrank_onnx.linalg.measure import measure_approximation
+from lowrank_onnx.linalg.precision import accumulation_dtype
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.spool import FactorSpool
@@ -36,6 +34,7 @@ from lowrank_onnx.types import (
     MatrixShape,
     Rearrangement,
     Spectrum,
+    Tails,
     WeightRef,
     rearrange,
 )
@@ -161,19 +160,80 @@ def spool_factors(
     weight that was left alone.
     """
     weights = WeightReader(model, (group.weight for group in groups))
-    found: list[Curves] = []
+    found: list[dict[str, ErrorCurve]] = []
     with progress.stage("factorizing", len(groups)) as stage:
         for group, wanted in zip(groups, ranks, strict=True):
             curves: dict[str, ErrorCurve] = {}
             if wanted:
                 stored = weights.read(group.weight)
                 moment = second_moments.get(group.weight)
-                for family, rank in wanted.items():
-                    curves[family] = FAMILIES[family](group, stored, rank, spool, options, moment, cache)
+                curves.update(_chain_curves(group, stored, wanted, options, moment, cache))
+                for family in [family for family in wanted if family not in curves and family != SHARED]:
+                    curves[family] = FAMILIES[family](group, stored, wanted[family], spool, options, moment, cache)
                 del stored
             found.append(curves)
             stage.advance(detail=group.weight.name)
+    for members in shared_inputs(groups):
+        rank = min(ranks[index].get(SHARED, 0) for index in members)
+        if rank:
+            bundle = [groups[index] for index in members]
+            stacked = [weights.read(group.weight) for group in bundle]
+            moment = second_moments.get(bundle[0].weight)
+            shared = spool_shared(bundle, stacked, rank, spool, options, moment, cache)
+            for index, curve in zip(members, shared, strict=True):
+                found[index][SHARED] = curve
     return tuple(found)
+
+
+def shared_inputs(groups: Sequence[SharedWeight]) -> tuple[tuple[int, ...], ...]:
+    """The complete bundles of weights that can share their first factor, as positions in `groups`."""
+    members: dict[str, list[int]] = {}
+    sizes: dict[str, int] = {}
+    for index, group in enumerate(groups):
+        for form in group.forms:
+            if form.bundle is not None:
+                members.setdefault(form.bundle, []).append(index)
+                sizes[form.bundle] = form.bundle_size
+    return tuple(tuple(indices) for name, indices in members.items() if len(indices) == sizes[name])
+
+
+def spool_shared(
+    bundle: Sequence[SharedWeight],
+    stored: Sequence[Array],
+    rank: int,
+    spool: FactorSpool,
+    options: FactorizeOptions,
+    second_moment: Array | None,
+    cache: Cache,
+) -> tuple[ErrorCurve, ...]:
+    """Factorize the concatenated weights, each scaled to outputs of equal energy, and keep each weight's share."""
+    matrices = [rearrange(one, group.sites[0].to_matrices)[0] for one, group in zip(stored, bundle, strict=True)]
+    energies = [_output_energy(matrix, second_moment) for matrix in matrices]
+    scales = [energy**-0.5 if energy else 1.0 for energy in energies]
+    dtype = accumulation_dtype(matrices[0].dtype)
+    scaled = np.concatenate([(matrix.astype(dtype) * scale) for matrix, scale in zip(matrices, scales, strict=True)], 1)
+    arrangement = Rearrangement((1, *scaled.shape), (0, 1, 2), (1, *scaled.shape))
+    factors, spectrum = _remembered(cache, scaled[None], bundle[0].weight, arrangement, rank, options, second_moment)
+    norms = np.linalg.norm(factors.right[0].astype(np.float64), axis=1, keepdims=True)
+    directions = np.divide(factors.right[0], norms, out=np.zeros(factors.right[0].shape), where=norms > 0)
+    curves = []
+    start = 0
+    for group, matrix, scale, energy in zip(bundle, matrices, scales, energies, strict=True):
+        columns = slice(start, start + matrix.shape[1])
+        start += matrix.shape[1]
+        right = factors.right[:, :, columns] / dtype.type(scale)
+        form = next(form for form in group.forms if form.family == SHARED)
+        spool.put_nested(group.weight, SHARED, form, replace(factors, right=right))
+        captured = spectrum.values[0] * np.linalg.norm(directions[:, columns], axis=1)
+        curves.append(Spectrum(captured[None], float(scale**2 * energy)))
+    return tuple(curves)
+
+
+def _output_energy(matrix: Array, second_moment: Array | None) -> float:
+    """||S' W||_F^2 in float64, with the identity for S where the inputs aren't known."""
+    wide = matrix.astype(np.float64)
+    weighed = wide if second_moment is None else second_moment[0].astype(np.float64) @ wide
+    return float(np.sum(wide * weighed))
 
 
 def _spool_matrix(
@@ -191,23 +251,23 @@ def _spool_matrix(
     return spectrum
 
 
-def _chain_curve(
+def _chain_curves(
     group: SharedWeight,
     stored: Array,
-    rank: int,
-    spool: FactorSpool,
+    wanted: Mapping[str, int],
     options: FactorizeOptions,
     second_moment: Array | None,
     cache: Cache,
-    *,
-    family: str,
-) -> ErrorCurve:
-    """The errors of a chain of convolutions; its factors are made when a rank is chosen."""
-    del spool, cache
-    form = next(form for form in group.forms if form.family == family)
-    assert isinstance(form, ConvChain)
+) -> dict[str, Tails]:
+    """The errors of chains of convolutions, by family; their factors are made when a rank is chosen."""
+    chains = [form for form in group.forms if isinstance(form, ConvChain) and form.family in wanted]
+    if not chains:
+        return {}
+    asked = [(form, _chain_ranks(group.shape, form, wanted[form.family])) for form in chains]
     kernel = ChainWeight(group.weight, stored, group.sites[0].to_matrices, second_moment, options.device)
-    return chain_errors(kernel, form, _chain_ranks(group.shape, form, rank))
+    slot = cache.slot("chain errors", lambda: (kernel, asked))
+    found = remember(slot, tails_codec([ranks for _, ranks in asked]), lambda: chain_errors(kernel, asked))
+    return {form.family: tails for form, tails in zip(chains, found, strict=True)}
 
 
 def _chain_ranks(shape: MatrixShape, form: ConvChain, largest: int) -> tuple[int, ...]:
@@ -216,7 +276,5 @@ def _chain_ranks(shape: MatrixShape, form: ConvChain, largest: int) -> tuple[int
     return tuple(dict.fromkeys((*range(step, largest + 1, step), largest)))
 
 
-FAMILIES: Mapping[str, Callable[..., ErrorCurve]] = MappingProxyType(
-    {MATRIX: _spool_matrix, **{family: partial(_chain_curve, family=family) for family in (SPATIAL, INPUT, TUCKER)}}
-)
-"""For each family of forms: factorize a weight, put the factors into the spool, and give their error by rank."""
+FAMILIES: Mapping[str, Callable[..., ErrorCurve]] = MappingProxyType({MATRIX: _spool_matrix})
+"""For each family of forms whose factors are spooled: factorize a weight, and give its error by rank."""

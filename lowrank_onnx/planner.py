@@ -37,13 +37,13 @@ def convex_hull(candidates: Sequence[Candidate], cost: Cost) -> tuple[Candidate,
     for candidate in sorted(candidates, key=lambda c: (cost(c), c.error)):
         if hull and candidate.error >= hull[-1].error:
             continue
-        while len(hull) >= 2 and _gain(hull[-2], hull[-1], cost) <= _gain(hull[-1], candidate, cost):
+        while len(hull) >= 2 and gain(hull[-2], hull[-1], cost) <= gain(hull[-1], candidate, cost):
             hull.pop()
         hull.append(candidate)
     return tuple(hull)
 
 
-def _gain(cheap: Candidate, dear: Candidate, cost: Cost) -> float:
+def gain(cheap: Candidate, dear: Candidate, cost: Cost) -> float:
     """Damage avoided for each unit of cost by going from `cheap` to `dear`."""
     return (cheap.error - dear.error) / (cost(dear) - cost(cheap))
 
@@ -61,7 +61,7 @@ def plan_budget(candidates: Sequence[Sequence[Candidate]], cost: Cost, budget: f
     chosen = [0] * len(hulls)
     spent = sum(cost(hull[0]) for hull in hulls)
     feasible = spent <= budget
-    steps = [(-_gain(hull[0], hull[1], cost), index) for index, hull in enumerate(hulls) if len(hull) > 1]
+    steps = [(-gain(hull[0], hull[1], cost), index) for index, hull in enumerate(hulls) if len(hull) > 1]
     heapq.heapify(steps)
     while steps:
         _, index = heapq.heappop(steps)
@@ -71,7 +71,7 @@ def plan_budget(candidates: Sequence[Sequence[Candidate]], cost: Cost, budget: f
             continue
         chosen[index], spent = position + 1, spent_then
         if position + 2 < len(hull):
-            heapq.heappush(steps, (-_gain(hull[position + 1], hull[position + 2], cost), index))
+            heapq.heappush(steps, (-gain(hull[position + 1], hull[position + 2], cost), index))
     choices = [hull[position] for hull, position in zip(hulls, chosen, strict=True)]
     if feasible:
         spent = _fill(choices, candidates, cost, budget, spent)
@@ -89,9 +89,9 @@ def _fill(
             for option in options:
                 extra = cost(option) - cost(current)
                 if option.error < current.error and spent + extra <= budget:
-                    gain = current.error - option.error
-                    if best is None or gain > best[0]:
-                        best = (gain, index, option)
+                    avoided = current.error - option.error
+                    if best is None or avoided > best[0]:
+                        best = (avoided, index, option)
         if best is None:
             return spent
         _, index, option = best

@@ -60,10 +60,11 @@ def prepare(model: ModelSource, config: Config, base_directory: Path | None) -> 
     """Load a model and find the sites that the options select."""
     loaded = load_model(model, base_dir=base_directory)
     sites, skipped = passes.find_sites(loaded.skeleton, op_types=config.op_types)
-    sites, filtered = passes.select_sites(sites, include=config.include, exclude=config.exclude, forms=config.forms)
+    sites, filtered = passes.select_sites(sites, include=config.include, exclude=config.exclude)
+    sites, formless = passes.offer_forms(sites, config.forms)
     WeightReader(loaded, (site.weight for site in sites)).check_sizes()
     source = os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name
-    return Prepared(source, loaded, group_by_weight(sites), (*skipped, *filtered))
+    return Prepared(source, loaded, group_by_weight(sites), (*skipped, *filtered, *formless))
 
 
 def observe_if_needed(prepared: Prepared, config: Config, feeds: FeedSource | None) -> Observed | None:

@@ -59,7 +59,7 @@ class Realiser:
 
     def holds(self, weight: PlannedWeight, candidate: Candidate) -> bool:
         """Whether the candidate can be written with the error that its curve promises; its factors are then there."""
-        form = next(form for form in weight.forms if form.name == candidate.form)
+        form = weight.form(candidate.form)
         if not isinstance(form, Pivoted | ConvChain) or candidate.rank is None:
             return True
         key = (weight.name, form.name, candidate.rank)

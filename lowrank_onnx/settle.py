@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import TypeAlias
 
-from lowrank_onnx.candidates import DENSE, Candidate, PlannedWeight, dense_candidate, find_candidates
+from lowrank_onnx.candidates import DENSE, PlannedWeight, dense_candidate
 from lowrank_onnx.choose import (
     NOT_NEEDED,
     Choice,
@@ -123,9 +123,6 @@ def _choices_at(
 ) -> tuple[Choice, ...]:
     """The choices at a share of the cost."""
 
-    def candidates_of(weight: PlannedWeight) -> Sequence[Candidate]:
-        return find_candidates(weight, curves.get(weight.name, {}), config.rank_multiple)
-
     def trusting(trust: float) -> tuple[Choice, ...]:
         choices, _ = choose_together(
             with_trust(weights, trust),
@@ -136,7 +133,7 @@ def _choices_at(
             only_faster=config.objective == "latency",
             holds=holds,
         )
-        return in_own_unit(weights, choices, candidates_of)
+        return in_own_unit(weights, choices, curves)
 
     return trusting(1.0) if plan_judge is None or share >= 1.0 else plan_judge.choose(share, trusting)
 

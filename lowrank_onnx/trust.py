@@ -13,13 +13,14 @@ can't be told from the parts; it is measured, on whole models that the plans mak
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from lowrank_onnx.candidates import Candidate, PlannedWeight
+from lowrank_onnx.candidates import Candidate, PlannedWeight, low_rank_candidate
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.results import PlanTrial
+from lowrank_onnx.types import Curves
 
 TRUSTS = (1.0, 0.75, 0.5, 0.25, 0.0)
 """In the order tried."""
@@ -94,20 +95,19 @@ def _blended(damage: Callable[[float], float], trust: float, tail: float) -> flo
 
 
 def in_own_unit(
-    weights: Sequence[PlannedWeight],
-    choices: Sequence[Choice],
-    candidates_of: Callable[[PlannedWeight], Sequence[Candidate]],
+    weights: Sequence[PlannedWeight], choices: Sequence[Choice], curves: Mapping[str, Curves]
 ) -> tuple[Choice, ...]:
     """Choices that were made with blended damage, with the damage that each weight itself predicts for them.
 
-    `candidates_of` gives the candidates of a weight, the one that was chosen for it among them.
+    `curves` are the errors by rank, by the weight's name.
     """
     return tuple(
-        choice if choice.candidate.rank is None else replace(choice, candidate=_same(choice, candidates_of(weight)))
+        choice if choice.candidate.rank is None else replace(choice, candidate=_same(choice, weight, curves))
         for weight, choice in zip(weights, choices, strict=True)
     )
 
 
-def _same(choice: Choice, candidates: Sequence[Candidate]) -> Candidate:
-    wanted = choice.candidate.form, choice.candidate.rank
-    return next(candidate for candidate in candidates if (candidate.form, candidate.rank) == wanted)
+def _same(choice: Choice, weight: PlannedWeight, curves: Mapping[str, Curves]) -> Candidate:
+    form, rank = weight.form(choice.candidate.form), choice.candidate.rank
+    assert rank is not None
+    return low_rank_candidate(weight, form, curves[weight.name], rank)

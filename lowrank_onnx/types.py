@@ -139,6 +139,8 @@ class Site:
     counted : name of the activation whose number of elements, divided by `counted_features`, is the number of
         positions at which the matrices are applied (MACs of one run = positions x parameters of one position).
     counted_features : elements of `counted` per position.
+    shares : what else must agree, besides operator and dtype, for sites that read the same tensor to share their first
+        factor; None where the site can't.
     bias : the stored bias (out,) that the node adds, where a form may write it anew; else None.
     """
 
@@ -154,6 +156,7 @@ class Site:
     counted: str
     counted_features: int
     bias: WeightRef | None = None
+    shares: str | None = None
 
     @property
     def shape(self) -> MatrixShape:

@@ -1,8 +1,9 @@
 """The compiler pass: finds nodes whose weight can be factorized and rewrites them. Graph knowledge only, no numerics.
 
 `find_sites` walks a model's skeleton (the proto without weight bytes) and gives `Site`s and `Skipped` nodes;
-`select_sites` narrows them by globs; `rewrite` puts smaller nodes where the chosen sites were and leaves all else byte
-for byte. One module per operator holds its legality and its nodes together (`RULES`).
+`select_sites` narrows them by globs, `offer_forms` what they may be written in; `rewrite` puts smaller nodes where the
+chosen sites were and leaves all else byte for byte. One module per operator holds its legality and its nodes together
+(`RULES`).
 """
 
 if __name__ == "passes":
@@ -13,5 +14,6 @@ from lowrank_onnx.passes.rewrite import Rewrite, rewrite
 from lowrank_onnx.passes.rule import Rule
 from lowrank_onnx.passes.rules import RULES
 from lowrank_onnx.passes.select_sites import select_sites
+from lowrank_onnx.passes.shared import offer_forms
 
-__all__ = ["RULES", "Rewrite", "Rule", "find_sites", "rewrite", "select_sites"]
+__all__ = ["RULES", "Rewrite", "Rule", "find_sites", "offer_forms", "rewrite", "select_sites"]

@@ -15,6 +15,8 @@ The pivoted form is the same with r of the output channels in the middle: a conv
 them to the others, and a Concat on the channel axis. It is offered for one group (the channels of several would lie
 interleaved), with no bias or a stored one, which is written anew for each convolution.
 
+Chains of convolutions over some of the kernel axes each (spatial, input, Tucker-2) are in `conv_chain`.
+
 Declined: a weight that isn't stored, a weight of fewer than 3 dimensions, groups that don't divide the output channels,
 a kernel_shape that contradicts the weight, depthwise convolutions (one input channel per group), and matrices with one
 row or column.
@@ -45,6 +47,7 @@ from lowrank_onnx.passes.rule import (
     too_small,
     transposed,
 )
+from lowrank_onnx.passes.shared import shared_writer
 from lowrank_onnx.passes.value_types import Dims
 from lowrank_onnx.passes.weight_source import Activation, StoredWeight
 from lowrank_onnx.types import Rearrangement, Site, SiteChoice, Skipped, WeightRef
@@ -84,7 +87,14 @@ def match_conv(candidate: Candidate, extra: Mapping[str, int] = NO_ATTRIBUTES) -
         counted=candidate.proto.output[0],
         features=shape[0],
         bias=bias,
+        shares=_what_shared_nodes_agree_in(candidate) if forms[0] == PAIR and groups == 1 else None,
     )
+
+
+def _what_shared_nodes_agree_in(candidate: Candidate) -> str:
+    """The attributes of a 1x1 convolution: all of them decide which positions the first node sees."""
+    attributes = kept(candidate.node.attrs)
+    return repr(sorted(attributes.items()))
 
 
 def _forms(candidate: Candidate, shape: tuple[int, ...], groups: int) -> tuple[tuple[Form, ...], WeightRef | None]:
@@ -202,6 +212,7 @@ RULE = Rule(
         "pair": _CHANNEL,
         "conv_channel": _CHANNEL,
         "pivoted": pivoted_writer(pivoted_layout, output_dims, _apply, _channel_axis),
+        "shared": shared_writer(channel_layout, channel_values, emit_channel),
         "conv_spatial": CHAIN,
         "conv_input": CHAIN,
         "conv_tucker": CHAIN,

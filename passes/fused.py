@@ -135,7 +135,7 @@ def match_fused_conv(candidate: Candidate) -> Site | Skipped:
     if len(candidate.proto.input) > 3:
         return candidate.skip("it adds another tensor (input Z), which isn't covered", candidate.source(1))
     site = conv.match_conv(candidate, extra=_CONV_FUNCTION)
-    return replace(site, forms=site.forms[:1], bias=None) if isinstance(site, Site) else site
+    return replace(site, forms=site.forms[:1], bias=None, shares=None) if isinstance(site, Site) else site
 
 
 def _emit_conv(parts: Parts) -> tuple[Any, ...]:

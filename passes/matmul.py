@@ -42,6 +42,7 @@ from lowrank_onnx.passes.rule import (
     weight_operand,
     weight_slot,
 )
+from lowrank_onnx.passes.shared import shared_writer
 from lowrank_onnx.passes.value_types import Dims
 from lowrank_onnx.types import Rearrangement, Site, SiteChoice, Skipped
 
@@ -72,6 +73,7 @@ def match_matmul(candidate: Candidate) -> Site | Skipped:
         forms=(PAIR, PIVOTED) if slot == 1 and can_concatenate(candidate) else (PAIR,),
         counted=candidate.proto.output[0],
         features=out_features,
+        shares="" if slot == 1 and len(shape) == 2 else None,
     )
 
 
@@ -154,5 +156,6 @@ RULE = Rule(
     {
         "pair": Writer(pair_layout, pair_values, emit_pair),
         "pivoted": pivoted_writer(pivoted_layout, features_dims, _apply, last_axis),
+        "shared": shared_writer(pair_layout, pair_values, emit_pair),
     },
 )

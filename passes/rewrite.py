@@ -110,6 +110,22 @@ def _check_choices(view: ModelView, choices: Iterable[SiteChoice]) -> None:
                 f"weight '{site.weight.name}' is shared and would need {other.form.name} at rank {other.rank} and "
                 f"{choice.form.name} at rank {choice.rank}"
             )
+    _check_bundles(chosen.values())
+
+
+def _check_bundles(choices: Iterable[SiteChoice]) -> None:
+    bundles: dict[str, list[SiteChoice]] = {}
+    for choice in choices:
+        if choice.form.bundle is not None:
+            bundles.setdefault(choice.form.bundle, []).append(choice)
+    for name, members in bundles.items():
+        ranks = sorted({choice.rank for choice in members})
+        size = members[0].form.bundle_size
+        if len(members) != size or len(ranks) != 1:
+            raise ValueError(
+                f"sites that share the first factor of '{name}': {len(members)} of {size} chosen, at rank "
+                f"{', '.join(map(str, ranks))}; expected all of them, at one rank"
+            )
 
 
 class _Writer:
@@ -125,6 +141,7 @@ class _Writer:
         self._placeholder = placeholder
         self._names = NewNames(view)
         self._constants: dict[tuple[WeightRef, TensorLayout], Any] = {}
+        self._shared_values: dict[str, dict[str, Any]] = {}
         self._remaining: dict[tuple[Scope, str], int] = {}
         self._new_nodes: dict[Scope, dict[int, tuple[Any, ...]]] = {}
 
@@ -136,6 +153,8 @@ class _Writer:
         writer = RULE_OF[site.op_type].writers[choice.form.name]
         tensors = {layout.part: self._tensor(choice, layout) for layout in writer.layout(proto, choice)}
         values = self._values(writer, scope, choice)
+        if choice.form.bundle is not None:
+            values = self._shared_values.setdefault(choice.form.bundle, values)
         inputs, outputs = list(node.inputs), list(node.outputs)
         node.inputs.clear()
         node.outputs.clear()

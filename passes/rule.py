@@ -82,6 +82,7 @@ class Candidate:
         counted: str,
         features: int,
         bias: WeightRef | None = None,
+        shares: str | None = None,
     ) -> Site:
         """Report the node as one that can be rewritten; `slot` is the input that holds the activation."""
         return Site(
@@ -97,6 +98,7 @@ class Candidate:
             counted=counted,
             counted_features=features,
             bias=bias,
+            shares=shares,
         )
 
 

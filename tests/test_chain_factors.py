@@ -37,7 +37,7 @@ def chain_weight(dtype: Literal["float32", "float64"] = "float64", *, whiten: bo
 def test_the_errors_are_those_of_the_parts_over_all_groups(form: ConvChain, whiten: bool) -> None:
     kernel = chain_weight(whiten=whiten)
     ranks = (1, 3, 6)
-    curve = chain_errors(kernel, form, ranks)
+    (curve,) = chain_errors(kernel, [(form, ranks)])
     assert curve.ranks == ranks
     matrices = rearrange(kernel.stored, kernel.to_matrices)
     rows = patches() if whiten else np.broadcast_to(np.eye(SIZE), (GROUPS, SIZE, SIZE))
@@ -81,10 +81,20 @@ def test_a_kernel_that_is_not_finite_is_named() -> None:
     kernel = chain_weight(whiten=False)
     kernel.stored[3, 2, 1, 0] = np.nan
     with pytest.raises(FactorizationError, match=r"weight 'w': .*NaN or infinite"):
-        chain_errors(kernel, FORMS[0], (2,))
+        chain_errors(kernel, [(FORMS[0], (2,))])
 
 
 def test_a_zero_kernel_has_no_error() -> None:
     kernel = chain_weight(whiten=False)
     kernel.stored[...] = 0.0
-    assert chain_errors(kernel, FORMS[0], (1, 2)).errors == (0.0, 0.0)
+    (curve,) = chain_errors(kernel, [(FORMS[0], (1, 2))])
+    assert curve.errors == (0.0, 0.0)
+
+
+def test_forms_asked_together_get_the_errors_that_each_has_alone() -> None:
+    kernel = chain_weight()
+    asked = [(form, (1, 2, 4 + number % 2)) for number, form in enumerate(FORMS)]
+    for one, together in zip(asked, chain_errors(kernel, asked), strict=True):
+        (alone,) = chain_errors(kernel, [one])
+        assert together.ranks == alone.ranks
+        assert together.errors == pytest.approx(alone.errors, rel=1e-6)

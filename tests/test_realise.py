@@ -8,10 +8,10 @@ import pytest
 from lowrank_onnx.candidates import Candidate, PlannedWeight
 from lowrank_onnx.chain_factors import ChainWeight
 from lowrank_onnx.choose import choose_together
-from lowrank_onnx.forms import MATRIX, PAIR, PIVOTED, Pivoted
+from lowrank_onnx.forms import CONV_CHANNEL, MATRIX, PAIR, PIVOTED, ConvGeometry, ConvSpatial, Pivoted
 from lowrank_onnx.realise import Realiser
 from lowrank_onnx.spool import FactorSpool
-from lowrank_onnx.types import Array, Curves, Factors, MatrixShape, Spectrum, WeightRef
+from lowrank_onnx.types import Array, Curves, Factors, MatrixShape, Rearrangement, Spectrum, WeightRef, rearrange
 
 SIDE, RANK = 48, 12
 
@@ -98,6 +98,29 @@ def test_with_no_sound_block_it_does_not_hold_and_nothing_is_kept(tmp_path: Path
 def test_forms_that_lie_in_the_spool_always_hold(tmp_path: Path) -> None:
     made, weight, _ = realiser(with_twins(*EVERYWHERE), tmp_path)
     assert made.holds(weight, candidate("pair"))
+
+
+def test_a_chain_is_made_when_it_is_first_chosen(tmp_path: Path) -> None:
+    kernel = np.random.default_rng(0).standard_normal((8, 6, 3, 3)).astype(np.float32)
+    ref = WeightRef((), "w", "initializer", "float32", kernel.shape)
+    shape, form = MatrixShape(1, 54, 8), ConvSpatial(ConvGeometry(6, (3, 3), ((1, 1), (1, 1))), 0)
+    arrangement = Rearrangement((1, 8, 54), (0, 2, 1), (1, 54, 8))
+    reads: list[WeightRef] = []
+
+    def read(weight: WeightRef) -> ChainWeight:
+        reads.append(weight)
+        return ChainWeight(weight, kernel, arrangement, None, "cpu")
+
+    made = Realiser(FactorSpool(tmp_path), {"w": ref}, {"w": {}}, {}, 0, read)
+    weight = PlannedWeight("w", shape, (CONV_CHANNEL, form), 10)
+    assert made.holds(weight, candidate("conv_spatial", 5))
+    assert made.holds(weight, candidate("conv_spatial", 5))
+    assert reads == [ref]
+    stored = made.spool.get(ref, form, 5)
+    assert (stored.form, stored.solver) == (form, "svd")
+    values = np.linalg.svd(kernel.transpose(1, 2, 3, 0).reshape(18, 24), compute_uv=False)
+    missed = np.linalg.norm(stored.approximate() - rearrange(kernel, arrangement))
+    assert missed == pytest.approx(float(np.linalg.norm(values[5:])), rel=1e-4)
 
 
 def test_the_plan_takes_another_candidate_where_one_does_not_hold(tmp_path: Path) -> None:

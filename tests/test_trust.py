@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from lowrank_onnx.candidates import PlannedWeight, find_candidates, low_rank_candidate
+from lowrank_onnx.candidates import PlannedWeight, low_rank_candidate
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Config, KeepParams, MaxError
 from lowrank_onnx.forms import MATRIX, PAIR
@@ -107,7 +107,7 @@ def test_what_can_not_be_run_is_not_tried_at_any_trust(trust: float) -> None:
 def test_blended_choices_get_their_own_damage_back() -> None:
     blended = with_trust(WEIGHTS, 0.5)
     choices = tuple(Choice(low_rank_candidate(weight, PAIR, FLAT, 16)) for weight in blended)
-    own = in_own_unit(WEIGHTS, choices, lambda weight: find_candidates(weight, FLAT, 8))
+    own = in_own_unit(WEIGHTS, choices, {weight.name: FLAT for weight in WEIGHTS})
     assert [choice.candidate.error for choice in choices] == pytest.approx([7.5, 0.075])
     assert [choice.candidate.error for choice in own] == pytest.approx([75.0, 0.0075])
     assert [choice.candidate.rank for choice in own] == [16, 16]

@@ -13,6 +13,7 @@ from lowrank_onnx.forms.conv_tucker import ConvInput, ConvTucker
 from lowrank_onnx.forms.form import MATRIX, Form
 from lowrank_onnx.forms.pair import CONV_CHANNEL, CONV_TRANSPOSE_CHANNEL, PAIR, Pair
 from lowrank_onnx.forms.pivoted import PIVOTED, Pivoted
+from lowrank_onnx.forms.shared import SHARED, Shared
 
 __all__ = [
     "CONV_CHANNEL",
@@ -20,6 +21,7 @@ __all__ = [
     "MATRIX",
     "PAIR",
     "PIVOTED",
+    "SHARED",
     "ConvChain",
     "ConvGeometry",
     "ConvInput",
@@ -28,4 +30,5 @@ __all__ = [
     "Form",
     "Pair",
     "Pivoted",
+    "Shared",
 ]

@@ -31,6 +31,16 @@ class Form(ABC):
         """The factorization that it is derived from; forms of one family share it, and its error at each rank."""
 
     @property
+    def bundle(self) -> str | None:
+        """Names the weights that can only be written together, at one rank; None where the weight is by itself."""
+        return None
+
+    @property
+    def bundle_size(self) -> int:
+        """Number of the weights that are written together."""
+        return 1
+
+    @property
     def part_names(self) -> tuple[str, ...]:
         """The parts that it has in general; some may be empty, and then left out, in a given shape."""
         return ("left", "right")

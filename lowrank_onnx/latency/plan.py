@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 import time
@@ -43,7 +42,12 @@ class CurveTable(Protocol):
     """Where curves come from; `lowrank_onnx.latency.table.LatencyTable` is one."""
 
     def curve(
-        self, skeleton: onnx.ModelProto, site: Site, form: Form, input_shape: tuple[int, ...]
+        self,
+        skeleton: onnx.ModelProto,
+        site: Site,
+        form: Form,
+        input_shape: tuple[int, ...],
+        partners: Sequence[Site] = (),
     ) -> LatencyCurve | Unmeasured:
         """How long a site takes, dense and in a form at ranks, or why that can't be said."""
         ...
@@ -110,26 +114,44 @@ def measure_weights(
             visible.append(group)
         else:
             found[group.weight] = Unmeasured("no run of the model reaches it where its shape can be seen")
-    kinds = {_kind(site, form, seen[site.name]) for group in visible for form in group.forms for site in group.sites}
+    timed = [
+        (group, form, partners)
+        for group in sorted(visible, key=lambda one: -_work(one, seen))
+        for form in group.forms
+        for partners in _timed_together(form, group, visible)
+    ]
+    kinds = {_kind(sites, form, seen) for _, form, sites in timed}
     table = open_table(_site_seconds(len(kinds), total_seconds))
     known: set[Hashable] = set()
     deadline = clock() + total_seconds
+    curves: dict[WeightRef, dict[str, list[LatencyCurve | Unmeasured]]] = {}
     with progress.stage("timing weights", len(kinds)) as stage:
-        for group in sorted(visible, key=lambda one: -_work(one, seen)):
-            curves: dict[str, list[LatencyCurve | Unmeasured]] = {}
-            for form, site in itertools.product(group.forms, group.sites):
-                kind = _kind(site, form, seen[site.name])
-                curve: LatencyCurve | Unmeasured
-                if kind not in known and clock() >= deadline:
-                    curve = Unmeasured(f"the {total_seconds:g} s for timing went to weights with more work")
-                else:
-                    curve = table.curve(skeleton, site, form, seen[site.name].input_shape)
-                    if kind not in known:
-                        known.add(kind)
-                        stage.advance(detail=f"{site.name}, {form.name}")
-                curves.setdefault(form.name, []).append(curve)
-            found[group.weight] = _added_up(curves)
+        for group, form, (site, *partners) in timed:
+            kind = _kind((site, *partners), form, seen)
+            curve: LatencyCurve | Unmeasured
+            if kind not in known and clock() >= deadline:
+                curve = Unmeasured(f"the {total_seconds:g} s for timing went to weights with more work")
+            else:
+                more = (tuple(partners),) if partners else ()
+                curve = table.curve(skeleton, site, form, seen[site.name].input_shape, *more)
+                if kind not in known:
+                    known.add(kind)
+                    stage.advance(detail=f"{site.name}, {form.name}")
+            curves.setdefault(group.weight, {}).setdefault(form.name, []).append(curve)
+    found.update((weight, _added_up(of_weight)) for weight, of_weight in curves.items())
     return found
+
+
+def _timed_together(form: Form, group: SharedWeight, visible: Sequence[SharedWeight]) -> list[tuple[Site, ...]]:
+    """The sites that are timed as one: each of a weight's by itself, or all of a bundle, the lead first.
+
+    The time of a bundle counts for each of its weights in proportion to what it takes dense, as any curve does.
+    Nothing where part of the bundle can't be seen.
+    """
+    if form.bundle is None:
+        return [(site,) for site in group.sites]
+    members = [one.sites[0] for one in visible if any(other.bundle == form.bundle for other in one.forms)]
+    return [tuple(members)] if len(members) == form.bundle_size else []
 
 
 def with_latency(
@@ -163,9 +185,10 @@ def _added_up(curves: Mapping[str, Sequence[LatencyCurve | Unmeasured]]) -> Weig
     return next(curve for of_form in curves.values() for curve in of_form if isinstance(curve, Unmeasured))
 
 
-def _kind(site: Site, form: Form, observation: Observation) -> Hashable:
+def _kind(sites: Sequence[Site], form: Form, seen: Mapping[str, Observation]) -> Hashable:
     """Sites that differ in it differ in time; equal ones may still differ, in an attribute, and cost a curve more."""
-    return site.op_type, form, site.weight.dtype, site.to_matrices, observation.input_shape
+    same = [(site.op_type, site.weight.dtype, site.to_matrices, seen[site.name].input_shape) for site in sites]
+    return (form if form.bundle is None else form.name, *same)
 
 
 def _work(group: SharedWeight, seen: Mapping[str, Observation]) -> int:

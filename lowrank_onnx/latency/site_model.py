@@ -8,6 +8,7 @@ sites that differ in nothing else give the same bytes.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,11 +35,21 @@ _BLOCK = 65_521
 
 @dataclass(frozen=True, slots=True)
 class SiteModel:
-    """A model of one node whose initializers have no values yet, and the site in it."""
+    """A model of one node, or of several that read the same input, whose initializers have no values; and its sites."""
 
     proto: onnx.ModelProto
-    site: Site
+    sites: tuple[Site, ...]
     input_shape: tuple[int, ...]
+
+    @property
+    def site(self) -> Site:
+        """The first site."""
+        return self.sites[0]
+
+    def choices(self, form: Form, rank: int) -> tuple[SiteChoice, ...]:
+        """All sites in their forms of that form's name, at rank r."""
+        named = [next((one for one in site.forms if one.name == form.name), form) for site in self.sites]
+        return tuple(SiteChoice(site, one, rank, "none", 0.0, 0.0) for site, one in zip(self.sites, named, strict=True))
 
     def key(self) -> bytes:
         """The same bytes for all sites that are the same node on the same shapes."""
@@ -86,18 +97,49 @@ def build_site_model(skeleton: onnx.ModelProto, site: Site, input_shape: tuple[i
     imports += [onnx.helper.make_opsetid(own, opset.version) for opset in others[:1]]
     proto = onnx.helper.make_model(graph, opset_imports=imports, ir_version=_IR_VERSION)
     proto.producer_name = ""
-    return SiteModel(proto, _site_in_model(site), input_shape)
+    return SiteModel(proto, (_site_in_model(site),), input_shape)
+
+
+def build_bundle_model(skeleton: onnx.ModelProto, sites: Sequence[Site], input_shape: tuple[int, ...]) -> SiteModel:
+    """The model of sites that read the same tensor; as `build_site_model` for each of them."""
+    first, *others = (build_site_model(skeleton, site, input_shape) for site in sites)
+    proto = first.proto
+    members = list(first.sites)
+    for number, other in enumerate(others, 1):
+        names = {name: f"{name}.{number}" for name in (WEIGHT, BIAS, OUTPUT)}
+        node = other.proto.graph.node[0]
+        node.name = f"site.{number}"
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names[OUTPUT]]
+        for value in (*other.proto.graph.initializer, *other.proto.graph.output):
+            value.name = names[value.name]
+        proto.graph.node.append(node)
+        proto.graph.initializer.extend(other.proto.graph.initializer)
+        proto.graph.output.extend(other.proto.graph.output)
+        site = other.site
+        members.append(
+            replace(
+                site,
+                name=node.name,
+                node_index=number,
+                weight=replace(site.weight, name=names[WEIGHT]),
+                bias=site.bias and replace(site.bias, name=names[BIAS]),
+                output=names[OUTPUT],
+            )
+        )
+    return SiteModel(proto, tuple(members), input_shape)
 
 
 def at_rank(model: SiteModel, form: Form, rank: int) -> onnx.ModelProto:
-    """The model with its node rewritten, as the pass rewrites it, in a form at rank r; its initializers have no values.
+    """The model with its nodes rewritten, as the pass rewrites them, in a form at rank r; without values.
 
     Raises
     ------
     ValueError : the site doesn't have the form, or the form not the rank.
     """
-    choice = SiteChoice(model.site, form, rank, "none", 0.0, 0.0)
-    return passes.rewrite(model.proto, [choice], tool_version=__version__, placeholder=_placeholder).skeleton
+    return passes.rewrite(
+        model.proto, model.choices(form, rank), tool_version=__version__, placeholder=_placeholder
+    ).skeleton
 
 
 def with_values(proto: onnx.ModelProto) -> bytes:

@@ -32,7 +32,7 @@ from lowrank_onnx.evaluate.session import Runner, open_session
 from lowrank_onnx.forms import Form
 from lowrank_onnx.latency.curve import LatencyCurve, read_curve, write_curve
 from lowrank_onnx.latency.machine import machine_key
-from lowrank_onnx.latency.site_model import SiteModel, at_rank, build_site_model, draw_input, with_values
+from lowrank_onnx.latency.site_model import SiteModel, at_rank, build_bundle_model, draw_input, with_values
 from lowrank_onnx.latency.timing import TimedSession, curve_of, fewest_ns, measure_rounds, warm_up
 from lowrank_onnx.types import Site
 
@@ -104,7 +104,12 @@ class LatencyTable:
         self._known: dict[str, LatencyCurve | Unmeasured] = {}
 
     def curve(
-        self, skeleton: onnx.ModelProto, site: Site, form: Form, input_shape: tuple[int, ...]
+        self,
+        skeleton: onnx.ModelProto,
+        site: Site,
+        form: Form,
+        input_shape: tuple[int, ...],
+        partners: Sequence[Site] = (),
     ) -> LatencyCurve | Unmeasured:
         """How long a site takes, dense and in a form at ranks: known, read or measured.
 
@@ -114,6 +119,7 @@ class LatencyTable:
         site : any site of it, in a subgraph too.
         form : one of the site's.
         input_shape : of the activation that the site reads.
+        partners : the other sites that it is written together with, where the form asks for that: timed as one.
 
         Returns
         -------
@@ -126,7 +132,7 @@ class LatencyTable:
         UsageError : the provider isn't there.
         OutputError : an entry can't be written.
         """
-        model = build_site_model(skeleton, site, input_shape)
+        model = build_bundle_model(skeleton, (site, *partners), input_shape)
         weight = PlannedWeight(site.name, site.shape, (form,), None)
         ranks = _grid(useful_ranks(weight, form, None), _MOST_RANKS)
         key = self._key(model, form, ranks)
@@ -221,10 +227,11 @@ def _stored_bytes(model: SiteModel) -> int:
 
 def _grid_in_memory(model: SiteModel, form: Form, ranks: Sequence[int], memory_bytes: int) -> tuple[int, ...] | None:
     """The grid whose weights, with the dense one, fit into memory; None where not even the smallest grid's do."""
-    site = model.site
     for count in range(len(ranks), min(_FEWEST_RANKS, len(ranks)) - 1, -1):
         chosen = _grid(ranks, count)
-        factors = sum(form.parameters(site.shape, rank) for rank in chosen) * site.weight.itemsize
+        choices = [choice for rank in chosen for choice in model.choices(form, rank)]
+        stored = [choice.form.parameters(choice.site.shape, choice.rank) for choice in choices]
+        factors = sum(stored) * model.site.weight.itemsize
         if _stored_bytes(model) + factors <= memory_bytes:
             return chosen
     return None

@@ -16,7 +16,9 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from lowrank_onnx.errors import FactorizationError
+from lowrank_onnx.linalg.backend import NUMPY
 from lowrank_onnx.linalg.precision import accumulation_dtype
+from lowrank_onnx.linalg.weighted import checked_second_moment, transposed_root
 
 PROBES = 64
 """Inputs on which rounding is measured."""
@@ -114,6 +116,6 @@ def draw_inputs(in_features: int, second_moment: NDArray[Any] | None, seed: int)
     normal = np.random.default_rng(seed).standard_normal((PROBES, in_features))
     if second_moment is None:
         return normal
-    values, vectors = np.linalg.eigh(second_moment.astype(np.float64))
-    inputs: NDArray[np.float64] = (normal * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
+    C, scale = checked_second_moment(second_moment, in_features)
+    inputs: NDArray[np.float64] = (normal @ transposed_root(NUMPY, C)) * np.sqrt(scale)
     return inputs

@@ -68,7 +68,7 @@ def _sites_block(sites: Sequence[SiteResult], *, verbose: bool) -> Group | None:
         return None
     shown = largest(sites, lambda site: site.parameters_before, verbose=verbose)
     measured = any(site.predicted_error is not None for site in sites)
-    columns = ("site", "op", "in x out", "rank", "weights", "kept", "error", *(("harm",) if measured else ()))
+    columns = ("site", "form", "in x out", "rank", "weights", "kept", "error", *(("harm",) if measured else ()))
     grid = table(columns, [_site_row(site, measured) for site in shown], left=2)
     cut = hidden_rows(len(sites), "site", verbose=verbose)
     parts = (heading(f"factorized: {plural(len(sites), 'site')}"), grid, cut, text(_legend(sites, measured)))
@@ -96,7 +96,7 @@ def _notes_block(sites: Sequence[SiteResult], *, verbose: bool) -> Group | None:
 def _site_row(site: SiteResult, measured: bool) -> tuple[str, ...]:
     return (
         site.name,
-        site.op_type,
+        site.form.removeprefix("conv_"),
         matrix_shape(site.groups, site.in_features, site.out_features),
         count(site.rank),
         short_count(site.parameters_before),

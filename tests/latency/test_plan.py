@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from lowrank_onnx.latency.plan import (
 )
 from lowrank_onnx.latency.table import Unmeasured
 from lowrank_onnx.observe import Observation
+from lowrank_onnx.passes import offer_forms
 from lowrank_onnx.progress import SILENT
 from lowrank_onnx.types import MatrixShape, Site
 from lowrank_onnx.weights import SharedWeight, group_by_weight
@@ -44,7 +46,12 @@ class Table:
         return self.now
 
     def curve(
-        self, skeleton: onnx.ModelProto, site: Site, form: Form, input_shape: tuple[int, ...]
+        self,
+        skeleton: onnx.ModelProto,
+        site: Site,
+        form: Form,
+        input_shape: tuple[int, ...],
+        partners: Sequence[Site] = (),
     ) -> LatencyCurve | Unmeasured:
         self.asked.append(site.name)
         self.now += self._each
@@ -155,3 +162,30 @@ def test_the_original_is_timed_by_the_median_of_several_runs() -> None:
     bench = Workbench(lambda weights, now: next(times))
     model = bench.open(found_in(layers((64, 64)))[0].SerializeToString())
     assert time_runs(model, {"x": np.zeros(1)}, clock=bench.clock) == 3.0
+
+
+def test_a_bundle_is_timed_as_one_and_counts_in_proportion() -> None:
+    skeleton, sites = found_in(layers((64, 96), (64, 32)))
+    sites, _ = offer_forms(sites, ("pair", "shared"))
+    groups = group_by_weight(sites)
+    bench = Workbench()
+    found = measure_weights(
+        skeleton, groups, observed(sites), lambda seconds: bench.table(seconds_per_site=seconds), SILENT
+    )
+    first, second = (found[group.weight] for group in groups)
+    assert isinstance(first, WeightLatency)
+    assert isinstance(second, WeightLatency)
+    assert first.curves["shared"] == second.curves["shared"]
+    share = milliseconds(64 * 128) / (milliseconds(64 * 96) + milliseconds(64 * 32))
+    together = first("shared", 16) + second("shared", 16)
+    assert together * share == pytest.approx(milliseconds(16 * (64 + 128)), rel=0.05)
+
+
+def test_a_bundle_of_which_part_is_not_seen_has_no_time() -> None:
+    skeleton, sites = found_in(layers((64, 96), (64, 96)))
+    sites, _ = offer_forms(sites, ("pair", "shared"))
+    groups = group_by_weight(sites)
+    found = measure_weights(skeleton, groups, observed(sites[:1]), Table().open, SILENT)
+    latency = found[groups[0].weight]
+    assert isinstance(latency, WeightLatency)
+    assert list(latency.curves) == ["pair"]

@@ -11,8 +11,15 @@ from onnx import helper as h
 
 from lowrank_onnx.config import OP_TYPES
 from lowrank_onnx.forms import PAIR
-from lowrank_onnx.latency.site_model import SiteModel, at_rank, build_site_model, draw_input, with_values
-from lowrank_onnx.passes import find_sites
+from lowrank_onnx.latency.site_model import (
+    SiteModel,
+    at_rank,
+    build_bundle_model,
+    build_site_model,
+    draw_input,
+    with_values,
+)
+from lowrank_onnx.passes import find_sites, offer_forms
 from lowrank_onnx.types import Array, Site, numpy_dtype
 from tests.passes.models import constant, make_model, run_ort, strip, tensor, value, weight
 
@@ -284,3 +291,29 @@ def test_a_negative_size_is_refused() -> None:
 def test_a_rank_beyond_the_matrix_is_refused() -> None:
     with pytest.raises(ValueError, match="rank 21, expected 1 to 20"):
         at_rank(model_of(CASES["matmul batched"][0], (5, 24)), PAIR, 21)
+
+
+def test_sites_that_read_one_tensor_are_one_model() -> None:
+    model = make_model(
+        [h.make_node("MatMul", ["in", f"w{i}"], [f"y{i}"], name=f"fc{i}") for i in range(3)],
+        [value("in", [5, 24])],
+        [value(f"y{i}", [5, 8 + i]) for i in range(3)],
+        {f"w{i}": weight(24, 8 + i, seed=i) for i in range(3)},
+    )
+    skeleton, _ = strip(model)
+    sites, _ = offer_forms(find_sites(skeleton, op_types=OP_TYPES)[0], ("shared",))
+    alone = build_bundle_model(skeleton, sites, (5, 24))
+    assert [y.shape for y in run_ort(onnx.load_from_string(with_values(alone.proto)), draw_input(alone))] == [
+        (5, 8),
+        (5, 9),
+        (5, 10),
+    ]
+    shared = at_rank(alone, sites[0].forms[0], 4)
+    assert [node.op_type for node in shared.graph.node] == ["MatMul"] * 4
+    found = run_ort(onnx.load_from_string(with_values(shared)), draw_input(alone))
+    assert [y.shape for y in found] == [(5, 8), (5, 9), (5, 10)]
+    assert [choice.form.parameters(choice.site.shape, 4) for choice in alone.choices(sites[0].forms[0], 4)] == [
+        4 * (24 + 8),
+        4 * 9,
+        4 * 10,
+    ]

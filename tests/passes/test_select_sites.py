@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 from onnx import helper as h
 
-from lowrank_onnx.config import FORM_NAMES
 from lowrank_onnx.passes import select_sites
 from lowrank_onnx.types import Site
 from tests.passes.models import make_model, sites_of, value, weight
@@ -20,13 +19,13 @@ def sites() -> tuple[Site, ...]:
 
 def select(sites: tuple[Site, ...], include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> dict[str, str]:
     """Name -> "" for a kept site, else the reason."""
-    kept, skipped = select_sites(sites, include=include, exclude=exclude, forms=FORM_NAMES)
+    kept, skipped = select_sites(sites, include=include, exclude=exclude)
     assert all(item.parameters == 9 for item in skipped)
     return {site.name: "" for site in kept} | {item.name: item.reason for item in skipped}
 
 
 def test_without_patterns_everything_stays_in_order(sites: tuple[Site, ...]) -> None:
-    assert select_sites(sites, include=(), exclude=(), forms=FORM_NAMES) == (sites, ())
+    assert select_sites(sites, include=(), exclude=()) == (sites, ())
 
 
 def test_include_takes_node_names_and_weight_names(sites: tuple[Site, ...]) -> None:
@@ -56,17 +55,3 @@ def test_sites_that_share_a_weight_stay_or_go_together(sites: tuple[Site, ...]) 
     found = select(sites, include=("tail", "block*"))
     assert found["head"] == "not included by 'tail', 'block*'"
     assert found["tail"] == "shares weight 'tied' with 'head', which is left out"
-
-
-def test_sites_keep_the_forms_that_are_asked_for(sites: tuple[Site, ...]) -> None:
-    kept, skipped = select_sites(sites, include=("head", "tail"), exclude=(), forms=("pivoted",))
-    assert [[form.name for form in site.forms] for site in kept] == [["pivoted"]] * 2
-    assert len(skipped) == 2
-
-
-def test_a_site_with_none_of_the_forms_is_left_out(sites: tuple[Site, ...]) -> None:
-    kept, skipped = select_sites(sites, include=(), exclude=(), forms=("conv_channel",))
-    assert kept == ()
-    assert {item.reason for item in skipped} == {
-        "can be written as pair, pivoted, none of which is among the forms conv_channel"
-    }

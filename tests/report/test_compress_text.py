@@ -15,10 +15,10 @@ WRITTEN = """\
 model.onnx: --keep-params 0.4, --method auto, --objective latency, --seed 0
 
 factorized: 2 sites
-site                     op           in x out  rank  weights   kept   error
-────────────────────────────────────────────────────────────────────────────
-blocks.0/mlp/fc1/MatMul  MatMul     768 x 3072   192   2.36 M  0.312  0.0312
-stem/Conv                Conv    2 x (27 x 64)    16   3.46 k  0.843  0.0312
+site                     form          in x out  rank  weights   kept   error
+─────────────────────────────────────────────────────────────────────────────
+blocks.0/mlp/fc1/MatMul  pair        768 x 3072   192   2.36 M  0.312  0.0312
+stem/Conv                channel  2 x (27 x 64)    16   3.46 k  0.843  0.0312
 error: relative, of the weight.
 
 left dense: 1 site
