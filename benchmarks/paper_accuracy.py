@@ -50,8 +50,9 @@ class Judged:
     top1, top5 : shares of images.
     change : the mean total variation between the class probabilities of the two models.
     classifier_change, classifier_bound, paper_bound : the same where only the classifier's own weight is replaced, its
-        certified bound, and the paper's; means over the images. None where that weight can't be told. In the model
-        that the figures above are of, a classifier of few classes is not replaced.
+        certified bound, and the paper's, which is on the Euclidean norm of the change; means over the images. None
+        where that weight can't be told. In the model that the figures above are of, a classifier of few classes is
+        not replaced.
     stable : share of the images whose top-1 class is certified not to change by the classifier's approximation.
     """
 

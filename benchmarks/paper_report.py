@@ -74,8 +74,8 @@ def _accuracy(result: Row) -> list[str]:
         f"{result['top5']:.2%}. `change` is the mean total variation between the class probabilities before and",
         f"after. Weights with fewer than {SMALLEST} rows or columns, such as the classifier of ten classes, stay dense",
         "in these models. The last columns are of the classifier's weight alone, approximated at the same alpha: the",
-        "change that makes, its certified bound, the paper's bound, and the share of images whose class is certified",
-        "not to change.",
+        "change that makes, its certified bound, the paper's bound (which is on the Euclidean norm of the change, at",
+        "most 1.414), and the share of images whose class is certified not to change.",
         "",
     ]
     head = ["alpha", "way", "kept", "top-1", "top-5", "change", "classifier", "bound", "paper's bound", "certified"]
