@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.kernel import spectral_error
+from benchmarks.kernel_measure import spectral_error
 from benchmarks.kernel_solvers import Factors, auto, textbook_rsi
 from benchmarks.saved_results import circumstances
 from benchmarks.spectra import matrix, slow
