@@ -19,13 +19,15 @@ from lowrank_onnx.candidates import PlannedWeight, dense_candidate
 from lowrank_onnx.choose import Choice, CostName, figure, ranks_to_factor
 from lowrank_onnx.config import Config, KeepMacs, KeepParams, Method
 from lowrank_onnx.effort import SensitivityLevel
-from lowrank_onnx.evaluate import Session, open_session
+from lowrank_onnx.evaluate import Feeds, Session, open_session
 from lowrank_onnx.factorize import FactorizeOptions, spool_factors
 from lowrank_onnx.model_io import load_model, stage_model
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import shrunk_second_moment
 from lowrank_onnx.observed import FeedSource, observe
+from lowrank_onnx.preparation import factorize_options
 from lowrank_onnx.progress import SILENT
+from lowrank_onnx.refine import Refined, refine_factors
 from lowrank_onnx.results import PlanTrial
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.settle import settle
@@ -110,12 +112,23 @@ class Workbench:
         return Planned(choices, kept / dense, () if judge is None else tuple(judge.trials))
 
     @contextmanager
-    def build(self, variant: Variant, choices: Sequence[Choice]) -> Iterator[Session]:
-        """A session for the model of these choices."""
-        spool, _ = self._factorized(variant)
-        candidate = build_candidate(self._model, self._groups, choices, spool, measure=False)
+    def build(self, variant: Variant, choices: Sequence[Choice], spool: FactorSpool | None = None) -> Iterator[Session]:
+        """A session for the model of these choices, with the variant's factors unless others are given."""
+        chosen = self._factorized(variant)[0] if spool is None else spool
+        candidate = build_candidate(self._model, self._groups, choices, chosen, measure=False)
         with stage_model(candidate.model, self._directory / "candidate.onnx") as staged:
             yield open_session(staged.path)
+
+    def refine(self, variant: Variant, choices: Sequence[Choice]) -> Refined:
+        """The stage that solves the factors again, for these choices."""
+        spool, _ = self._factorized(variant)
+        workshop = Workshop(self._model, self._groups, spool, self._directory, self._observed)
+        return refine_factors(workshop, choices, factorize_options(Config(seed=self._seed)))
+
+    @property
+    def calibration(self) -> Feeds:
+        """The feeds that the library learns from."""
+        return self._observed.calibration
 
     def sensitivities(self, variant: Variant) -> dict[WeightRef, Sensitivity | Unmeasured]:
         """What was measured of each weight; empty for a variant without sensitivity."""

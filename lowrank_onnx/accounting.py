@@ -25,7 +25,7 @@ from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.forms import Form
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.outcome import allowed_error, find_reached
-from lowrank_onnx.results import CompressionResult, PlanTrial, SearchStep, SiteResult, Totals
+from lowrank_onnx.results import CompressionResult, PlanTrial, Refinement, SearchStep, SiteResult, Totals
 from lowrank_onnx.rollback import PUT_BACK
 from lowrank_onnx.types import Site, SiteChoice, Skipped, Tails, Verdict, WeightRef
 from lowrank_onnx.unreached import unchanged_message
@@ -70,6 +70,7 @@ class Bookkeeping:
     clock: StageClock
     notes: tuple[str, ...] = ()
     trials: Sequence[PlanTrial] = ()
+    refinement: Refinement | None = None
 
     def unchanged(self) -> CompressionResult:
         """No weight was replaced: the model is left as it is."""
@@ -145,6 +146,7 @@ class Bookkeeping:
             synthetic=self.feeds is not None and self.feeds.synthetic,
             already_compressed=written_before(self.model.skeleton),
             trials=tuple(self.trials),
+            refinement=self.refinement,
             notes=(*self.notes, *decoding_notes(dict.fromkeys(choice.site.weight for choice in written))),
         )
 

@@ -51,10 +51,15 @@ class Workshop:
 
 def error_of(workshop: Workshop, choices: Sequence[Choice]) -> float:
     """The relative output error of the model that these choices make, on the held-out feeds."""
+    return error_on(workshop, choices, workshop.original.held_out)
+
+
+def error_on(workshop: Workshop, choices: Sequence[Choice], feeds: Feeds) -> float:
+    """The relative output error of the model that these choices make, on some feeds."""
     if _is_original(choices):
         return 0.0
     with _attempt(workshop, choices) as session:
-        return _error(workshop.original, session)
+        return _error(workshop.original, session, feeds)
 
 
 def race(workshop: Workshop, stopwatch: Stopwatch, choices: Sequence[Choice]) -> tuple[float, float]:
@@ -63,7 +68,8 @@ def race(workshop: Workshop, stopwatch: Stopwatch, choices: Sequence[Choice]) ->
         return 0.0, 1.0
     with _attempt(workshop, choices) as session:
         original = workshop.original
-        return _error(original, session), stopwatch(original.session, session, original.held_out).speedup
+        error = _error(original, session, original.held_out)
+        return error, stopwatch(original.session, session, original.held_out).speedup
 
 
 def drop_of(workshop: Workshop, choices: Sequence[Choice]) -> tuple[float, MetricComparison]:
@@ -74,7 +80,7 @@ def drop_of(workshop: Workshop, choices: Sequence[Choice]) -> tuple[float, Metri
     if _is_original(choices):
         return 0.0, judge(workshop.original.session)
     with _attempt(workshop, choices) as session:
-        return _error(workshop.original, session), judge(session)
+        return _error(workshop.original, session, workshop.original.held_out), judge(session)
 
 
 class PlanError:
@@ -149,6 +155,6 @@ def _attempt(workshop: Workshop, choices: Sequence[Choice]) -> Iterator[Session]
         yield open_session(staged.path, provider=workshop.original.provider)
 
 
-def _error(original: Observed, session: Session) -> float:
-    outputs = compare_outputs(original.session, session, original.held_out)
+def _error(original: Observed, session: Session, feeds: Feeds) -> float:
+    outputs = compare_outputs(original.session, session, feeds)
     return max((output.relative_l2 for output in outputs), default=float("inf"))

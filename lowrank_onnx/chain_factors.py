@@ -17,7 +17,8 @@ from lowrank_onnx.linalg.leading import LeadingFamily, fit_leading
 from lowrank_onnx.linalg.tucker import factor_tucker, tucker_errors
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.types import Array, MatrixShape, Rearrangement, Tails, WeightRef, rearrange
-from lowrank_onnx.weights import SharedWeight, stored_tensors
+from lowrank_onnx.weight_reader import WeightReader
+from lowrank_onnx.weights import SharedWeight
 
 SWEEPS = 1
 """Of alternating least squares for the factors that are written: a second one gains a tenth of what the first does."""
@@ -57,14 +58,13 @@ def chain_maker(
     model: Model, groups: Sequence[SharedWeight], second_moments: Mapping[WeightRef, Array], device: Device
 ) -> Callable[[WeightRef, Form, int], tuple[Mapping[str, Array], str]]:
     """Makes the parts of chains of convolutions, for a `FactorSpool`; each kernel is read when it is asked for."""
-    tensors = stored_tensors(model.skeleton, (group.weight for group in groups))
+    weights = WeightReader(model, (group.weight for group in groups))
     arrangements = {group.weight: group.sites[0].to_matrices for group in groups}
 
     def make(weight: WeightRef, form: Form, rank: int) -> tuple[Mapping[str, Array], str]:
         if not isinstance(form, ConvChain):
             raise KeyError(f"weight {weight.name!r} has no {form.name} at rank {rank}")
-        stored = model.store.array(tensors[weight])
-        kernel = ChainWeight(weight, stored, arrangements[weight], second_moments.get(weight), device)
+        kernel = ChainWeight(weight, weights.read(weight), arrangements[weight], second_moments.get(weight), device)
         return chain_parts(kernel, form, rank), kernel.solver
 
     return make

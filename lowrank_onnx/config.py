@@ -194,6 +194,9 @@ class Config:
         unless that is given, how finely a search looks, and how long is timed; see `lowrank_onnx.effort`.
     sensitivity : with real feeds and a budget over the whole model, measure what compressing each weight alone does to
         the outputs: "fast" at one rank, "full" at up to three, "off" not at all; None: what the effort says.
+    refine : with real feeds, solve the factors again, layer after layer, so that each makes good what the ones before
+        it got wrong; kept only as far as it lowers the error of the outputs on feeds that it did not see. None: what
+        the effort says.
     rank_multiple : planned ranks are multiples of it; None takes 16 where the matrices are large enough for it.
     allow_larger : with `FixedRank` or `Alpha`, also write factors that are not smaller than the weight; ``Alpha(1.0)``
         then rewrites exactly, which shows what the rewriting alone does on a runtime.
@@ -217,6 +220,7 @@ class Config:
     whiten: bool = True
     effort: EffortLevel = "default"
     sensitivity: SensitivityLevel | None = None
+    refine: bool | None = None
     rank_multiple: int | None = None
     allow_larger: bool = False
     device: Device = "auto"
@@ -257,7 +261,11 @@ class Config:
     def preset(self) -> Effort:
         """What the effort means, with what was given besides."""
         preset = EFFORTS[self.effort]
-        return preset if self.sensitivity is None else replace(preset, sensitivity=self.sensitivity)
+        return replace(
+            preset,
+            sensitivity=preset.sensitivity if self.sensitivity is None else self.sensitivity,
+            refine=preset.refine if self.refine is None else self.refine,
+        )
 
     @property
     def required_drop(self) -> float | None:

@@ -25,15 +25,14 @@ from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.chain_factors import chain_maker
 from lowrank_onnx.config import Config, PlannedBudget, Speedup
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
-from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, judge, measure_latency, open_session
-from lowrank_onnx.evaluate.scores import MetricJudge, judge_by
+from lowrank_onnx.evaluate import Feeds, Session, measure_latency
 from lowrank_onnx.factorize import spool_factors
 from lowrank_onnx.inspection import inspect_weights
+from lowrank_onnx.judging import bounded_seconds, compare, judge_staged, metric_judge
 from lowrank_onnx.latency.plan import TOTAL_SECONDS, measure_weights, time_runs, with_latency
 from lowrank_onnx.latency.table import LatencyTable
 from lowrank_onnx.model_io import (
     ModelSource,
-    StagedModel,
     check_target,
     complete_proto,
     load_model,
@@ -42,7 +41,7 @@ from lowrank_onnx.model_io import (
 )
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
-from lowrank_onnx.observed import FeedSource, Observed, find_feeds, observe, open_model
+from lowrank_onnx.observed import FeedSource, find_feeds, observe, open_model
 from lowrank_onnx.preparation import (
     factor_ranks,
     factorize_options,
@@ -51,23 +50,19 @@ from lowrank_onnx.preparation import (
     observe_if_needed,
     planned_weights,
     prepare,
+    refines,
 )
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.realise import Realiser
+from lowrank_onnx.refine import refine_factors
 from lowrank_onnx.results import CompressionResult, InspectResult
-from lowrank_onnx.revision import MAX_ROUNDS, Reviser, required_speedup
+from lowrank_onnx.revision import MAX_ROUNDS, Reviser
 from lowrank_onnx.settle import Settled, check_feasible, models_searched, settle
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.trust import PlanJudge
 from lowrank_onnx.types import LatencyComparison, Verdict
 
 DEFAULTS = Config()
-
-TIMING_PASSES = 4
-"""Time for the paired measurement, in passes of the original over all feeds; but not below `LEAST_TIMING_SECONDS`, and
-not above what the effort says."""
-
-LEAST_TIMING_SECONDS = 2.0
 
 WEIGHT_PASSES = 2.5
 """Time for the weights one by one, in passes of the original over all feeds; but not below `LEAST_WEIGHT_SECONDS`."""
@@ -129,7 +124,7 @@ def compress(
             observed = observe_if_needed(prepared, config, feeds)
             unmeasured = planned_weights(prepared, observed, {})
             check_feasible(unmeasured, config)
-            metric = None if observed is None else _metric_judge(observed.session, config, models_searched(config))
+            metric = None if observed is None else metric_judge(observed.session, config, models_searched(config))
             moments = input_moments(prepared, observed, config, directory, progress, on_model)
         whitening = ShrunkMoments({w: m for w, m in moments.items() if isinstance(m, Moment)})
         spool = FactorSpool(directory, chain_maker(prepared.model, prepared.groups, whitening, config.device))
@@ -186,21 +181,26 @@ def compress(
 def _finish(
     book: Bookkeeping, workshop: Workshop, reviser: Reviser, target: Path | None, *, force: bool, progress: Progress
 ) -> CompressionResult:
-    """Rewrite, judge, and write what holds; where only the latency doesn't, choose again and start over."""
+    """Refine, rewrite, judge, and write what holds; where only the latency doesn't, choose again and start over."""
     config, clock = book.config, book.clock
     observed = workshop.observed if config.validate else None
     rounds = 0
     while True:
+        spool = workshop.spool
+        if refines(config, workshop.observed):
+            with clock.stage("refine"):
+                refined = refine_factors(workshop, book.choices, factorize_options(config), progress=progress)
+            spool, book = refined.spool, replace(book, refinement=refined.report)
         with clock.stage("rewrite"):
-            candidate = build_candidate(
-                book.model, book.groups, book.choices, workshop.spool, measure=True, progress=progress
-            )
+            candidate = build_candidate(book.model, book.groups, book.choices, spool, measure=True, progress=progress)
         with ExitStack() as stack:
             with clock.stage("save"):
                 path = target or workshop.directory / "model.onnx"
                 staged = stack.enter_context(stage_model(candidate.model, path, force=force))
             with clock.stage("validate"):
-                verdict = None if observed is None else _judged(observed, staged, config, workshop.metric, progress)
+                verdict = (
+                    None if observed is None else judge_staged(observed, staged, config, workshop.metric, progress)
+                )
             if verdict is None or verdict.passed:
                 if target is None:
                     return book.written(candidate, staged.file_bytes, verdict, model=complete_proto(candidate.model))
@@ -231,14 +231,9 @@ def _timed_weights(
         workshop.observed.sites,
         open_table,
         progress,
-        total_seconds=scale * _seconds(workshop.observed, WEIGHT_PASSES, LEAST_WEIGHT_SECONDS, TOTAL_SECONDS),
+        total_seconds=scale * bounded_seconds(workshop.observed, WEIGHT_PASSES, LEAST_WEIGHT_SECONDS, TOTAL_SECONDS),
     )
     return with_latency(weights, [found[group.weight] for group in workshop.groups])
-
-
-def _seconds(observed: Observed, passes: float, least: float, most: float) -> float:
-    """What some passes of the original over its feeds take, within bounds."""
-    return min(most, max(least, passes * observed.pass_seconds))
 
 
 def _settled(
@@ -271,63 +266,6 @@ def _settled(
     )
 
 
-def _judged(
-    observed: Observed, staged: StagedModel, config: Config, metric: MetricJudge | None, progress: Progress
-) -> Verdict:
-    candidate = open_session(staged.path, provider=config.provider)
-    return _compare(
-        observed.session,
-        candidate,
-        observed.held_out,
-        config,
-        progress,
-        metric=metric,
-        require_faster=config.objective == "latency",
-        models=models_searched(config),
-        seconds=_seconds(observed, TIMING_PASSES, LEAST_TIMING_SECONDS, config.preset.timing_seconds),
-    )
-
-
-def _metric_judge(original: Session, config: Config, models: int = 1) -> MetricJudge | None:
-    """Measures the original by the user's metric, where there is one."""
-    return None if config.metric is None else judge_by(config.metric, original, models, config.required_drop)
-
-
-def _compare(
-    original: Session,
-    candidate: Session,
-    feeds: Feeds,
-    config: Config,
-    progress: Progress,
-    *,
-    metric: MetricJudge | None,
-    require_faster: bool = False,
-    models: int = 1,
-    seconds: float | None = None,
-) -> Verdict:
-    with progress.stage("comparing outputs", len(feeds)) as stage:
-        outputs = compare_outputs(original, candidate, feeds, progress=stage)
-    with progress.stage("measuring the metric", None):
-        measured = None if metric is None else metric(candidate)
-    with progress.stage("timing", None) as stage:
-        limit = config.preset.timing_seconds if seconds is None else seconds
-        latency = measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=limit, progress=stage)
-    gates = config.gates
-    providers = tuple(dict.fromkeys((*original.providers_used, *candidate.providers_used)))
-    return judge(
-        outputs,
-        latency,
-        feeds,
-        providers,
-        gates=gates,
-        require_faster=require_faster,
-        min_speedup=required_speedup(config),
-        metric=measured,
-        max_drop=config.required_drop,
-        models=models,
-    )
-
-
 def validate(
     original: ModelSource,
     candidate: ModelSource,
@@ -353,8 +291,8 @@ def validate(
     first, second = load_model(original), load_model(candidate)
     session = open_model(first, config.provider)
     chosen = find_feeds(first, session, feeds, config.seed)
-    metric = _metric_judge(session, config)
-    return _compare(session, open_model(second, config.provider), chosen, config, progress, metric=metric)
+    metric = metric_judge(session, config)
+    return compare(session, open_model(second, config.provider), chosen, config, progress, metric=metric)
 
 
 def inspect(

@@ -110,6 +110,11 @@ def measured_sensitivities(
     )
 
 
+def refines(config: Config, observed: Observed | None) -> bool:
+    """Whether factors are solved again on the compressed model's inputs; synthetic feeds say nothing about those."""
+    return config.preset.refine and observed is not None and not observed.feeds.synthetic and not config.allow_larger
+
+
 def planned_weights(
     prepared: Prepared, observed: Observed | None, sensitivities: Mapping[WeightRef, Sensitivity | Unmeasured]
 ) -> tuple[PlannedWeight, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from lowrank_onnx.candidates import Candidate, PlannedWeight, tail_energy
 from lowrank_onnx.factorize import weight_seed
@@ -53,6 +54,7 @@ class Realiser:
     second_moments: Mapping[WeightRef, Array]
     seed: int
     _known: dict[tuple[str, str, int], bool] = field(default_factory=dict)
+    _inputs: dict[WeightRef, NDArray[np.float64]] = field(default_factory=dict)
 
     def holds(self, weight: PlannedWeight, candidate: Candidate) -> bool:
         """Whether the candidate can be written with the error that its curve promises; its factors are then there."""
@@ -80,8 +82,7 @@ class Realiser:
         """The block of pivots that rounds least: of the first and the last columns, else one in between."""
         left, right = stored.values("left")[0], stored.values("right")[0]
         dtype = numpy_dtype(ref.dtype)
-        moment = self.second_moments.get(ref)
-        inputs = draw_inputs(left.shape[0], None if moment is None else moment[0], weight_seed(ref, self.seed, 0))
+        inputs = self._inputs_of(ref, left.shape[0])
         limit = _rounding_limit(rounding_of_pair(left, right, inputs, dtype), truncation, dtype)
         last = right.shape[1] - right.shape[0]
         for starts in ((0, last), (last // 2, last // 4, 3 * last // 4)):
@@ -91,6 +92,13 @@ class Realiser:
             if least is not None and least[0] <= limit:
                 return least[1]
         return None
+
+    def _inputs_of(self, ref: WeightRef, in_features: int) -> NDArray[np.float64]:
+        if ref not in self._inputs:
+            moment = self.second_moments.get(ref)
+            seed = weight_seed(ref, self.seed, 0)
+            self._inputs[ref] = draw_inputs(in_features, None if moment is None else moment[0], seed)
+        return self._inputs[ref]
 
 
 def _rounding_limit(pair: float, truncation: float, dtype: np.dtype[Any]) -> float:

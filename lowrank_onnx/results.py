@@ -148,6 +148,54 @@ class PlanTrial:
 
 
 @dataclass(frozen=True, slots=True)
+class RefinedWeight:
+    """What solving its factors again did to one weight.
+
+    Attributes
+    ----------
+    weight : name of its tensor.
+    refined : whether new factors were written.
+    reason : why not, or "".
+    target : "output" (what the site computes in the original), or "sum" (the sum that it writes into).
+    pull : how hard the factors were pulled towards the original weight, in units of the mean square of the inputs; None
+        where they were not solved.
+    error_before, error_after : relative error of the target on feeds that were not solved for; None where not measured.
+    rows : inputs that were solved for.
+    """
+
+    weight: str
+    refined: bool
+    reason: str
+    target: Literal["output", "sum"]
+    pull: float | None
+    error_before: float | None
+    error_after: float | None
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """What solving all factors again on the compressed model's own inputs did.
+
+    Attributes
+    ----------
+    feeds : calibration feeds that were used.
+    held_out : how many of them decided what stays. In the end it was solved for on all of them.
+    error_before, error_after : relative error of the model's outputs on the held-out ones, with the factors as planned,
+        and with those that were solved for on the others; None where nothing was solved.
+    weights : every weight that was replaced by factors.
+    note : why nothing was refined, or what was given up; "" where nothing is amiss.
+    """
+
+    feeds: int
+    held_out: int
+    error_before: float | None
+    error_after: float | None
+    weights: tuple[RefinedWeight, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CompressionResult:
     """The outcome of `lowrank_onnx.compress`.
 
@@ -174,6 +222,7 @@ class CompressionResult:
     pass_seconds : of one pass of the original over the calibration feeds, the unit in which the time of the stages
         doesn't depend on the model; None where it was not timed.
     notes : sentences on what a user should know of the run itself, e.g. a damaged entry of the cache.
+    refinement : None where it was not asked for or there were no real feeds.
     """
 
     status: Literal["written", "rejected", "unchanged"]
@@ -197,6 +246,7 @@ class CompressionResult:
     pass_seconds: float | None = None
     notes: tuple[str, ...] = ()
     trials: tuple[PlanTrial, ...] = ()
+    refinement: Refinement | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from lowrank_onnx.forms import Form
+from lowrank_onnx.model_io import save_array
 from lowrank_onnx.types import Array, Factors, NewTensor, WeightRef, numpy_dtype, rearrange
 
 
@@ -75,9 +77,22 @@ class FactorSpool:
     def __init__(self, directory: Path, make: Make | None = None) -> None:
         self._directory = directory
         self._make = make
-        self._count = 0
+        self._numbers = itertools.count()
         self._nested: dict[tuple[WeightRef, str], StoredFactors] = {}
         self._made: dict[tuple[WeightRef, str, int], StoredFactors] = {}
+        self._borrowed: frozenset[tuple[WeightRef, str, int]] = frozenset()
+
+    def branch(self) -> FactorSpool:
+        """A spool with the same factors, of which some can be replaced without changing this one."""
+        branch = FactorSpool(self._directory, self._make)
+        branch._numbers = self._numbers
+        branch._nested, branch._made = dict(self._nested), dict(self._made)
+        branch._borrowed = frozenset((*self._borrowed, *self._made))
+        return branch
+
+    def adopt(self, stored: StoredFactors, weight: WeightRef) -> None:
+        """Take factors that another branch has of a weight, in place of those that this one has."""
+        self._made[weight, stored.form.name, stored.rank] = stored
 
     def put_nested(self, weight: WeightRef, family: str, form: Form, factors: Factors) -> None:
         """Keep a factorization W ~ left @ right of which every smaller rank is a prefix.
@@ -93,10 +108,11 @@ class FactorSpool:
     def put(self, weight: WeightRef, form: Form, rank: int, parts: Mapping[str, Array], solver: str) -> None:
         """Keep the parts of one form at one rank, in the accumulation dtype; they replace earlier ones."""
         key = (weight, form.name, rank)
-        replaced = self._made.get(key)
+        replaced = None if key in self._borrowed else self._made.get(key)
         files = {part: self._save(part, values) for part, values in parts.items()}
         accumulation = next(iter(parts.values())).dtype.name
         self._made[key] = StoredFactors(form, rank, files, False, weight.dtype, accumulation, solver)
+        self._borrowed -= {key}
         for path in replaced.files.values() if replaced else ():
             path.unlink()
 
@@ -122,7 +138,6 @@ class FactorSpool:
         return rearrange(values.astype(numpy_dtype(new.dtype)), new.arrangement)
 
     def _save(self, part: str, values: Array) -> Path:
-        path = self._directory / f"{self._count}.{part}.npy"
-        self._count += 1
-        np.save(path, np.ascontiguousarray(values), allow_pickle=False)
+        path = self._directory / f"{next(self._numbers)}.{part}.npy"
+        save_array(path, np.ascontiguousarray(values))
         return path

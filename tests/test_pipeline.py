@@ -25,6 +25,7 @@ from lowrank_onnx import (
     KeepParams,
     MaxError,
     UsageError,
+    judging,
     pipeline,
 )
 from lowrank_onnx.types import LatencyComparison, Timing
@@ -51,7 +52,8 @@ def fixed_latency(monkeypatch: pytest.MonkeyPatch, speedup: float) -> None:
     def measure(*args: object, **kwargs: object) -> LatencyComparison:
         return LatencyComparison(timing, timing, speedup, speedup * 0.98, speedup * 1.02, 0.95, 12)
 
-    monkeypatch.setattr(pipeline, "measure_latency", measure)
+    for module in (judging, pipeline):
+        monkeypatch.setattr(module, "measure_latency", measure)
 
 
 def test_a_path_a_proto_and_a_graph_give_the_same_model(path: Path) -> None:
@@ -320,4 +322,23 @@ def test_chains_are_measured_and_planned_without_a_pair(forms: tuple[str, ...], 
         assert site.importance is not None
         assert site.input_error is not None
         assert 0.0 < site.input_error < 1.0
-        assert site.solver == "als(1 sweep), weighted"
+        assert site.solver.startswith("als(1 sweep), weighted")
+
+
+def test_factors_are_refined_with_real_feeds_and_only_then(path: Path) -> None:
+    generator = np.random.default_rng(0)
+    feeds = [{"x": generator.standard_normal((32, 128)).astype(np.float32)} for _ in range(8)]
+    config = Config(budget=FixedRank(4), objective="size")
+    real = lowrank_onnx.compress(path, config, feeds=feeds)
+    assert real.refinement is not None
+    assert (real.refinement.feeds, real.refinement.held_out) == (6, 1)
+    assert [(w.weight, w.reason) for w in real.refinement.weights if not w.refined] == [
+        ("w0", "its inputs are the original's")
+    ]
+    assert real.refinement.error_before is not None
+    assert real.refinement.error_after is not None
+    assert real.refinement.error_after < real.refinement.error_before
+    assert "refine" in real.seconds
+    assert next(s for s in real.sites if s.weight == "w1").solver.endswith(", refined")
+    assert lowrank_onnx.compress(path, config).refinement is None
+    assert lowrank_onnx.compress(path, replace(config, refine=False), feeds=feeds).refinement is None

@@ -92,6 +92,16 @@ SensitivityOption = Annotated[
         rich_help_panel=_CALIBRATION,
     ),
 ]
+RefineOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--refine/--no-refine",
+        help="Solve the factors again, layer after layer, so that each makes good what the ones before it got wrong. "
+        "Kept as far as it helps on calibration feeds that it did not see.",
+        show_default="by --effort: off, on, on",
+        rich_help_panel=_CALIBRATION,
+    ),
+]
 NoValidateOption = Annotated[
     bool,
     typer.Option(

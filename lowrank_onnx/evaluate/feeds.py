@@ -69,19 +69,28 @@ HELD_OUT_EVERY = 4
 """One feed in so many is held out from calibration."""
 
 
-def split_feeds(feeds: Feeds) -> tuple[Feeds, Feeds]:
-    """Feeds to learn from, and every fourth held out to judge by; both are all of them where there are fewer than 4.
+def split_feeds(feeds: Feeds, every: int = HELD_OUT_EVERY) -> tuple[Feeds, Feeds]:
+    """Feeds to learn from, and one in `every` held out to judge by; both are all of them where there are fewer.
 
     Taking every fourth rather than the last ones keeps both parts alike where the samples are in some order.
     """
     count = len(feeds)
-    held = count // HELD_OUT_EVERY
+    held = count // every
     if held == 0:
         return feeds, feeds
+
+    def is_held(index: int) -> bool:
+        return is_held_out(index, every)
+
     return (
-        _part(feeds, count - held, f"{count - held} of {feeds.description}", lambda index: not _is_held_out(index)),
-        _part(feeds, held, f"{held} held-out of {feeds.description}", _is_held_out),
+        _part(feeds, count - held, f"{count - held} of {feeds.description}", lambda index: not is_held(index)),
+        _part(feeds, held, f"{held} held-out of {feeds.description}", is_held),
     )
+
+
+def is_held_out(index: int, every: int = HELD_OUT_EVERY) -> bool:
+    """Whether `split_feeds` holds out the feed of that number."""
+    return index % every == every - 1
 
 
 def last_feeds(feeds: Feeds, count: int) -> Feeds:

@@ -89,6 +89,10 @@ class Backend:
         inverse = self.xp.linalg.inv(R)
         return inverse if math.isfinite(float(self.xp.sum(inverse))) else None
 
+    def solve_upper(self, R: DeviceArray, B: DeviceArray, *, transposed: bool) -> DeviceArray:
+        """``R^-1 B``, or ``R'^-1 B``, for an upper triangular R."""
+        return self.xp.linalg.solve(R.T if transposed else R, B)
+
     def eigh_leading(self, G: DeviceArray, count: int) -> tuple[DeviceArray, DeviceArray]:
         """The `count` largest eigenvalues of a symmetric G, descending, and their eigenvectors as columns."""
         values, vectors = self.xp.linalg.eigh(G)
@@ -113,6 +117,9 @@ class NumpyBackend(Backend):
 
     def inverse_cholesky(self, G: DeviceArray) -> DeviceArray | None:  # noqa: D102
         return lapack.inverse_cholesky(G)
+
+    def solve_upper(self, R: DeviceArray, B: DeviceArray, *, transposed: bool) -> DeviceArray:  # noqa: D102
+        return lapack.solve_upper(R, B, transposed)
 
     def eigh_leading(self, G: DeviceArray, count: int) -> tuple[DeviceArray, DeviceArray]:  # noqa: D102
         return lapack.eigh_leading(G, count)
@@ -178,6 +185,11 @@ class CupyBackend(Backend):
         # Unless asked to raise, CuPy hands back what cuSOLVER left of a matrix that isn't positive definite.
         with cupyx.errstate(linalg="raise"):
             return Backend.cholesky_upper(self, G)
+
+    def solve_upper(self, R: DeviceArray, B: DeviceArray, *, transposed: bool) -> DeviceArray:  # noqa: D102
+        import cupyx.scipy.linalg
+
+        return cupyx.scipy.linalg.solve_triangular(R, B, trans=int(transposed))
 
 
 def select_backend(device: DeviceName) -> Backend:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper
 
 from lowrank_onnx.evaluate.feeds import Feeds
@@ -17,16 +16,10 @@ from lowrank_onnx.moments.gather_rows import RowsError, count_rows, gather_rows
 from lowrank_onnx.moments.gram import gram_threads
 from lowrank_onnx.moments.moment import Moment, MomentSum
 from lowrank_onnx.moments.pass_plan import Wanted
-from lowrank_onnx.moments.row_layout import Patches, RowLayout
+from lowrank_onnx.moments.row_sampling import row_target, sample_rows
 from lowrank_onnx.observe import add_shape_outputs
 from lowrank_onnx.progress import StageProgress
 from lowrank_onnx.types import Array, Feed, numpy_dtype
-
-SAMPLED_ROWS_PER_FEATURE = 8
-"""Positions of a convolution that go into its moment, for each feature: twice what `advise_rows` asks for."""
-
-LEAST_SAMPLED_ROWS = 4096
-"""Positions that go into a moment however few features it has, where there are as many."""
 
 
 class FeedPass:
@@ -99,9 +92,9 @@ class FeedPass:
     def _add_activation(self, number: int, item: Wanted, activation: Array) -> None:
         total = self._sums[item]
         count = count_rows(item.layout, activation.shape)
-        target = _row_target(item.layout, self._max_rows)
+        target = row_target(item.layout, self._max_rows)
         quota = count if target is None else -(-target * (number + 1) // self._feeds) - total.rows
-        indices = _sample(count, quota, _row_seed(self._seed, item, number))
+        indices = sample_rows(count, quota, _row_seed(self._seed, item, number))
         start = 0
         while start < len(indices):
             chunk = indices[start : start + total.room]
@@ -118,20 +111,6 @@ def _is_finite(activation: Array) -> bool:
         return True
     with np.errstate(invalid="ignore"):  # bfloat16 warns of the NaN that is looked for
         return math.isfinite(float(activation.min())) and math.isfinite(float(activation.max()))
-
-
-def _row_target(layout: RowLayout, max_rows: int | None) -> int | None:
-    if max_rows is not None or not isinstance(layout, Patches):
-        return max_rows
-    return max(SAMPLED_ROWS_PER_FEATURE * layout.in_features, LEAST_SAMPLED_ROWS)
-
-
-def _sample(count: int, quota: int, seed: int) -> NDArray[np.int64]:
-    """Numbers of `quota` of `count` rows, ascending, without replacement; all where there are no more."""
-    if quota >= count:
-        return np.arange(count, dtype=np.int64)
-    drawn = np.random.default_rng(seed).choice(count, quota, replace=False, shuffle=False)
-    return np.sort(drawn).astype(np.int64, copy=False)
 
 
 def _row_seed(seed: int, item: Wanted, number: int) -> int:

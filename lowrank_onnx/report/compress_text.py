@@ -8,6 +8,7 @@ from rich.console import Group
 
 from lowrank_onnx.config import Config
 from lowrank_onnx.report.numbers import UNKNOWN, count, fraction, kept, plural, short_count, significant, size
+from lowrank_onnx.report.refinement_text import refinement_block
 from lowrank_onnx.report.sensitivity_text import sensitivity_block
 from lowrank_onnx.report.tables import (
     blocks,
@@ -39,6 +40,7 @@ def compress_report(result: CompressionResult, *, verbose: bool = False) -> Grou
             skipped_block(result.skipped, verbose=verbose),
             sensitivity_block(result.sites, verbose=verbose),
             _notes_block(result.sites, verbose=verbose),
+            None if result.refinement is None else refinement_block(result.refinement, verbose=verbose),
             _search_block(result.search),
             _trials_line(result.trials),
             totals_block(result.before, result.after, macs_note=_macs_note(result)),

@@ -18,8 +18,9 @@ from lowrank_onnx.errors import ModelError, UsageError
 from lowrank_onnx.evaluate.feeds import FeedGroup, Feeds
 from lowrank_onnx.evaluate.session import Session
 from lowrank_onnx.moments import Moment, observe_moments, stream_moments
-from lowrank_onnx.moments.feed_pass import LEAST_SAMPLED_ROWS, SAMPLED_ROWS_PER_FEATURE, add_value_outputs
+from lowrank_onnx.moments.feed_pass import add_value_outputs
 from lowrank_onnx.moments.row_layout import find_row_layout
+from lowrank_onnx.moments.row_sampling import LEAST_SAMPLED_ROWS, SAMPLED_ROWS_PER_FEATURE
 from lowrank_onnx.types import Array, Feed
 from tests.evaluate.fakes import FunctionSession
 from tests.moments.builders import (

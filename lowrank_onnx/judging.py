@@ -1,0 +1,83 @@
+"""From a model that was built to the verdict on it: outputs, metric and latency against the original."""
+
+from __future__ import annotations
+
+from lowrank_onnx.config import Config
+from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, judge, measure_latency, open_session
+from lowrank_onnx.evaluate.scores import MetricJudge, judge_by
+from lowrank_onnx.model_io import StagedModel
+from lowrank_onnx.observed import Observed
+from lowrank_onnx.progress import Progress
+from lowrank_onnx.revision import required_speedup
+from lowrank_onnx.settle import models_searched
+from lowrank_onnx.types import Verdict
+
+TIMING_PASSES = 4
+"""Time for the paired measurement, in passes of the original over all feeds; but not below `LEAST_TIMING_SECONDS`, and
+not above what the effort says."""
+
+LEAST_TIMING_SECONDS = 2.0
+
+
+def bounded_seconds(observed: Observed, passes: float, least: float, most: float) -> float:
+    """What some passes of the original over its feeds take, within bounds."""
+    return min(most, max(least, passes * observed.pass_seconds))
+
+
+def judge_staged(
+    observed: Observed, staged: StagedModel, config: Config, metric: MetricJudge | None, progress: Progress
+) -> Verdict:
+    """The verdict on a model in its file, on the held-out feeds."""
+    candidate = open_session(staged.path, provider=config.provider)
+    return compare(
+        observed.session,
+        candidate,
+        observed.held_out,
+        config,
+        progress,
+        metric=metric,
+        require_faster=config.objective == "latency",
+        models=models_searched(config),
+        seconds=bounded_seconds(observed, TIMING_PASSES, LEAST_TIMING_SECONDS, config.preset.timing_seconds),
+    )
+
+
+def metric_judge(original: Session, config: Config, models: int = 1) -> MetricJudge | None:
+    """Measures the original by the user's metric, where there is one."""
+    return None if config.metric is None else judge_by(config.metric, original, models, config.required_drop)
+
+
+def compare(
+    original: Session,
+    candidate: Session,
+    feeds: Feeds,
+    config: Config,
+    progress: Progress,
+    *,
+    metric: MetricJudge | None,
+    require_faster: bool = False,
+    models: int = 1,
+    seconds: float | None = None,
+) -> Verdict:
+    """Compare outputs and latency on some feeds, and hold both to the options."""
+    with progress.stage("comparing outputs", len(feeds)) as stage:
+        outputs = compare_outputs(original, candidate, feeds, progress=stage)
+    with progress.stage("measuring the metric", None):
+        measured = None if metric is None else metric(candidate)
+    with progress.stage("timing", None) as stage:
+        limit = config.preset.timing_seconds if seconds is None else seconds
+        latency = measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=limit, progress=stage)
+    gates = config.gates
+    providers = tuple(dict.fromkeys((*original.providers_used, *candidate.providers_used)))
+    return judge(
+        outputs,
+        latency,
+        feeds,
+        providers,
+        gates=gates,
+        require_faster=require_faster,
+        min_speedup=required_speedup(config),
+        metric=measured,
+        max_drop=config.required_drop,
+        models=models,
+    )

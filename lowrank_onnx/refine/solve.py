@@ -1,0 +1,86 @@
+"""One weight solved again in its form and at its rank, and how hard it is pulled towards what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lowrank_onnx.linalg.ridge import pulled_regression
+from lowrank_onnx.refine.regression import Regression
+from lowrank_onnx.refine.write_form import Parts, Problem, refined_parts
+from lowrank_onnx.types import Array, numpy_dtype
+
+RIDGES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Pulls to choose from, in units of the mean eigenvalue of X'' X'."""
+
+FIRST_RIDGE = 0.03
+"""Where to begin without a better guess."""
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """New parts of one weight, the ridge they were solved with, and their error; None and infinite where there are
+    none.
+    """
+
+    parts: Parts | None
+    ridge: float
+    error: float
+
+
+def choose_ridge(problem: Problem, fit: Regression, validate: Regression, start: float) -> Solution:
+    """Solve with the ridge of `RIDGES` whose parts, as stored, have least error on the validating rows.
+
+    Parameters
+    ----------
+    fit, validate : the equations of the rows to solve for and of the others; both usable.
+    start : the ridge to try first.
+    """
+    solver = part_solver(problem, fit)
+    tried: dict[int, Solution] = {}
+
+    def attempt(index: int) -> Solution:
+        if index not in tried:
+            parts = solver(RIDGES[index])
+            error = np.inf if parts is None else validate.error(written_product(problem, parts))
+            tried[index] = Solution(parts, RIDGES[index], float(error))
+        return tried[index]
+
+    return attempt(_descend(lambda index: attempt(index).error, RIDGES.index(start), len(RIDGES)))
+
+
+def written_product(problem: Problem, parts: Parts) -> Array:
+    """What parts stand for once they are stored, (groups, in, out) in the metric of the target."""
+    dtype = numpy_dtype(problem.weight.dtype)
+    stored = {part: values.astype(dtype).astype(problem.target.W.dtype) for part, values in parts.items()}
+    return problem.target.in_metric(problem.form.approximate(stored))
+
+
+def is_usable(regression: Regression) -> bool:
+    """Whether there are rows, all groups have inputs that aren't all 0, and nothing overflowed."""
+    parts = (regression.gram, regression.cross, regression.energy)
+    finite = all(np.isfinite(part).all() for part in parts)
+    return regression.rows > 0 and finite and all(float(np.trace(gram)) > 0.0 for gram in regression.gram)
+
+
+def _descend(error: Callable[[int], float], start: int, count: int) -> int:
+    """The place of a local minimum, by steps from `start`."""
+    here = start
+    for step in (1, -1):
+        while 0 <= here + step < count and error(here + step) < error(here):
+            here += step
+        if here != start:
+            break
+    return here
+
+
+def part_solver(problem: Problem, fit: Regression) -> Callable[[float], Parts | None]:
+    """From a ridge to the best parts for it."""
+    regressions = [
+        pulled_regression(gram, cross, W, problem.options.device)
+        for gram, cross, W in zip(fit.gram, fit.cross, problem.target.W, strict=True)
+    ]
+    scales = [float(np.trace(gram)) / len(gram) for gram in fit.gram]
+    return lambda ridge: refined_parts(problem, regressions, [ridge * scale for scale in scales])

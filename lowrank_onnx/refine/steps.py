@@ -1,0 +1,124 @@
+"""What is solved together, in which order, and against which target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from lowrank_onnx.moments.row_layout import Columns, LastAxis, Patches, RowLayout, find_row_layout
+from lowrank_onnx.passes.dataflow import Dataflow, Precedence
+from lowrank_onnx.passes.residual import Residual, find_residual
+from lowrank_onnx.refine.replaced import Replaced, can_write
+from lowrank_onnx.types import Site, WeightRef
+
+MAX_EQUATION_BYTES = 2**31
+"""Of the normal equations of one site, of the feeds to fit and of those to validate together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One weight of a step, its only site, and the sum that this writes into, if any."""
+
+    replaced: Replaced
+    residual: Residual | None
+
+    @property
+    def site(self) -> Site:
+        """The only site of the weight."""
+        return self.replaced.group.sites[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Sites that read the same rows of the same value: their equations have the left side in common.
+
+    Attributes
+    ----------
+    cut : how many nodes of the order run before it.
+    value : what the sites read.
+    layout : how the rows lie in it.
+    members : one for each site; a site that writes into a sum is alone.
+    """
+
+    cut: int
+    value: str
+    layout: RowLayout
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The order in which nodes run, the steps in that order, and for each other weight why it isn't solved again."""
+
+    order: tuple[int, ...]
+    steps: tuple[Step, ...]
+    reasons: Mapping[WeightRef, str]
+
+
+def plan_steps(flow: Dataflow, weights: Sequence[Replaced]) -> Steps:
+    """Arrange the weights that were replaced by factors.
+
+    A site that writes into a sum comes after the other term of the sum, where that doesn't depend on it.
+    """
+    reasons: dict[WeightRef, str] = {}
+    precedence = Precedence(flow)
+    solvable: list[tuple[Member, RowLayout]] = []
+    for replaced in weights:
+        layout = _layout(flow.skeleton, replaced)
+        if isinstance(layout, str):
+            reasons[replaced.weight] = layout
+            continue
+        site = replaced.group.sites[0]
+        residual = find_residual(flow, site) if output_layout(flow.skeleton, site) is not None else None
+        if residual is not None and not precedence.demand(site.node_index, residual.carried):
+            residual = None
+        solvable.append((Member(replaced, residual), layout))
+    order = precedence.order()
+    places = {node: place for place, node in enumerate(order)}
+    together: dict[object, list[tuple[int, Member, RowLayout]]] = {}
+    for member, layout in solvable:
+        place = places.get(member.site.node_index)
+        if place is None:
+            reasons[member.replaced.weight] = "no output of the model depends on it"
+            continue
+        key = place if member.residual else (member.site.input, layout, member.site.weight.dtype)
+        together.setdefault(key, []).append((place, member, layout))
+    steps = [
+        Step(min(place for place, _, _ in found), found[0][1].site.input, found[0][2], tuple(m for _, m, _ in found))
+        for found in together.values()
+    ]
+    return Steps(order, tuple(sorted(steps, key=lambda step: step.cut)), reasons)
+
+
+def _layout(skeleton: onnx.ModelProto, replaced: Replaced) -> RowLayout | str:
+    group = replaced.group
+    if not can_write(replaced.form):
+        return f"its form {replaced.form.name!r} is left as planned"
+    if len(group.sites) > 1:
+        return f"its weight is shared by {len(group.sites)} nodes, whose inputs don't change alike"
+    layout = find_row_layout(skeleton, group.sites[0])
+    shape = group.shape
+    needed = 2 * 8 * shape.groups * shape.in_features * (shape.in_features + shape.out_features)
+    if not isinstance(layout, str) and needed > MAX_EQUATION_BYTES:
+        return f"its equations take {needed} bytes, more than the {MAX_EQUATION_BYTES} allowed"
+    return layout
+
+
+def output_layout(skeleton: onnx.ModelProto, site: Site) -> RowLayout | None:
+    """How the rows of y = x @ W lie in a site's output, in the order of the rows of x; None where they don't.
+
+    Those of a transposed convolution don't: an output is the sum of what several positions scatter.
+    """
+    node = skeleton.graph.node[site.node_index]
+    shape = site.shape
+    match site.op_type:
+        case "MatMul" | "Gemm":
+            weight_on_the_right = node.input[0] == site.input
+            return LastAxis(shape.out_features) if weight_on_the_right else Columns(shape.out_features)
+        case "Conv":
+            spatial = len(site.weight.shape) - 2
+            ones, zeros = (1,) * spatial, (0,) * (2 * spatial)
+            return Patches(shape.groups, shape.out_features, ones, ones, ones, zeros, "NOTSET")
+    return None

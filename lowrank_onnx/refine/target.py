@@ -1,0 +1,92 @@
+"""What a site should compute on the compressed model's inputs: what it computed in the original, or more than that.
+
+A site whose output ends in a sum can also make good what the other term of the sum got wrong. With R and R' that term
+in the original and in the compressed model, and g the constants between the site and the sum, the target is
+``g X W + (R - R')`` for ``X' M g``: biases cancel.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lowrank_onnx.model_io import Model
+from lowrank_onnx.moments.row_layout import Columns, LastAxis, RowLayout
+from lowrank_onnx.passes.dataflow import Dataflow
+from lowrank_onnx.passes.residual import Residual, stored_constant
+from lowrank_onnx.refine.steps import Member, output_layout
+from lowrank_onnx.types import Array, Site, rearrange
+from lowrank_onnx.weight_reader import WeightReader
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """``T = X W + (R - R')``, in the metric of the sum that the site writes into, if it does.
+
+    Attributes
+    ----------
+    W : (groups, in, out) float32 or float64: the original's, times `gain`.
+    gain : (groups, 1, out), or (1, 1, 1) where it is the same for all.
+    carried, layout : the name of R, and how its rows lie; None where nothing is carried.
+    """
+
+    W: Array
+    gain: Array
+    carried: str | None
+    layout: RowLayout | None
+
+    def in_metric(self, right: Array) -> Array:
+        """A matrix (groups, ..., out) of outputs as they act on the sum."""
+        scaled: Array = right * self.gain
+        return scaled
+
+    def out_of_metric(self, right: Array) -> Array:
+        """The matrix (groups, ..., out) whose outputs act so on the sum; where the gain is 0 nothing does."""
+        return np.divide(right, self.gain, out=np.zeros_like(right), where=np.broadcast_to(self.gain != 0, right.shape))
+
+
+def find_target(model: Model, flow: Dataflow, member: Member) -> Target:
+    """The target of one site, with its weight read from the file."""
+    weight, site = member.replaced.weight, member.site
+    stored = WeightReader(model, [weight]).read(weight)
+    dtype = np.float64 if weight.dtype == "float64" else np.float32
+    W = rearrange(stored, site.to_matrices).astype(dtype)
+    layout = output_layout(model.skeleton, site)
+    if member.residual is None or layout is None:
+        return Target(W, np.ones((1, 1, 1), dtype), None, None)
+    gain = _gain(model, flow, member.residual, site, layout)
+    if gain is None:
+        return Target(W, np.ones((1, 1, 1), dtype), None, None)
+    gain = gain.astype(dtype)
+    return Target(W * gain, gain, member.residual.carried, layout)
+
+
+def _gain(model: Model, flow: Dataflow, residual: Residual, site: Site, layout: RowLayout) -> Array | None:
+    """The product of alpha and the gains; None where one isn't a finite number for each output feature."""
+    groups, out_features = site.shape.groups, site.shape.out_features
+    product = np.full((groups, 1, out_features), residual.alpha)
+    for gain in residual.gains:
+        tensor = stored_constant(flow, gain.name)
+        if tensor is None or not _is_for_features(tuple(tensor.dims), layout, groups * out_features, site):
+            return None
+        values = model.store.array(tensor).astype(np.float64)
+        values = values.reshape(groups, 1, out_features) if values.size > 1 else values.reshape(1, 1, 1)
+        if not np.isfinite(values).all() or (gain.divides and not values.all()):
+            return None
+        product = product / values if gain.divides else product * values
+    return product if np.any(product) else None
+
+
+def _is_for_features(shape: tuple[int, ...], layout: RowLayout, features: int, site: Site) -> bool:
+    """Whether a constant of this shape holds one number for each output feature, or one for all."""
+    if math.prod(shape) == 1:
+        return True
+    if isinstance(layout, LastAxis):
+        after = 0
+    elif isinstance(layout, Columns):
+        after = 1
+    else:
+        after = len(site.weight.shape) - 2
+    return math.prod(shape) == features == shape[-1 - after] if len(shape) > after else False

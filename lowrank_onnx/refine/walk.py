@@ -1,0 +1,196 @@
+"""One walk through the model: a step's equations from both models as they are when its turn comes, solved, and on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lowrank_onnx.factorize import FactorizeOptions
+from lowrank_onnx.model_io import Model
+from lowrank_onnx.moments.gather_rows import RowsError, count_rows, gather_rows
+from lowrank_onnx.moments.gram import gram_threads
+from lowrank_onnx.moments.row_layout import RowLayout
+from lowrank_onnx.moments.row_sampling import LEAST_SAMPLED_ROWS, sample_rows
+from lowrank_onnx.passes.dataflow import Dataflow
+from lowrank_onnx.progress import StageProgress
+from lowrank_onnx.refine.regression import Regression, RegressionSum
+from lowrank_onnx.refine.replaced import Replaced
+from lowrank_onnx.refine.solve import FIRST_RIDGE, choose_ridge, is_usable, part_solver
+from lowrank_onnx.refine.steps import Step
+from lowrank_onnx.refine.target import Target, find_target
+from lowrank_onnx.refine.twins import Twins
+from lowrank_onnx.refine.write_form import Problem
+from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.types import Array, WeightRef
+
+ROWS_PER_FEATURE = (8, 32)
+"""Rows that go into the equations of one step, for each input feature: where there are as many, the first number; and
+up to the second as long as adding them up takes at most `WORK_SHARE` of the work of the sites themselves."""
+
+WORK_SHARE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one weight.
+
+    Attributes
+    ----------
+    weight : which.
+    ridge : the pull that was chosen; None where its factors stay as they were.
+    reason : why they stay, or "".
+    error_before, error_after : of its target on the validating rows; None where it was not measured.
+    rows : that were solved for.
+    residual : whether the target was the sum that it writes into.
+    """
+
+    weight: WeightRef
+    ridge: float | None
+    reason: str = ""
+    error_before: float | None = None
+    error_after: float | None = None
+    rows: int = 0
+    residual: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a walk works with.
+
+    Attributes
+    ----------
+    model, flow : the original.
+    spool : the factors, which the walk replaces.
+    options : how to factorize.
+    validates : whether a feed of that number validates; the others are solved for.
+    ridges : of the weights that are to be solved; None chooses them by the feeds that validate, for all weights.
+    """
+
+    model: Model
+    flow: Dataflow
+    spool: FactorSpool
+    options: FactorizeOptions
+    validates: Callable[[int], bool]
+    ridges: Mapping[WeightRef, float] | None
+
+
+def walk_steps(work: Work, twins: Twins, steps: Iterable[Step], stage: StageProgress) -> tuple[Outcome, ...]:
+    """Solve step after step, put the new factors into the spool, and say what became of each weight."""
+    outcomes: list[Outcome] = []
+    start = FIRST_RIDGE
+    for step in steps:
+        weights = [member.replaced.weight for member in step.members]
+        if work.ridges is None or not work.ridges.keys().isdisjoint(weights):
+            twins.run_to(step.cut)
+            outcomes += _solve_step(work, twins, step, start)
+            start = outcomes[-1].ridge or start
+        stage.advance(len(weights), detail=weights[0].name)
+    return tuple(outcomes)
+
+
+def _solve_step(work: Work, twins: Twins, step: Step, start: float) -> list[Outcome]:
+    weights = [member.replaced.weight for member in step.members]
+    targets = [find_target(work.model, work.flow, member) for member in step.members]
+    carried = targets[0].carried
+    if not twins.differ(step.value) and not (carried is not None and twins.differ(carried)):
+        return [Outcome(weight, None, "its inputs are the original's") for weight in weights]
+    try:
+        equations = _equations(work, twins, step, targets)
+    except RowsError as error:
+        return [Outcome(weight, None, f"its input {step.value!r} {error}") for weight in weights]
+    begin, outcomes = 0, []
+    for member, target in zip(step.members, targets, strict=True):
+        end = begin + target.W.shape[-1]
+        if work.ridges is None or member.replaced.weight in work.ridges:
+            fit, validate = (part.of_columns(begin, end) for part in equations)
+            outcomes.append(_solve(work, member.replaced, target, fit, validate, start))
+        begin = end
+    return outcomes
+
+
+def _solve(
+    work: Work, replaced: Replaced, target: Target, fit: Regression, validate: Regression, start: float
+) -> Outcome:
+    """Put new factors of one weight into the spool."""
+    weight, residual = replaced.weight, target.carried is not None
+    if not is_usable(fit) or (work.ridges is None and not is_usable(validate)):
+        return Outcome(weight, None, "its inputs on these feeds are all 0, or too large to square", residual=residual)
+    before = replaced.factors(work.spool)
+    problem = Problem(weight, target, before.form, before.rank, work.options)
+    error_before = error_after = None
+    if work.ridges is None:
+        error_before = validate.error(target.in_metric(before.approximate()))
+        found = choose_ridge(problem, fit, validate, start)
+        parts, ridge, error_after = found.parts, found.ridge, found.error
+    else:
+        ridge = work.ridges[weight]
+        parts = part_solver(problem, fit)(ridge)
+    if parts is None:
+        return Outcome(weight, None, f"the {before.form.name} form can't hold what was solved", residual=residual)
+    solver = f"{before.solver.removesuffix(REFINED)}{REFINED}"
+    work.spool.put(weight, before.form, before.rank, parts, solver)
+    return Outcome(weight, ridge, "", error_before, error_after, fit.rows, residual)
+
+
+REFINED = ", refined"
+"""What is added to the name of the solver of the first factors."""
+
+
+def _equations(work: Work, twins: Twins, step: Step, targets: Sequence[Target]) -> tuple[Regression, Regression]:
+    """Of the feeds to fit, and of those that validate."""
+    weights = np.concatenate([target.W for target in targets], axis=-1)
+    positions = count_rows(step.layout, twins.value(twins.feeds[0], "original", step.value).shape) * len(twins.feeds)
+    quota = -(-_wanted_rows(weights.shape[-2], weights.shape[-1], positions) // len(twins.feeds))
+    with gram_threads() as executor:
+        sums = RegressionSum(weights, executor), RegressionSum(weights, executor)
+        for feed in twins.feeds:
+            _add_feed(work, twins, step, targets[0], sums[work.validates(feed)], feed, quota)
+        return sums[0].finish(), sums[1].finish()
+
+
+def _wanted_rows(in_features: int, out_features: int, positions: int) -> int:
+    """Rows over all feeds. Adding up n rows takes n in**2 multiplications, the sites positions in out."""
+    least, most = (number * in_features for number in ROWS_PER_FEATURE)
+    return max(least, LEAST_SAMPLED_ROWS, min(most, WORK_SHARE * positions * out_features // in_features))
+
+
+def _add_feed(
+    work: Work, twins: Twins, step: Step, target: Target, total: RegressionSum, feed: int, quota: int
+) -> None:
+    X, inputs = (twins.value(feed, side, step.value) for side in ("original", "compressed"))
+    if X.shape != inputs.shape:
+        raise RowsError(f"has shape {list(X.shape)} in the original and {list(inputs.shape)} in the compressed model")
+    count = count_rows(step.layout, X.shape)
+    indices = sample_rows(count, quota, _row_seed(work.options.seed, step, feed))
+    offset = _carried_difference(twins, target, feed, count)
+    start = 0
+    while start < len(indices):
+        chunk = indices[start : start + total.room]
+        rows, refined_rows = (gather_rows(step.layout, value, chunk, total.dtype) for value in (X, inputs))
+        differences = None
+        if offset is not None and target.layout is not None:
+            differences = gather_rows(target.layout, offset, chunk, total.dtype)
+        if not np.isfinite(rows).all() or not np.isfinite(refined_rows).all():
+            raise RowsError(f"holds NaN or infinity on feed {feed + 1}")
+        total.add(rows, refined_rows, differences)
+        start += len(chunk)
+
+
+def _carried_difference(twins: Twins, target: Target, feed: int, rows: int) -> Array | None:
+    """R - R', with a row for each row of the input."""
+    if target.carried is None or target.layout is None or not twins.differ(target.carried):
+        return None
+    original, compressed = (twins.value(feed, side, target.carried) for side in ("original", "compressed"))
+    if original.shape != compressed.shape or count_rows(target.layout, original.shape) != rows:
+        raise RowsError(f"doesn't go with the term {target.carried!r} of shape {list(original.shape)}")
+    difference: Array = original - compressed
+    return difference
+
+
+def _row_seed(seed: int, step: Step, feed: int) -> int:
+    layout: RowLayout = step.layout
+    text = f"{seed}\0{step.value}\0{layout!r}\0{feed}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
