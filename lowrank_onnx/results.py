@@ -181,8 +181,8 @@ class Refinement:
     ----------
     feeds : calibration feeds that were used.
     held_out : how many of them decided what stays. In the end it was solved for on all of them.
-    error_before, error_after : relative error of the model's outputs on the held-out ones, with the factors as planned,
-        and with those that were solved for on the others; None where nothing was solved.
+    error_before, error_after : relative error of the model's outputs on the held-out ones, with factors as planned and
+        with refined ones, both made from the other feeds alone; None where nothing was solved.
     weights : every weight that was replaced by factors.
     note : why nothing was refined, or what was given up; "" where nothing is amiss.
     """

@@ -26,17 +26,19 @@ class Regression:
     cross : (groups, in, out), X'' T / n.
     energy : (groups, out), the mean squares of T's columns.
     rows : n.
+    originals : (groups, in, in), X'X / n of the original model's inputs, where it was asked for.
     """
 
     gram: Doubles
     cross: Doubles
     energy: Doubles
     rows: int
+    originals: Doubles | None = None
 
     def of_columns(self, begin: int, end: int) -> Regression:
         """The part of some columns of T."""
         columns = slice(begin, end)
-        return Regression(self.gram, self.cross[:, :, columns], self.energy[:, columns], self.rows)
+        return Regression(self.gram, self.cross[:, :, columns], self.energy[:, columns], self.rows, self.originals)
 
     def error(self, product: Array) -> float:
         """``||X' M - T||_F / ||T||_F`` over all groups, for M (groups, in, out)."""
@@ -53,15 +55,17 @@ class RegressionSum:
     ----------
     weights : (groups, in, out), W of the targets ``T = X W + D``.
     executor : multiplies in several threads.
+    originals : whether to add up the moment of X too.
     """
 
-    def __init__(self, weights: Array, executor: Executor) -> None:
+    def __init__(self, weights: Array, executor: Executor, *, originals: bool = False) -> None:
         groups, in_features, out_features = weights.shape
         self._weights = weights
         self._executor = executor
         self._gram: Doubles = np.zeros((groups, in_features, in_features))
         self._cross: Doubles = np.zeros((groups, in_features, out_features))
         self._energy: Doubles = np.zeros((groups, out_features))
+        self._original_gram: Doubles | None = np.zeros_like(self._gram) if originals else None
         size = buffer_rows(in_features)
         self._originals: Array = np.empty((groups, size, in_features), weights.dtype)
         self._inputs: Array = np.empty((groups, size, in_features), weights.dtype)
@@ -93,10 +97,12 @@ class RegressionSum:
         """The equations of everything added; the sum can't be used any more."""
         self._flush()
         del self._originals, self._inputs, self._offsets
-        for matrix in self._gram:
-            mirror_upper(matrix)
         count = max(self._rows, 1)
-        return Regression(self._gram / count, self._cross / count, self._energy / count, self._rows)
+        for grams in (self._gram, self._original_gram):
+            for matrix in () if grams is None else grams:
+                mirror_upper(matrix)
+        originals = None if self._original_gram is None else self._original_gram / count
+        return Regression(self._gram / count, self._cross / count, self._energy / count, self._rows, originals)
 
     def _flush(self) -> None:
         filled = slice(0, self._filled)
@@ -106,6 +112,8 @@ class RegressionSum:
             _add_product(self._executor, T, X, W)
             self._energy[group] += np.sum(np.square(T, dtype=np.float64), axis=0)
             add_upper_gram(self._gram[group], inputs, self._executor)
+            if self._original_gram is not None:
+                add_upper_gram(self._original_gram[group], X, self._executor)
             _add_product(self._executor, self._cross[group], inputs.T, T)
         self._filled = 0
 

@@ -3,7 +3,8 @@
 1. One walk through the model solves each weight on most of the calibration feeds. The others decide how hard it is
    pulled towards the original.
 2. The outputs of the whole model on those others decide what stays: all of it, else the beginning of the walk that does
-   best, else nothing.
+   best, else nothing. The rival is the model as planned, but with its factors whitened on the walk's feeds alone: the
+   planned factors have seen the others.
 3. A second walk solves what stays on all calibration feeds, with the pulls from the first.
 """
 
@@ -74,10 +75,10 @@ def refine_factors(
     try:
         first, outcomes, used = walker.walk(lambda feed: is_held_out(feed, every), None)
         kept, before, after = _keep_what_helps(walker, choices, held_out, first, outcomes)
-        spool = walker.adopt(first, kept)
+        spool = workshop.spool
         if kept:
             ridges = {o.weight: o.ridge for o in outcomes if o.weight in kept and o.ridge is not None}
-            spool, _, _ = walker.walk(lambda feed: False, ridges)
+            spool = walker.walk(lambda feed: False, ridges)[0].spool
     except TwinsError as error:
         return Refined(workshop.spool, Refinement(0, len(held_out), None, None, (), str(error)))
     undone = (o if o.weight in kept or o.ridge is None else replace(o, ridge=None, reason=UNDONE) for o in outcomes)
@@ -121,35 +122,35 @@ class _Walker:
 
     def walk(
         self, validates: Callable[[int], bool], ridges: Mapping[WeightRef, float] | None
-    ) -> tuple[FactorSpool, tuple[Outcome, ...], int]:
-        """Solve again from the planned factors; the new ones, what became of each weight, how many feeds were used."""
+    ) -> tuple[Work, tuple[Outcome, ...], int]:
+        """Solve again from the planned factors; with the new ones, what became of each weight, and the feeds used."""
         workshop, steps = self.workshop, self.steps
-        spool = workshop.spool.branch()
-        work = Work(workshop.model, self.flow, spool, self.options, validates, ridges)
+        spool, rivals = workshop.spool.branch(), workshop.spool.branch()
+        work = Work(workshop.model, self.flow, spool, rivals, self.options, validates, ridges)
         name = "refining factors" if ridges is None else "refining factors on all feeds"
         with self.progress.stage(name, sum(len(step.members) for step in steps.steps)) as stage:
             feeds = workshop.original.calibration
             with closing(Twins(workshop, self.flow, steps.order, self.replaced, spool, feeds, self.bounds)) as twins:
                 outcomes = walk_steps(work, twins, steps.steps, stage)
-                return spool, outcomes, len(twins.feeds)
+                return work, outcomes, len(twins.feeds)
 
-    def adopt(self, refined: FactorSpool, weights: Iterable[WeightRef]) -> FactorSpool:
-        """The planned factors, but for those of some weights."""
-        spool, wanted = self.workshop.spool.branch(), set(weights)
+    def adopt(self, work: Work, weights: Iterable[WeightRef]) -> FactorSpool:
+        """The rivals of a walk's new factors, but for some weights the new ones."""
+        spool, wanted = work.rivals.branch(), set(weights)
         for one in self.replaced:
             if one.weight in wanted:
-                spool.adopt(one.factors(refined), one.weight)
+                spool.adopt(one.factors(work.spool), one.weight)
         return spool
 
 
 def _keep_what_helps(
-    walker: _Walker, choices: Sequence[Choice], feeds: Feeds, refined: FactorSpool, walked: Sequence[Outcome]
+    walker: _Walker, choices: Sequence[Choice], feeds: Feeds, work: Work, walked: Sequence[Outcome]
 ) -> tuple[frozenset[WeightRef], float, float]:
     """The weights whose new factors stay, and the outputs' error on `feeds` before and after."""
     changed = [outcome.weight for outcome in walked if outcome.ridge is not None]
 
     def error_with(weights: Sequence[WeightRef]) -> float:
-        return error_on(replace(walker.workshop, spool=walker.adopt(refined, weights)), choices, feeds)
+        return error_on(replace(walker.workshop, spool=walker.adopt(work, weights)), choices, feeds)
 
     before = error_with(())
     best: tuple[float, Sequence[WeightRef]] = (before, ())

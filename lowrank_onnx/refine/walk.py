@@ -18,7 +18,7 @@ from lowrank_onnx.passes.dataflow import Dataflow
 from lowrank_onnx.progress import StageProgress
 from lowrank_onnx.refine.regression import Regression, RegressionSum
 from lowrank_onnx.refine.replaced import Replaced
-from lowrank_onnx.refine.solve import FIRST_RIDGE, choose_ridge, is_usable, part_solver
+from lowrank_onnx.refine.solve import FIRST_RIDGE, choose_ridge, is_usable, part_solver, whitened_parts, written_product
 from lowrank_onnx.refine.steps import Step
 from lowrank_onnx.refine.target import Target, find_target
 from lowrank_onnx.refine.twins import Twins
@@ -64,6 +64,8 @@ class Work:
     ----------
     model, flow : the original.
     spool : the factors, which the walk replaces.
+    rivals : where the walk puts factors that are whitened, as the planned ones are, but on the feeds to solve for
+        alone: the new ones are to be better than these. Only used where the ridges are to be chosen.
     options : how to factorize.
     validates : whether a feed of that number validates; the others are solved for.
     ridges : of the weights that are to be solved; None chooses them by the feeds that validate, for all weights.
@@ -72,6 +74,7 @@ class Work:
     model: Model
     flow: Dataflow
     spool: FactorSpool
+    rivals: FactorSpool
     options: FactorizeOptions
     validates: Callable[[int], bool]
     ridges: Mapping[WeightRef, float] | None
@@ -122,7 +125,10 @@ def _solve(
     problem = Problem(weight, target, before.form, before.rank, work.options)
     error_before = error_after = None
     if work.ridges is None:
-        error_before = validate.error(target.in_metric(before.approximate()))
+        rival = whitened_parts(problem, fit)
+        if rival is not None:
+            work.rivals.put(weight, before.form, before.rank, rival, before.solver)
+            error_before = validate.error(written_product(problem, rival))
         found = choose_ridge(problem, fit, validate, start)
         parts, ridge, error_after = found.parts, found.ridge, found.error
     else:
@@ -145,7 +151,8 @@ def _equations(work: Work, twins: Twins, step: Step, targets: Sequence[Target]) 
     positions = count_rows(step.layout, twins.value(twins.feeds[0], "original", step.value).shape) * len(twins.feeds)
     quota = -(-_wanted_rows(weights.shape[-2], weights.shape[-1], positions) // len(twins.feeds))
     with gram_threads() as executor:
-        sums = RegressionSum(weights, executor), RegressionSum(weights, executor)
+        fit = RegressionSum(weights, executor, originals=work.ridges is None)
+        sums = fit, RegressionSum(weights, executor)
         for feed in twins.feeds:
             _add_feed(work, twins, step, targets[0], sums[work.validates(feed)], feed, quota)
         return sums[0].finish(), sums[1].finish()
