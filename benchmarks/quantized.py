@@ -77,7 +77,7 @@ def accuracy(session: Session, images: Array, labels: Array) -> float:
 
 def measure(model: str, directory: Path) -> list[Row]:
     """All variants of one model."""
-    feeds: list[Mapping[str, Array]] = [{"image": batch} for batch in np.split(load_images("calib", 512), 16)]
+    feeds: list[Mapping[str, Array]] = [{"image": batch} for batch in np.split(load_images("calib", 256), 8)]
     source, small = MODELS / f"{model}.onnx", directory / "small.onnx"
     config = Config(budget=KeepMacs(SHARES[model]), objective="size", validate=False)
     compress(source, config, feeds=feeds, output=small)
@@ -94,14 +94,14 @@ def measure(model: str, directory: Path) -> list[Row]:
     for name, path in variants.items():
         session, speedup = open_session(path), 1.0
         if path != source:
-            speedup = measure_latency(original, session, batch, max_seconds=20.0).speedup
+            speedup = measure_latency(original, session, batch, max_seconds=8.0).speedup
         rows.append(Row(name, path.stat().st_size / 1e6, accuracy(session, images, labels), speedup))
     return rows
 
 
 def storage_errors(model: str) -> dict[str, tuple[float, float]]:
     """By storage: megabytes of the model, and the outputs' relative error of rank 24 against that version's own."""
-    feeds: list[Mapping[str, Array]] = [{"image": batch} for batch in np.split(load_images("calib", 512), 16)]
+    feeds: list[Mapping[str, Array]] = [{"image": batch} for batch in np.split(load_images("calib", 256), 8)]
     source = onnx.load(MODELS / f"{model}.onnx")
     versions = {
         "float32": source,
@@ -134,6 +134,7 @@ def report() -> str:
         with tempfile.TemporaryDirectory() as name:
             rows = measure(model, Path(name))
         cells = [(r.variant, f"{r.megabytes:.2f}", f"{r.accuracy:.2%}", f"{r.speedup:.2f}x") for r in rows]
+        print(model, *cells, sep="\n  ", flush=True)
         lines += ["", f"## {model}", "", *table(("variant", "file, MB", "top-1, 2,000 test images", "speed"), cells)]
     errors = [
         (model, kind, f"{size:.2f}", f"{error:.4f}")
