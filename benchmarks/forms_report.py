@@ -11,15 +11,17 @@ Row = Mapping[str, Any]
 
 def markdown(data: Row) -> str:
     """The whole report."""
-    versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items() if version)
+    libraries = ("numpy", "onnx", "onnxruntime", "python")
+    versions = ", ".join(f"{name} {data['versions'][name]}" for name in libraries)
     lines = [
         "# Forms: what they gain in time at a given number of multiply-accumulates",
         "",
         "Made by `python -m benchmarks.forms`.",
         "",
-        "One node alone, as the pass writes it; `speed` is the dense node's latency over that of the form, the median",
-        "of interleaved rounds. If time were proportional to MACs, a form at a share of them would be 1 / share times",
-        "as fast. This says nothing of accuracy, in which the forms differ too at equal MACs.",
+        "One node alone, as the pass writes it; `speed` is the dense node's time over that of the form, the median of",
+        "interleaved rounds, on one thread, in the processor's time. If time were proportional to MACs, a form at a",
+        "share of them would be 1 / share times as fast. Ranks are multiples of 16, which is why the MACs of some miss",
+        "the share by up to 15 %. This says nothing of accuracy, in which the forms differ at equal MACs too.",
         "",
         f"Measured on {data['date']}: {data['machine']}; {versions}.",
         "",

@@ -20,8 +20,8 @@ from benchmarks.saved_results import is_saved, read, save
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("kernel", "accuracy", "graphs")
-KEPT = (0.6, 0.4)
-"""Shares of the parameters of the full networks."""
+ALPHAS = (0.4, 0.2)
+"""Of the full networks."""
 
 
 def main() -> None:
@@ -55,13 +55,13 @@ def run_accuracy(place: Path, *, quick: bool, again: bool) -> None:
 
 
 def run_graphs(place: Path, *, quick: bool, again: bool) -> None:
-    """One file for each network and share."""
+    """One file for each network and alpha."""
     for network in NETWORKS:
-        for kept in KEPT[-1:] if quick else KEPT:
-            target = place / f"graphs-{network}-{kept:g}.json"
+        for alpha in ALPHAS[-1:] if quick else ALPHAS:
+            target = place / f"graphs-{network}-{alpha:g}.json"
             if again or not is_saved(target, quick):
-                save(target, measure_graph(network, kept, quick=quick))
-                print(f"{network} at {kept:g}: done", flush=True)
+                save(target, measure_graph(network, alpha, quick=quick))
+                print(f"{network} at {alpha:g}: done", flush=True)
 
 
 def write_report(out: Path) -> None:

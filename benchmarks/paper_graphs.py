@@ -42,14 +42,14 @@ class GraphResult:
 
     Attributes
     ----------
-    kept : share of the parameters that the budget asked for.
+    alpha : r = ceil(alpha min(in, out)) for every weight that this makes smaller.
     seconds, peak_gigabytes : of the whole command, validation included; resident memory.
     file_bytes, file_bytes_after, milliseconds, milliseconds_after, speedup... : before and after, for one image.
     """
 
     network: str
     quick: bool
-    kept: float
+    alpha: float
     seconds: float
     peak_gigabytes: float
     file_bytes: int
@@ -160,7 +160,7 @@ NARROWED: Mapping[str, Callable[[], onnx.ModelProto]] = {
 """The same for quick runs."""
 
 
-def measure_graph(network: str, kept: float, *, quick: bool) -> GraphResult:
+def measure_graph(network: str, alpha: float, *, quick: bool) -> GraphResult:
     """Write the network, compress it by the command line for size, and read what its report says.
 
     Raises
@@ -172,7 +172,7 @@ def measure_graph(network: str, kept: float, *, quick: bool) -> GraphResult:
     with tempfile.TemporaryDirectory() as scratch:
         source, target, report = (Path(scratch) / name for name in ("in.onnx", "out.onnx", "report.json"))
         write_model(build(), source)
-        options = ["--keep-params", f"{kept:g}", "--objective", "size", "--json", str(report)]
+        options = ["--alpha", f"{alpha:g}", "--objective", "size", "--quiet", "--json", str(report)]
         status, peak, seconds = run_measured(compress_command(source, target, options))
         if status != 0:
             raise RuntimeError(f"{network}: the command ended with exit status {status}")
@@ -181,7 +181,7 @@ def measure_graph(network: str, kept: float, *, quick: bool) -> GraphResult:
         return GraphResult(
             network=network,
             quick=quick,
-            kept=kept,
+            alpha=alpha,
             seconds=seconds,
             peak_gigabytes=peak,
             file_bytes=source.stat().st_size,

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.kernel import spectral_error
-from benchmarks.kernel_solvers import Factors, solve_auto, textbook_rsi
+from benchmarks.kernel_measure import spectral_error
+from benchmarks.kernel_solvers import Factors, auto, textbook_rsi
 from benchmarks.saved_results import circumstances
 from benchmarks.spectra import matrix, slow
 from models.export_whisper import read_whisper
@@ -100,7 +100,7 @@ def measure_kernel(source: Matrix, *, quick: bool) -> Iterator[KernelResult]:
     for rank in source.ranks:
         solvers: dict[str, Callable[[NDArray[Any], int], tuple[Factors, str]]] = {
             **{f"RSI q={q}": textbook_rsi(q) for q in ITERATIONS},
-            "this library": solve_auto,
+            "this library": auto(),
         }
         timed = tuple(_time(name, solve, W, rank, float(values[rank])) for name, solve in solvers.items())
         shape = (W.shape[0], W.shape[1])

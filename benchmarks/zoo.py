@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import functools
 import math
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from benchmarks.zoo_cases import CASES, ZooCase
 from benchmarks.zoo_report import markdown
 from lowrank_onnx import CompressionResult, Config, KeepMacs, compress
 from lowrank_onnx.evaluate import open_session
+from models.packages import FetchError
 
 RESULTS = Path(__file__).parent / "results"
 SHARES = (0.8, 0.6, 0.5, 0.4)
@@ -82,13 +84,20 @@ class Point:
     versions: Mapping[str, str]
 
 
-def main() -> None:
+def main() -> int:
+    """Run what was asked for; returns 1 if a model or its data could not be fetched."""
     arguments = _parse()
+    failed = False
     for name in arguments.models:
         load = functools.partial(CASES[name], arguments.quick)
-        run_model(load, name, arguments.shares, arguments.out, quick=arguments.quick, again=arguments.again)
+        try:
+            run_model(load, name, arguments.shares, arguments.out, quick=arguments.quick, again=arguments.again)
+        except FetchError as error:
+            failed = True
+            print(f"{name} is left out: {error}", file=sys.stderr)
         write_report(arguments.out)
     print((arguments.out / "zoo.md").read_text(encoding="utf-8"))
+    return int(failed)
 
 
 def run_model(
@@ -172,6 +181,7 @@ def _macs_kept(result: CompressionResult) -> float | None:
 
 def write_report(out: Path) -> None:
     """All that was saved, as Markdown."""
+    out.mkdir(parents=True, exist_ok=True)
     saved = [read(place) for place in sorted((out / "zoo").glob("*.json"))]
     fields = {field.name for field in dataclasses.fields(Point)}
     points = [result for result in saved if set(result) == fields]
@@ -208,4 +218,4 @@ def _shares(text: str) -> tuple[float, ...]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -157,10 +157,8 @@ def weight_sensitivities(
     tails = partial(_probe_tail, by_weight)
     # All weights are open to be overridden in one session, so which they are decides how each run rounds.
     together = cache.scoped(lambda: chain([group.weight for group in measured], feed_facts(feeds, max_feeds)))
-    slots = {
-        group.weight: together.slot("sensitivity", partial(_probe_facts, spool, group, ranks_of(group), tails))
-        for group in measured
-    }
+    facts_of = partial(_probe_facts, spool, by_weight, ranks_of, tails)
+    slots = {group.weight: together.slot("sensitivity", partial(facts_of, group)) for group in measured}
     kept = {weight: slot.get(sensitivity_codec(weight)) for weight, slot in slots.items()}
     known = {weight: result for weight, result in kept.items() if result is not None}
     if len(known) == len(measured):
@@ -171,7 +169,7 @@ def weight_sensitivities(
             measured,
             run,
             feeds,
-            partial(_approximation, spool),
+            partial(_approximation, spool, by_weight),
             tails,
             ranks_of,
             max_feeds=max_feeds,
@@ -188,14 +186,21 @@ def feeds_to_probe(level: SensitivityLevel, probes: int, feeds: int) -> int:
     return min(feeds, max(fewest, min(most, PASSES_TO_PROBE[level] * feeds // probes)))
 
 
-def _probe_form(group: SharedWeight) -> Form:
-    """The form that is tried: the plain one; that of a matrix factorization as it lies, where it comes from one."""
-    plain = group.forms[0]
-    return PAIR if plain.family == MATRIX else plain
+def _probe_form(group: SharedWeight, curves: Curves) -> Form | None:
+    """The form that is tried: the first with a factorization; that of a matrix as it lies, where it comes from one."""
+    known = next((form for form in group.forms if form.family in curves), None)
+    return PAIR if known is not None and known.family == MATRIX else known
+
+
+def _tried(curves: Mapping[WeightRef, Curves], group: SharedWeight) -> Form:
+    """`_probe_form` of a weight that was factorized."""
+    form = _probe_form(group, curves[group.weight])
+    assert form is not None
+    return form
 
 
 def _probe_ranks(curves: Mapping[WeightRef, Curves], count: int, group: SharedWeight) -> tuple[int, ...]:
-    form = _probe_form(group)
+    form = _tried(curves, group)
     curve = curves[group.weight][form.family]
     if not isinstance(curve, Spectrum):
         return tuple(dict.fromkeys(curve.ranks[int(share * len(curve.ranks))] for share in PROBE_SHARES[:count]))
@@ -204,22 +209,27 @@ def _probe_ranks(curves: Mapping[WeightRef, Curves], count: int, group: SharedWe
 
 
 def _probe_tail(curves: Mapping[WeightRef, Curves], group: SharedWeight, rank: int) -> float:
-    return tail_energy(curves[group.weight][_probe_form(group).family], rank)
+    return tail_energy(curves[group.weight][_tried(curves, group).family], rank)
 
 
 def _probe_facts(
-    spool: FactorSpool, group: SharedWeight, ranks: Sequence[int], tails: Callable[[SharedWeight, int], float]
+    spool: FactorSpool,
+    curves: Mapping[WeightRef, Curves],
+    ranks_of: Callable[[SharedWeight], Sequence[int]],
+    tails: Callable[[SharedWeight, int], float],
+    group: SharedWeight,
 ) -> Iterator[object]:
     """What decides the effect of one weight, besides the model and the feeds: the factors that take its place."""
+    ranks = ranks_of(group)
     yield from (group.weight, group.sites[0].to_matrices, tuple(ranks), tuple(tails(group, rank) for rank in ranks))
     for rank in ranks:
-        stored = spool.get(group.weight, _probe_form(group), rank)
+        stored = spool.get(group.weight, _tried(curves, group), rank)
         yield (stored.form.name, stored.accumulation, stored.parts())
 
 
-def _approximation(spool: FactorSpool, group: SharedWeight, rank: int) -> Array:
+def _approximation(spool: FactorSpool, curves: Mapping[WeightRef, Curves], group: SharedWeight, rank: int) -> Array:
     """The approximation in the stored layout and dtype of the weight."""
-    matrices = spool.get(group.weight, _probe_form(group), rank).approximate()
+    matrices = spool.get(group.weight, _tried(curves, group), rank).approximate()
     return stored_layout(matrices, group.sites[0]).astype(numpy_dtype(group.weight.dtype))
 
 
@@ -258,10 +268,11 @@ def exclusions(
     """The weights that a user should exclude, with the reason; `find_exclusions` says by which rule."""
     probes = {}
     for group in groups:
-        lesson, form = lessons.get(group.weight, NO_LESSON), _probe_form(group)
-        sensitivity, curve = lesson.sensitivity, lesson.curves.get(form.family)
-        if sensitivity is None or curve is None:
+        lesson = lessons.get(group.weight, NO_LESSON)
+        sensitivity, form = lesson.sensitivity, _probe_form(group, lesson.curves)
+        if sensitivity is None or form is None:
             continue
+        curve = lesson.curves[form.family]
         saved = group.shape.parameters - form.parameters(group.shape, sensitivity.ranks[0])
         mildest = interpolate_error(sensitivity, _least_tail(curve, form.largest_useful_rank(group.shape)))
         probes[group.weight] = Probe(sensitivity, saved, mildest)

@@ -9,6 +9,7 @@ import numpy as np
 
 from lowrank_onnx.config import Device
 from lowrank_onnx.errors import FactorizationError
+from lowrank_onnx.forms import Form
 from lowrank_onnx.forms.conv_chain import ConvChain
 from lowrank_onnx.forms.conv_spatial import ConvSpatial
 from lowrank_onnx.forms.conv_tucker import ConvTucker
@@ -16,7 +17,8 @@ from lowrank_onnx.linalg.leading import LeadingFamily, fit_leading
 from lowrank_onnx.linalg.tucker import factor_tucker, tucker_errors
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.types import Array, MatrixShape, Rearrangement, Tails, WeightRef, rearrange
-from lowrank_onnx.weights import SharedWeight, stored_tensors
+from lowrank_onnx.weight_reader import WeightReader
+from lowrank_onnx.weights import SharedWeight
 
 SWEEPS = 1
 """Of alternating least squares for the factors that are written: a second one gains a tenth of what the first does."""
@@ -52,33 +54,43 @@ class ChainWeight:
         return "svd" if self.second_moment is None else f"als({SWEEPS} sweep), weighted"
 
 
-def kernel_reader(
+def chain_maker(
     model: Model, groups: Sequence[SharedWeight], second_moments: Mapping[WeightRef, Array], device: Device
-) -> Callable[[WeightRef], ChainWeight]:
-    """Reads the kernels of a model, each when it is asked for."""
-    tensors = stored_tensors(model.skeleton, (group.weight for group in groups))
+) -> Callable[[WeightRef, Form, int], tuple[Mapping[str, Array], str]]:
+    """Makes the parts of chains of convolutions, for a `FactorSpool`; each kernel is read when it is asked for."""
+    weights = WeightReader(model, (group.weight for group in groups))
     arrangements = {group.weight: group.sites[0].to_matrices for group in groups}
 
-    def read(weight: WeightRef) -> ChainWeight:
-        stored = model.store.array(tensors[weight])
-        return ChainWeight(weight, stored, arrangements[weight], second_moments.get(weight), device)
+    def make(weight: WeightRef, form: Form, rank: int) -> tuple[Mapping[str, Array], str]:
+        if not isinstance(form, ConvChain):
+            raise KeyError(f"weight {weight.name!r} has no {form.name} at rank {rank}")
+        kernel = ChainWeight(weight, weights.read(weight), arrangements[weight], second_moments.get(weight), device)
+        return chain_parts(kernel, form, rank), kernel.solver
 
-    return read
+    return make
 
 
-def chain_errors(kernel: ChainWeight, form: ConvChain, ranks: Sequence[int]) -> Tails:
-    """The relative squared errors over all groups at some ranks, ascending, in the norm of the inputs where known.
+def chain_errors(kernel: ChainWeight, asked: Sequence[tuple[ConvChain, Sequence[int]]]) -> tuple[Tails, ...]:
+    """The relative squared errors over all groups, in the norm of the inputs where known, of forms at ascending ranks.
 
-    They are those of the factors before `SWEEPS`, which only lower them.
+    They are those of the factors before `SWEEPS`, which only lower them. Forms with the same leading axes share a fit.
 
     Raises
     ------
     FactorizationError
         If the weight isn't finite; the message names it.
     """
-    fits = _fit(kernel, form, max(ranks))
+    found: dict[int, Tails] = {}
+    for axes in dict.fromkeys(_leading_axes(form) for form, _ in asked):
+        alike = [number for number, (form, _) in enumerate(asked) if _leading_axes(form) == axes]
+        fits = _fit(kernel, asked[alike[0]][0], max(max(asked[number][1]) for number in alike))
+        found.update((number, _tails(fits, *asked[number], kernel.shape)) for number in alike)
+    return tuple(found[number] for number in range(len(asked)))
+
+
+def _tails(fits: Sequence[LeadingFamily], form: ConvChain, ranks: Sequence[int], shape: MatrixShape) -> Tails:
     energy = sum(fit.energy for fit in fits)
-    missed = np.sum([fit.energy * _errors(fit, form, kernel.shape, ranks) for fit in fits], axis=0)
+    missed = np.sum([fit.energy * _errors(fit, form, shape, ranks) for fit in fits], axis=0)
     errors = missed / energy if energy else np.zeros(len(ranks))
     return Tails(tuple(ranks), tuple(float(error) for error in errors))
 
@@ -98,9 +110,14 @@ def chain_parts(kernel: ChainWeight, form: ConvChain, rank: int) -> dict[str, Ar
     }
 
 
+def _leading_axes(form: ConvChain) -> tuple[int, ...]:
+    """The axes of a patch, (channels, kernel axes...), that the first convolution contracts."""
+    return (0, 1 + form.axis) if isinstance(form, ConvSpatial) else (0,)
+
+
 def _fit(kernel: ChainWeight, form: ConvChain, rank: int) -> list[LeadingFamily]:
     """One for each group."""
-    leading = (0, 1 + form.axis) if isinstance(form, ConvSpatial) else (0,)
+    leading = _leading_axes(form)
     axes = (form.geometry.channels, *form.geometry.kernel)
     fits = []
     for group, matrix in enumerate(rearrange(kernel.stored, kernel.to_matrices)):

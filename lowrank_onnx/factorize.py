@@ -9,21 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from types import MappingProxyType
 
 import numpy as np
 
 from lowrank_onnx import linalg
 from lowrank_onnx.cache import NO_CACHE, Cache, remember
-from lowrank_onnx.cache.codecs import factors_codec
+from lowrank_onnx.cache.codecs import factors_codec, tails_codec
 from lowrank_onnx.candidates import natural_rank_multiple
 from lowrank_onnx.chain_factors import ChainWeight, chain_errors
 from lowrank_onnx.config import Device, Method
 from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.forms import MATRIX, PAIR, SHARED, ConvChain, ConvTucker
-from lowrank_onnx.forms.conv_spatial import SPATIAL
-from lowrank_onnx.forms.conv_tucker import INPUT, TUCKER
 from lowrank_onnx.linalg.measure import measure_approximation
 from lowrank_onnx.linalg.precision import accumulation_dtype
 from lowrank_onnx.model_io import Model
@@ -37,6 +34,7 @@ from lowrank_onnx.types import (
     MatrixShape,
     Rearrangement,
     Spectrum,
+    Tails,
     WeightRef,
     rearrange,
 )
@@ -169,9 +167,9 @@ def spool_factors(
             if wanted:
                 stored = weights.read(group.weight)
                 moment = second_moments.get(group.weight)
-                for family, rank in wanted.items():
-                    if family != SHARED:
-                        curves[family] = FAMILIES[family](group, stored, rank, spool, options, moment, cache)
+                curves.update(_chain_curves(group, stored, wanted, options, moment, cache))
+                for family in [family for family in wanted if family not in curves and family != SHARED]:
+                    curves[family] = FAMILIES[family](group, stored, wanted[family], spool, options, moment, cache)
                 del stored
             found.append(curves)
             stage.advance(detail=group.weight.name)
@@ -253,23 +251,23 @@ def _spool_matrix(
     return spectrum
 
 
-def _chain_curve(
+def _chain_curves(
     group: SharedWeight,
     stored: Array,
-    rank: int,
-    spool: FactorSpool,
+    wanted: Mapping[str, int],
     options: FactorizeOptions,
     second_moment: Array | None,
     cache: Cache,
-    *,
-    family: str,
-) -> ErrorCurve:
-    """The errors of a chain of convolutions; its factors are made when a rank is chosen."""
-    del spool, cache
-    form = next(form for form in group.forms if form.family == family)
-    assert isinstance(form, ConvChain)
+) -> dict[str, Tails]:
+    """The errors of chains of convolutions, by family; their factors are made when a rank is chosen."""
+    chains = [form for form in group.forms if isinstance(form, ConvChain) and form.family in wanted]
+    if not chains:
+        return {}
+    asked = [(form, _chain_ranks(group.shape, form, wanted[form.family])) for form in chains]
     kernel = ChainWeight(group.weight, stored, group.sites[0].to_matrices, second_moment, options.device)
-    return chain_errors(kernel, form, _chain_ranks(group.shape, form, rank))
+    slot = cache.slot("chain errors", lambda: (kernel, asked))
+    found = remember(slot, tails_codec([ranks for _, ranks in asked]), lambda: chain_errors(kernel, asked))
+    return {form.family: tails for form, tails in zip(chains, found, strict=True)}
 
 
 def _chain_ranks(shape: MatrixShape, form: ConvChain, largest: int) -> tuple[int, ...]:
@@ -278,7 +276,5 @@ def _chain_ranks(shape: MatrixShape, form: ConvChain, largest: int) -> tuple[int
     return tuple(dict.fromkeys((*range(step, largest + 1, step), largest)))
 
 
-FAMILIES: Mapping[str, Callable[..., ErrorCurve]] = MappingProxyType(
-    {MATRIX: _spool_matrix, **{family: partial(_chain_curve, family=family) for family in (SPATIAL, INPUT, TUCKER)}}
-)
-"""For each family of forms: factorize a weight, put the factors into the spool, and give their error by rank."""
+FAMILIES: Mapping[str, Callable[..., ErrorCurve]] = MappingProxyType({MATRIX: _spool_matrix})
+"""For each family of forms whose factors are spooled: factorize a weight, and give its error by rank."""

@@ -22,7 +22,7 @@ from lowrank_onnx.cache.facts import environment_facts, model_facts
 from lowrank_onnx.calibration import lessons
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight
-from lowrank_onnx.chain_factors import kernel_reader
+from lowrank_onnx.chain_factors import chain_maker
 from lowrank_onnx.config import Config, PlannedBudget, Speedup
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.evaluate import Feeds, Session, measure_latency
@@ -126,10 +126,10 @@ def compress(
             check_feasible(unmeasured, config)
             metric = None if observed is None else metric_judge(observed.session, config, models_searched(config))
             moments = input_moments(prepared, observed, config, directory, progress, on_model)
-        spool = FactorSpool(directory)
+        whitening = ShrunkMoments({w: m for w, m in moments.items() if isinstance(m, Moment)})
+        spool = FactorSpool(directory, chain_maker(prepared.model, prepared.groups, whitening, config.device))
         with clock.stage("factorize"):
             ranks = [factor_ranks(weight, config) for weight in unmeasured]
-            whitening = ShrunkMoments({w: m for w, m in moments.items() if isinstance(m, Moment)})
             curves = spool_factors(
                 prepared.model, prepared.groups, ranks, spool, factorize_options(config), whitening, progress, kept
             )
@@ -138,8 +138,7 @@ def compress(
         weights = planned_weights(prepared, observed, sensitivities)
         by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
         refs = {weight.name: group.weight for weight, group in zip(weights, prepared.groups, strict=True)}
-        kernel = kernel_reader(prepared.model, prepared.groups, whitening, config.device)
-        realiser = Realiser(spool, refs, by_name, whitening, config.seed, kernel)
+        realiser = Realiser(spool, refs, by_name, whitening, config.seed)
         workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric)
         judge_of_plans = plan_judge(workshop) if sensitivities else None
 

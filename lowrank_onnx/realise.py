@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from lowrank_onnx.candidates import Candidate, PlannedWeight, tail_energy
-from lowrank_onnx.chain_factors import ChainWeight, chain_parts
 from lowrank_onnx.factorize import weight_seed
-from lowrank_onnx.forms import PAIR, ConvChain, Form, Pivoted
+from lowrank_onnx.forms import PAIR, Form, Pivoted
 from lowrank_onnx.linalg.pivoted import (
     PivotedFactors,
     draw_inputs,
@@ -46,7 +46,6 @@ class Realiser:
     curves : the errors by rank, by the same name.
     second_moments : (groups, in, in) of the inputs, where known.
     seed : of the inputs on which rounding is measured.
-    kernel : reads the kernel of a convolution that is to be written as a chain.
     """
 
     spool: FactorSpool
@@ -54,25 +53,18 @@ class Realiser:
     curves: Mapping[str, Curves]
     second_moments: Mapping[WeightRef, Array]
     seed: int
-    kernel: Callable[[WeightRef], ChainWeight]
     _known: dict[tuple[str, str, int], bool] = field(default_factory=dict)
+    _inputs: dict[WeightRef, NDArray[np.float64]] = field(default_factory=dict)
 
     def holds(self, weight: PlannedWeight, candidate: Candidate) -> bool:
         """Whether the candidate can be written with the error that its curve promises; its factors are then there."""
         form = weight.form(candidate.form)
-        if not isinstance(form, Pivoted | ConvChain) or candidate.rank is None:
+        if not isinstance(form, Pivoted) or candidate.rank is None:
             return True
         key = (weight.name, form.name, candidate.rank)
         if key not in self._known:
-            realise = self._realise_pivoted if isinstance(form, Pivoted) else self._realise_chain
-            self._known[key] = realise(weight, form, candidate.rank)
+            self._known[key] = self._realise_pivoted(weight, form, candidate.rank)
         return self._known[key]
-
-    def _realise_chain(self, weight: PlannedWeight, form: Form, rank: int) -> bool:
-        assert isinstance(form, ConvChain)
-        kernel = self.kernel(self.refs[weight.name])
-        self.spool.put(kernel.weight, form, rank, chain_parts(kernel, form, rank), kernel.solver)
-        return True
 
     def _realise_pivoted(self, weight: PlannedWeight, form: Form, rank: int) -> bool:
         ref = self.refs[weight.name]
@@ -90,8 +82,7 @@ class Realiser:
         """The block of pivots that rounds least: of the first and the last columns, else one in between."""
         left, right = stored.values("left")[0], stored.values("right")[0]
         dtype = numpy_dtype(ref.dtype)
-        moment = self.second_moments.get(ref)
-        inputs = draw_inputs(left.shape[0], None if moment is None else moment[0], weight_seed(ref, self.seed, 0))
+        inputs = self._inputs_of(ref, left.shape[0])
         limit = _rounding_limit(rounding_of_pair(left, right, inputs, dtype), truncation, dtype)
         last = right.shape[1] - right.shape[0]
         for starts in ((0, last), (last // 2, last // 4, 3 * last // 4)):
@@ -101,6 +92,13 @@ class Realiser:
             if least is not None and least[0] <= limit:
                 return least[1]
         return None
+
+    def _inputs_of(self, ref: WeightRef, in_features: int) -> NDArray[np.float64]:
+        if ref not in self._inputs:
+            moment = self.second_moments.get(ref)
+            seed = weight_seed(ref, self.seed, 0)
+            self._inputs[ref] = draw_inputs(in_features, None if moment is None else moment[0], seed)
+        return self._inputs[ref]
 
 
 def _rounding_limit(pair: float, truncation: float, dtype: np.dtype[Any]) -> float:

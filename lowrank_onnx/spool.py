@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
 from lowrank_onnx.forms import Form
+from lowrank_onnx.model_io import save_array
 from lowrank_onnx.types import Array, Factors, NewTensor, WeightRef, numpy_dtype, rearrange
 
 
@@ -55,15 +57,26 @@ class StoredFactors:
         return self.form.approximate(self.parts())
 
 
+Make: TypeAlias = Callable[[WeightRef, Form, int], tuple[Mapping[str, Array], str]]
+"""From a weight, a form and a rank to the parts in the accumulation dtype, and what made them."""
+
+
 class FactorSpool:
     """Factors by weight, in a directory that the caller owns and removes.
 
     A factorization whose smaller ranks are prefixes of the largest is kept once for all of them and for all forms of
     its family that are written as it lies. What is made for one form at one rank is kept under these, and goes before.
+
+    Parameters
+    ----------
+    directory : where they are kept.
+    make : makes the parts, and says how, of a form that comes from no factorization kept here, when they are first
+        asked for; it raises `KeyError` for one that it doesn't know.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, make: Make | None = None) -> None:
         self._directory = directory
+        self._make = make
         self._numbers = itertools.count()
         self._nested: dict[tuple[WeightRef, str], StoredFactors] = {}
         self._made: dict[tuple[WeightRef, str, int], StoredFactors] = {}
@@ -71,7 +84,7 @@ class FactorSpool:
 
     def branch(self) -> FactorSpool:
         """A spool with the same factors, of which some can be replaced without changing this one."""
-        branch = FactorSpool(self._directory)
+        branch = FactorSpool(self._directory, self._make)
         branch._numbers = self._numbers
         branch._nested, branch._made = dict(self._nested), dict(self._made)
         branch._borrowed = frozenset((*self._borrowed, *self._made))
@@ -104,10 +117,13 @@ class FactorSpool:
             path.unlink()
 
     def get(self, weight: WeightRef, form: Form, rank: int) -> StoredFactors:
-        """The factors of one weight in a form at a rank (`KeyError` where nobody made them)."""
+        """The factors of one weight in a form at a rank (`KeyError` where there are none, and none can be made)."""
         made = self._made.get((weight, form.name, rank))
         if made is not None:
             return made
+        if self._make is not None and (weight, form.family) not in self._nested:
+            self.put(weight, form, rank, *self._make(weight, form, rank))
+            return self._made[weight, form.name, rank]
         nested = self._nested[weight, form.family]
         if not 1 <= rank <= nested.rank or form.part_names != nested.form.part_names:
             raise KeyError(f"weight {weight.name!r} has no {form.name} at rank {rank}")
@@ -123,5 +139,5 @@ class FactorSpool:
 
     def _save(self, part: str, values: Array) -> Path:
         path = self._directory / f"{next(self._numbers)}.{part}.npy"
-        np.save(path, np.ascontiguousarray(values), allow_pickle=False)
+        save_array(path, np.ascontiguousarray(values))
         return path

@@ -15,6 +15,8 @@ The pivoted form is the same with r of the output channels in the middle: a conv
 them to the others, and a Concat on the channel axis. It is offered for one group (the channels of several would lie
 interleaved), with no bias or a stored one, which is written anew for each convolution.
 
+Chains of convolutions over some of the kernel axes each (spatial, input, Tucker-2) are in `conv_chain`.
+
 Declined: a weight that isn't stored, a weight of fewer than 3 dimensions, groups that don't divide the output channels,
 a kernel_shape that contradicts the weight, depthwise convolutions (one input channel per group), and matrices with one
 row or column.

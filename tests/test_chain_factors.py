@@ -5,10 +5,14 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from lowrank_onnx.chain_factors import ChainWeight, chain_errors, chain_parts
+from lowrank_onnx.chain_factors import ChainWeight, chain_errors, chain_maker, chain_parts
 from lowrank_onnx.errors import FactorizationError
-from lowrank_onnx.forms import ConvChain, ConvGeometry, ConvInput, ConvSpatial, ConvTucker
+from lowrank_onnx.forms import PAIR, ConvChain, ConvGeometry, ConvInput, ConvSpatial, ConvTucker
+from lowrank_onnx.model_io import load_model
 from lowrank_onnx.types import Array, Rearrangement, WeightRef, rearrange
+from lowrank_onnx.weights import group_by_weight
+from tests.passes.models import sites_of
+from tests.passes.test_conv import model_of
 
 CHANNELS, OUT, GROUPS = 6, 8, 2
 GEOMETRY = ConvGeometry(CHANNELS, (3, 2), ((1, 1), (1, 1)))
@@ -37,7 +41,7 @@ def chain_weight(dtype: Literal["float32", "float64"] = "float64", *, whiten: bo
 def test_the_errors_are_those_of_the_parts_over_all_groups(form: ConvChain, whiten: bool) -> None:
     kernel = chain_weight(whiten=whiten)
     ranks = (1, 3, 6)
-    curve = chain_errors(kernel, form, ranks)
+    (curve,) = chain_errors(kernel, [(form, ranks)])
     assert curve.ranks == ranks
     matrices = rearrange(kernel.stored, kernel.to_matrices)
     rows = patches() if whiten else np.broadcast_to(np.eye(SIZE), (GROUPS, SIZE, SIZE))
@@ -81,10 +85,34 @@ def test_a_kernel_that_is_not_finite_is_named() -> None:
     kernel = chain_weight(whiten=False)
     kernel.stored[3, 2, 1, 0] = np.nan
     with pytest.raises(FactorizationError, match=r"weight 'w': .*NaN or infinite"):
-        chain_errors(kernel, FORMS[0], (2,))
+        chain_errors(kernel, [(FORMS[0], (2,))])
 
 
 def test_a_zero_kernel_has_no_error() -> None:
     kernel = chain_weight(whiten=False)
     kernel.stored[...] = 0.0
-    assert chain_errors(kernel, FORMS[0], (1, 2)).errors == (0.0, 0.0)
+    (curve,) = chain_errors(kernel, [(FORMS[0], (1, 2))])
+    assert curve.errors == (0.0, 0.0)
+
+
+def test_forms_asked_together_get_the_errors_that_each_has_alone() -> None:
+    kernel = chain_weight()
+    asked = [(form, (1, 2, 4 + number % 2)) for number, form in enumerate(FORMS)]
+    for one, together in zip(asked, chain_errors(kernel, asked), strict=True):
+        (alone,) = chain_errors(kernel, [one])
+        assert together.ranks == alone.ranks
+        assert together.errors == pytest.approx(alone.errors, rel=1e-6)
+
+
+def test_the_maker_reads_the_kernel_of_the_weight_that_is_asked_for() -> None:
+    stored = np.random.default_rng(0).standard_normal((8, 6, 3, 2)).astype(np.float32)
+    model = load_model(model_of(stored, (1, 6, 5, 5)))
+    groups = group_by_weight(sites_of(model.skeleton))
+    make = chain_maker(model, groups, {}, "cpu")
+    form = next(form for form in groups[0].forms if isinstance(form, ConvInput))
+    parts, solver = make(groups[0].weight, form, 6)
+    assert solver == "svd"
+    expected = rearrange(stored, groups[0].sites[0].to_matrices)
+    np.testing.assert_allclose(form.approximate(parts), expected, atol=1e-5)
+    with pytest.raises(KeyError, match="has no pair at rank 2"):
+        make(groups[0].weight, PAIR, 2)

@@ -269,6 +269,62 @@ def test_validate_reports_speed_without_judging_it(path: Path, monkeypatch: pyte
     assert verdict.latency is not None
 
 
+def convolutional(channels: int = 16) -> onnx.ModelProto:
+    """Two 3x3 convolutions with a Relu between, and a mean over the image."""
+    weights = {
+        name: np.random.default_rng(seed).standard_normal((channels, channels, 3, 3)).astype(np.float32) / 12.0
+        for seed, name in enumerate(("w0", "w1"))
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["h"], name="first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["h"], ["r"], name="relu"),
+        helper.make_node("Conv", ["r", "w1"], ["c"], name="second", pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["c"], ["y"], name="mean"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "convolutional",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", channels, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", channels, 1, 1])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize(
+    ("forms", "rank_multiple"),
+    [
+        (("conv_spatial",), None),
+        (("conv_tucker",), None),
+        (("conv_input", "conv_tucker"), None),
+        # At multiples of 16 the pair, which comes first, has no rank that saves anything here.
+        (("conv_channel", "conv_spatial"), 16),
+    ],
+)
+def test_chains_are_measured_and_planned_without_a_pair(forms: tuple[str, ...], rank_multiple: int | None) -> None:
+    images = np.random.default_rng(0).standard_normal((8, 16, 8, 8)).astype(np.float32)
+    config = Config(
+        budget=KeepMacs(0.8),
+        forms=forms,
+        rank_multiple=rank_multiple,
+        objective="size",
+        validate=False,
+        op_types=("Conv",),
+    )
+    result = lowrank_onnx.compress(convolutional(), config, feeds=[{"x": images[i : i + 2]} for i in range(0, 8, 2)])
+    assert result.after is not None
+    assert result.before.macs is not None
+    assert result.after.macs is not None
+    assert result.after.macs <= 0.8 * result.before.macs
+    written = [site for site in result.sites if site.rank is not None]
+    assert {site.form for site in written} <= set(forms) - {"conv_channel"}
+    for site in written:
+        assert site.importance is not None
+        assert site.input_error is not None
+        assert 0.0 < site.input_error < 1.0
+        assert site.solver.startswith("als(1 sweep), weighted")
+
+
 def test_factors_are_refined_with_real_feeds_and_only_then(path: Path) -> None:
     generator = np.random.default_rng(0)
     feeds = [{"x": generator.standard_normal((32, 128)).astype(np.float32)} for _ in range(8)]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from lowrank_onnx.candidates import Candidate, PlannedWeight
-from lowrank_onnx.chain_factors import ChainWeight
 from lowrank_onnx.choose import choose_together
 from lowrank_onnx.forms import MATRIX, PAIR, PIVOTED, Pivoted
 from lowrank_onnx.realise import Realiser
@@ -40,11 +39,7 @@ def realiser(matrix: Array, directory: Path, dtype: str = "float32") -> tuple[Re
     spool.put_nested(ref, MATRIX, PAIR, Factors(left[None], right[None], s[None], 0.0, 0.0, "svd"))
     weight = PlannedWeight("w", MatrixShape(1, *matrix.shape), (PAIR, PIVOTED), 10)
     curves: Curves = {MATRIX: Spectrum(s[None], float(np.sum(s**2)))}
-    return Realiser(spool, {"w": ref}, {"w": curves}, {}, 0, nothing_to_read), weight, curves
-
-
-def nothing_to_read(weight: WeightRef) -> ChainWeight:
-    raise AssertionError(f"{weight.name} isn't a kernel")
+    return Realiser(spool, {"w": ref}, {"w": curves}, {}, 0), weight, curves
 
 
 def candidate(form: str, rank: int = RANK) -> Candidate:

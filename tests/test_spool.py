@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lowrank_onnx.forms import CONV_CHANNEL, MATRIX, PAIR, PIVOTED, Pivoted
+from lowrank_onnx.forms import CONV_CHANNEL, MATRIX, PAIR, PIVOTED, ConvGeometry, ConvSpatial, Form, Pivoted
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import Array, Factors, NewTensor, Rearrangement, WeightRef
 
@@ -92,3 +92,22 @@ def test_new_biases_are_made_by_the_form(spool: FactorSpool) -> None:
     assert all(values.dtype == np.float16 for values in found)
     np.testing.assert_array_equal(found[0], [1, 2, 3])
     np.testing.assert_array_equal(found[1], bias[3:] - bias[:3] @ after[0])
+
+
+def test_what_no_factorization_here_gives_is_made_once_when_it_is_asked_for(tmp_path: Path) -> None:
+    form = ConvSpatial(ConvGeometry(4, (3, 3), ((1, 1), (1, 1))), 0)
+    parts = {"first": np.ones((2, 12, 3), np.float32), "second": np.full((2, 9, 6), 2.0, np.float32)}
+    asked: list[tuple[WeightRef, Form, int]] = []
+
+    def make(weight: WeightRef, form: Form, rank: int) -> tuple[dict[str, Array], str]:
+        asked.append((weight, form, rank))
+        return parts, "made"
+
+    spool = FactorSpool(tmp_path, make)
+    spool.put_nested(WEIGHT, MATRIX, PAIR, factors())
+    for _ in range(2):
+        stored = spool.get(WEIGHT, form, 3)
+        assert (stored.form, stored.rank, stored.solver) == (form, 3, "made")
+        np.testing.assert_array_equal(stored.values("second"), parts["second"])
+    assert spool.get(WEIGHT, PAIR, 3).solver == "svd"
+    assert asked == [(WEIGHT, form, 3)]

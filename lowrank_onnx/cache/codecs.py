@@ -13,7 +13,7 @@ from lowrank_onnx.cache import Codec, Slot
 from lowrank_onnx.cache.entry_file import Entry
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
-from lowrank_onnx.types import Factors, MatrixShape, Site, Spectrum, WeightRef
+from lowrank_onnx.types import Factors, MatrixShape, Site, Spectrum, Tails, WeightRef
 
 
 def factors_codec(shape: MatrixShape, rank: int) -> Codec[tuple[Factors, Spectrum]]:
@@ -51,6 +51,22 @@ def _decode_factors(entry: Entry) -> tuple[Factors, Spectrum]:
         solver=_text(meta["solver"]),
     )
     return factors, Spectrum(values=factors.singular_values, energy=_number(meta["energy"]))
+
+
+def tails_codec(ranks: Sequence[tuple[int, ...]]) -> Codec[tuple[Tails, ...]]:
+    """For the errors of one weight in some forms, each at its ranks."""
+    return Codec({}, _encode_tails, partial(_decode_tails, ranks))
+
+
+def _encode_tails(tails: tuple[Tails, ...]) -> Entry:
+    return Entry({"errors": [list(one.errors) for one in tails]})
+
+
+def _decode_tails(ranks: Sequence[tuple[int, ...]], entry: Entry) -> tuple[Tails, ...]:
+    errors = [tuple(_number(error) for error in one) for one in entry.meta["errors"]]
+    if [len(one) for one in errors] != [len(one) for one in ranks]:
+        raise ValueError("errors for other ranks")
+    return tuple(Tails(*one) for one in zip(ranks, errors, strict=True))
 
 
 def sensitivity_codec(weight: WeightRef) -> Codec[Sensitivity | Unmeasured]:

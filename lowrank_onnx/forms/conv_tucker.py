@@ -4,7 +4,7 @@
 mirror image of conv channel. **conv Tucker-2** (Kim et al., arXiv 1511.06530) also computes fewer output channels, r',
 and a second 1x1 convolution spreads them: r channels + r taps r' + r' out.
 
-One rank says both: r' is out sqrt(r / channels), rounded to a multiple of 16 where there are outputs enough. On the
+One rank says both: r' is out sqrt(r / channels), rounded up to a multiple of 16 where there are outputs enough. On the
 convolutions of the shipped VGG, with the exact errors of all pairs of ranks, the best pairs at up to a quarter of the
 weights lie near that curve. At larger budgets they keep all outputs, and that is conv input.
 """
@@ -90,10 +90,10 @@ class ConvTucker(ConvChain):
         return self.geometry.axes
 
     def output_rank(self, shape: MatrixShape, rank: int) -> int:
-        """r', at most what r can feed; it never falls as r grows."""
+        """r', at most what r can feed; it never falls as r grows, and at the largest rank it is all outputs."""
         out = shape.out_features
         multiple = next(multiple for multiple in (16, 8, 4, 2, 1) if multiple * 4 <= out or multiple == 1)
-        near = max(1, round(out * math.sqrt(rank / self.geometry.channels) / multiple)) * multiple
+        near = math.ceil(out * math.sqrt(rank / self.largest_rank(shape)) / multiple) * multiple
         return min(near, out, rank * self.geometry.taps(self.geometry.axes))
 
     def links(self, shape: MatrixShape, rank: int) -> tuple[Link, ...]:

@@ -36,7 +36,7 @@ product after a random start. (Measured: 0.9 to 1.5 on the benchmark's spectra.)
 CONVERGED_EDGE = 1.05
 """The same over the last Ritz value, after a filter."""
 
-WANTED_GROWTH = 4.6
+WANTED_GROWTH = 5.0
 """Logarithm of how much more the direction at the rank is to be amplified by the first filter than any unwanted one,
 by the slope of the first Ritz values (calibrated on the benchmark's spectra)."""
 
@@ -69,7 +69,7 @@ PROBES = 8
 PROBE_STEPS = 4
 """Block Lanczos steps of that."""
 
-ACCEPTED_SHARE = 0.65
+ACCEPTED_SHARE = 0.75
 """The share of ``tolerance - 1`` at which a result is accepted: a probe sees up to a percent less than there is."""
 
 BISECTIONS = 30

@@ -14,8 +14,8 @@ from lowrank_onnx.linalg.krylov import LARGE_RANK, block_width, planned_dimensio
 
 Plan: TypeAlias = Literal["eigen", "chebyshev", "krylov-direct", "krylov-gram"]
 
-EIGEN_CUBIC, EIGEN_SQUARE = 10.5, 4500.0
-"""Of k**3 and k**2 for the eigendecomposition of a k x k matrix: memory and tiny steps bound it, not arithmetic."""
+EIGEN_CUBIC, EIGEN_SQUARE, EIGEN_VECTORS = 5.1, 3900.0, 4.2
+"""Of k**3, k**2 and k**2 r for r eigenvectors of a k x k matrix: memory and tiny steps bound it, not arithmetic."""
 
 NARROW_COLUMNS = 22.0
 """A product with a block of b columns runs at b / (b + NARROW_COLUMNS) of the rate of a large one."""
@@ -38,7 +38,7 @@ FILTER_EIGEN = 1.6
 FILTER_PROBE, FILTER_FIXED = 300.0, 3e8
 """Weight of n**2 for measuring what is left behind, and of all that doesn't depend on the size."""
 
-KRYLOV_RISK = 1.5
+KRYLOV_RISK = 1.7
 """Times the cost of a Krylov space of the planned dimension is what one costs for weights that decay more slowly."""
 
 LARGEST_SHARE = 0.85
@@ -61,7 +61,7 @@ def rank_plans(rows: int, columns: int, rank: int, tolerance: float = 1.02) -> l
     the best, at most.
     """
     m, n, r = float(rows), float(columns), float(rank)
-    eigen = SYMMETRIC_WEIGHT * m * n * n + eigen_cost(n) + 2 * m * n * r
+    eigen = SYMMETRIC_WEIGHT * m * n * n + eigen_cost(n, r) + 2 * m * n * r
     choices = [Choice("eigen", eigen, columns)]
     if has_room(rank, columns):
         choices.append(Choice("chebyshev", _filter_cost(m, n, r), filtered_columns(rank)))
@@ -87,7 +87,7 @@ def _filter_cost(m: float, n: float, r: float) -> float:
     else:
         projection = 2 * n * n * columns + 3 * n * columns**2 + 2 * n * columns * r + 2 * m * n * r
     products = SYMMETRIC_WEIGHT * m * n * n + FILTER_PRODUCTS * 2 * n * n * columns
-    small = FILTER_EIGEN * eigen_cost(columns) + FILTER_PROBE * n * n + FILTER_FIXED
+    small = FILTER_EIGEN * eigen_cost(columns, columns) + FILTER_PROBE * n * n + FILTER_FIXED
     return products + bases + projection + small
 
 
@@ -98,12 +98,12 @@ def _krylov_cost(rows: int, columns: int, rank: int, depth: int, plan: Plan) -> 
     narrow = 1.0 + NARROW_COLUMNS / width
     checks = CHECKS_OF_LARGE if rank > LARGE_RANK else CHECKS
     # Each block is orthogonalized once against the whole space, and its Gram matrix is taken twice in float64.
-    small = narrow * 3 * n * d * d + 8 * n * d * width + checks * eigen_cost(d) + 2 * n * d * r
+    small = narrow * 3 * n * d * d + 8 * n * d * width + checks * eigen_cost(d, r) + 2 * n * d * r
     if plan == "krylov-gram":
         return small + SYMMETRIC_WEIGHT * m * n * n + narrow * 2 * n * n * d + 2 * m * n * r
     return small + narrow * 4 * m * n * d + 2 * m * d * r
 
 
-def eigen_cost(size: float) -> float:
-    """Equivalent flops of a symmetric eigendecomposition."""
-    return EIGEN_CUBIC * size**3 + EIGEN_SQUARE * size**2
+def eigen_cost(size: float, count: float) -> float:
+    """Equivalent flops of the eigenvalues of a symmetric matrix and `count` eigenvectors."""
+    return EIGEN_CUBIC * size**3 + EIGEN_SQUARE * size**2 + EIGEN_VECTORS * size**2 * count

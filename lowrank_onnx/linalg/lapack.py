@@ -18,12 +18,11 @@ costs more than it gains, and stalls by orders of magnitude where another proces
 SINGLE_THREAD_WORK = 3e8
 """Up to this m n r a whole factorization runs on one thread, for the same reason: it is some 50 ms of small steps."""
 
-DIVIDE_AND_CONQUER_SIZE = 1536
-"""Up to this order the full divide and conquer eigensolver is faster than the partial one (MRRR) at any count."""
+SMALLEST_REDUCED = 8
+"""Below this order the eigensolver is called as a whole."""
 
-DIVIDE_AND_CONQUER_SHARE = 2 / 3
-"""Of the eigenvectors: for more than this the full eigensolver is the faster one at any order."""
-
+BACK_BLOCK = 64
+"""Columns of workspace for each eigenvector that is transformed back."""
 
 MIRRORED_TILE = 64
 """Order of the tiles in which a triangle is mirrored: two fit the first level of cache."""
@@ -91,13 +90,36 @@ def solve_upper(R: NDArray[np.float64], B: NDArray[np.float64], transposed: bool
 
 
 def eigh_leading(G: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The `count` largest eigenvalues of a symmetric G, descending, and their eigenvectors as columns."""
+    """The `count` largest eigenvalues of a symmetric G, descending, and their eigenvectors as columns.
+
+    LAPACK's divide and conquer driver in its three parts, because the last, the back-transformation, is a third of the
+    work for all eigenvectors and need be done for the wanted ones only. The partial driver (MRRR) is slower at any
+    count that pays.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        where divide and conquer doesn't converge.
+    """
     size = G.shape[0]
+    lapack = scipy.linalg.lapack
+    wide = G.dtype == np.float64
+    reduce, lwork, conquer, apply = (
+        (lapack.dsytrd, lapack.dsytrd_lwork, lapack.dstevd, lapack.dormqr)
+        if wide
+        else (lapack.ssytrd, lapack.ssytrd_lwork, lapack.sstevd, lapack.sormqr)
+    )
+    if size < SMALLEST_REDUCED:
+        values, vectors = scipy.linalg.eigh(G, driver="evd", check_finite=False)
+        return values[::-1][:count], vectors[:, ::-1][:, :count]
     with single_thread(size <= SINGLE_THREAD_SIZE):
-        if size <= DIVIDE_AND_CONQUER_SIZE or count > DIVIDE_AND_CONQUER_SHARE * size:
-            values, vectors = scipy.linalg.eigh(G, driver="evd", check_finite=False)
-        else:
-            values, vectors = scipy.linalg.eigh(
-                G, driver="evr", subset_by_index=(size - count, size - 1), check_finite=False
-            )
-    return values[::-1][:count], vectors[:, ::-1][:, :count]
+        reflectors, diagonal, off_diagonal, tau, _ = reduce(G.T, lower=1, lwork=int(lwork(size, lower=1)[0]))
+        values, inner, failed = conquer(diagonal, off_diagonal)
+        if failed:
+            raise np.linalg.LinAlgError(f"eigenvalues of a matrix of order {size}: divide and conquer did not converge")
+        vectors = np.empty((size, count), G.dtype, order="F")
+        vectors[0] = inner[0, size - count :]
+        # Reflectors of the lower triangle leave the first row as it is.
+        rest = np.asfortranarray(inner[1:, size - count :])
+        vectors[1:] = apply("L", "N", reflectors[1:, :-1], tau, rest, BACK_BLOCK * count, overwrite_c=1)[0]
+    return values[::-1][:count], vectors[:, ::-1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from lowrank_onnx.model_io.assembly import complete_proto, model_bytes, model_chunks
 from lowrank_onnx.model_io.loading import ModelSource, load_model
 from lowrank_onnx.model_io.model import Model, base_dir
-from lowrank_onnx.model_io.scratch import scratch_directory
+from lowrank_onnx.model_io.scratch import save_array, scratch_directory
 from lowrank_onnx.model_io.staging import StagedModel, check_target, stage_model
 from lowrank_onnx.model_io.store import WeightStore, new_tensor_proto
 
@@ -26,6 +26,7 @@ __all__ = [
     "model_bytes",
     "model_chunks",
     "new_tensor_proto",
+    "save_array",
     "scratch_directory",
     "stage_model",
 ]

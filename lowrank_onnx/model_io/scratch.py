@@ -7,7 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from lowrank_onnx.model_io.workspace import open_workspace, report_os_errors, resolve_target
+from lowrank_onnx.types import Array
+
+
+def save_array(path: Path, values: Array) -> None:
+    """Write an array into a scratch directory, to be read with `numpy.load`.
+
+    Raises
+    ------
+    OutputError : there is no room for it.
+    """
+    with report_os_errors(path):
+        np.save(path, values, allow_pickle=False)
 
 
 @contextmanager

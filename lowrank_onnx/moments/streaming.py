@@ -16,6 +16,7 @@ import onnx
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.evaluate.feeds import Feeds
 from lowrank_onnx.evaluate.session import Runner
+from lowrank_onnx.model_io import save_array
 from lowrank_onnx.moments.feed_pass import FeedPass, accepted
 from lowrank_onnx.moments.moment import Moment
 from lowrank_onnx.moments.pass_plan import Wanted, plan_passes
@@ -66,7 +67,7 @@ def observe_moments(
 def keep_moment(moment: Moment, directory: Path, number: int) -> Moment:
     """The same moment, its large part in a file of that number in `directory` instead of in memory."""
     path = directory / f"moment.{number}.npy"
-    np.save(path, moment.second_moment, allow_pickle=False)
+    save_array(path, moment.second_moment)
     second: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     return Moment(second, moment.mean, moment.rows, moment.positions)
 

@@ -46,10 +46,15 @@ def test_the_report_names_winners_and_ties() -> None:
     first = [result("pair", 0.5, 1.5, 1.6), result("spatial", 0.5, 2.0, 2.1), result("tucker", 0.5, 1.8, 1.95)]
     second = [result("pair", 0.25, 3.0, 3.1), result("pair", 0.5, 1.7, 1.8)]
     shapes = [{"title": "A", "dense_ms": 1.0, "forms": first}, {"title": "B", "dense_ms": 2.0, "forms": second}]
-    data = {"date": "2026-01-01", "machine": "m", "versions": {"onnx": "1", "cupy": ""}, "shapes": shapes}
+    data = {
+        "date": "2026-01-01",
+        "machine": "m",
+        "versions": dict.fromkeys(("numpy", "onnx", "onnxruntime", "python", "cupy"), "1"),
+        "shapes": shapes,
+    }
     lines = markdown(data).splitlines()
     assert "| A | spatial 2.00x (~ tucker) |  |" in lines
     assert "| B | pair 1.70x | pair 3.00x |" in lines
     assert f"| pair | {math.sqrt(0.75 * 0.85):.2f} of 2 nodes | 0.75 of 1 nodes |" in lines
     assert "| spatial | 16 | 0.50 | 2.00x | 1.90 to 2.10 |" in lines
-    assert "Measured on 2026-01-01: m; onnx 1." in lines
+    assert "Measured on 2026-01-01: m; numpy 1, onnx 1, onnxruntime 1, python 1." in lines

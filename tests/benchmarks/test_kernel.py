@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.kernel import Case, Run, _iterations_before, ranks_for, spectral_error
+from benchmarks.kernel_measure import Case, Run, _iterations_before, ranks_for, spectral_error
 from benchmarks.kernel_report import markdown, spent_flops, verdicts
 from benchmarks.spectra import SPECTRA, matrix
 
@@ -112,6 +112,14 @@ def test_the_command_measures_and_saves(tmp_path: Path) -> None:
         seen = json.loads(out.read_text())["cases"]
     cases = json.loads(out.read_text())["cases"]
     assert [(c["spectrum"], c["rank"]) for c in cases] == [(s, r) for s in ("slow", "trained") for r in (6, 12, 24)]
+    stored = json.loads(out.read_text())
+    stored["machine"]["processor"] = "another"
+    out.write_text(json.dumps(stored))
+    refused = subprocess.run(
+        [*command, "slow", "--out", str(out), "--resume"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 1
+    assert "made on another machine" in refused.stderr
     for measured in cases:
         auto = next(run for run in measured["runs"] if run["solver"] == "auto")
         assert 0.99 <= auto["spectral"] <= 1.02

@@ -22,6 +22,7 @@ from benchmarks.saved_results import is_saved, read
 from benchmarks.zoo_cases import CASES, ZooCase
 from lowrank_onnx import CompressionResult, Config, compress
 from lowrank_onnx.evaluate import Session, open_session
+from models.packages import FetchError
 from tests.tiny_model import write_classifier
 
 
@@ -69,6 +70,19 @@ def test_a_run_that_was_stopped_goes_on_behind_its_last_result(tmp_path: Path, m
     assert "## tiny" in report
     assert f"| 0.6 (quick) | {point['metrics']['top share']:.4f} |" in report
     assert f"| all | {original['metrics']['top share']:.4f} |" in report
+
+
+def test_a_model_that_cannot_be_fetched_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unavailable(quick: bool) -> ZooCase:
+        raise FetchError("p=1: a Debian package, and there is no apt-get here")
+
+    monkeypatch.setattr(zoo, "CASES", {"craft": unavailable})
+    monkeypatch.setattr("sys.argv", ["zoo", "--models", "craft", "--out", str(tmp_path)])
+    assert zoo.main() == 1
+    assert "craft is left out: p=1: a Debian package" in capsys.readouterr().err
+    assert (tmp_path / "zoo.md").is_file()
 
 
 def test_a_quick_result_is_not_enough_for_a_full_run(tmp_path: Path) -> None:

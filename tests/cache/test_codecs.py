@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from lowrank_onnx.cache import Cache, Codec, open_cache
-from lowrank_onnx.cache.codecs import factors_codec, recall_moments, sensitivity_codec, store_moments
+from lowrank_onnx.cache.codecs import factors_codec, recall_moments, sensitivity_codec, store_moments, tails_codec
 from lowrank_onnx.cache.entry_file import Entry
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
-from lowrank_onnx.types import Factors, MatrixShape, Site, Spectrum, WeightRef
+from lowrank_onnx.types import Factors, MatrixShape, Site, Spectrum, Tails, WeightRef
 from tests.passes.models import make_model, sites_of, value, weight
 
 SHAPE = MatrixShape(2, 5, 4)
@@ -46,6 +46,21 @@ def encoded(codec: Codec[Any], result: Any) -> Entry:
     entry = codec.encode(result)
     assert entry is not None
     return entry
+
+
+def test_tails_come_back_to_the_bit_for_the_same_ranks(tmp_path: Path) -> None:
+    tails = (Tails((2, 4, 5), (1 / 3, 1e-17, 0.0)), Tails((8,), (0.1,)))
+    slot = cache(tmp_path).slot("chain errors", list)
+    slot.put(tails_codec([(2, 4, 5), (8,)]), tails)
+    assert slot.get(tails_codec([(2, 4, 5), (8,)])) == tails
+
+
+@pytest.mark.parametrize(
+    "errors", [[], [[0.5]], [[0.5, 0.2], [0.1]], [[0.5, -0.2]], [[0.5, math.nan]], [[0.5, "0.2"]], [0.5, 0.5], 0.5]
+)
+def test_tails_that_make_no_sense_are_refused(errors: Any) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        tails_codec([(2, 4)]).decode(Entry({"errors": errors}))
 
 
 def test_factors_come_back_to_the_bit(tmp_path: Path) -> None:

@@ -299,8 +299,8 @@ FLAGS = """
         ("--oversampling -1", "--oversampling -1: expected 0 or more"),
         ("--seed -1", "--seed -1: expected a whole number from 0 to 2**63 - 1"),
         ("--rank-multiple 0", "--rank-multiple 0: expected at least 1, e.g. 16"),
-        ("--op-types Softmax", "--op-types Softmax: expected some of MatMul, Gemm, Conv, ConvTranspose"),
-        ("--op-types ,", "--op-types: expected at least one of MatMul, Gemm, Conv, ConvTranspose"),
+        ("--op-types Softmax", f"--op-types Softmax: expected some of {', '.join(OP_TYPES)}"),
+        ("--op-types ,", f"--op-types: expected at least one of {', '.join(OP_TYPES)}"),
         (
             "--method magic",
             f"Invalid value for '--method': 'magic' is not one of 'auto', 'rsi', 'rsvd', 'svd'{SEE_HELP}",

@@ -85,13 +85,21 @@ def test_the_largest_rank_is_the_smaller_side(form: ConvChain) -> None:
     assert form.largest_rank(MatrixShape(1, 64 * 9, 1)) <= math.prod((3, 3))
 
 
+@pytest.mark.parametrize("out", [3, 18, 30, 100, 1000])
+@pytest.mark.parametrize("channels", [2, 18, 64])
+def test_tucker_has_all_outputs_at_the_largest_rank(channels: int, out: int) -> None:
+    tucker = ConvTucker(ConvGeometry(channels, (3, 3), (EVEN, EVEN)))
+    shape = MatrixShape(1, channels * 9, out)
+    assert tucker.output_rank(shape, tucker.largest_rank(shape)) == min(out, channels * 9)
+
+
 def test_tuckers_outputs_grow_with_its_inputs() -> None:
     tucker = ConvTucker(SQUARE)
     inner = [tucker.output_rank(SHAPE, rank) for rank in range(1, 65)]
     assert inner == sorted(inner)
     assert inner[-1] == 128
     assert inner[0] == 9  # no more directions than one channel's kernel positions give
-    assert all(size % 16 == 0 for size in inner[4:])
+    assert all(size % 16 == 0 for size in inner[5:])
 
 
 def test_spatial_needs_two_axes() -> None:

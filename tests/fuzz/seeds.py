@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from lowrank_onnx.types import Array, numpy_dtype
 
 IN, HIDDEN = 24, 32
+SMALLEST_EXTERNAL = 64
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,8 @@ def _externalised(model: onnx.ModelProto) -> Seed:
     """The model with its tensors in two data files."""
     files = {"weights.bin": b"", "sub/more.bin": b""}
     for index, tensor in enumerate(model.graph.initializer):
+        if len(tensor.raw_data) < SMALLEST_EXTERNAL:
+            continue
         name = ("weights.bin", "sub/more.bin")[index % 2]
         entries = {"location": name, "offset": str(len(files[name])), "length": str(len(tensor.raw_data))}
         files[name] += tensor.raw_data

@@ -133,3 +133,25 @@ def test_a_limit_on_device_memory_is_answered_on_the_cpu() -> None:
     finally:
         pool.set_limit(size=before)
     assert result.solver.endswith("on the CPU: out of device memory")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 65])
+def test_leading_eigenvectors_at_every_count(dtype: Any, size: int) -> None:
+    G = spd(size).astype(dtype)
+    rounding = 200.0 * float(np.finfo(dtype).eps)
+    expected = np.linalg.eigvalsh(G.astype(np.float64))[::-1]
+    for count in {1, size // 2 + 1, size}:
+        values, vectors = NUMPY.eigh_leading(NUMPY.to_device(G), count)
+        assert vectors.shape == (size, count)
+        assert vectors.dtype == values.dtype == dtype
+        np.testing.assert_allclose(values, expected[:count], rtol=rounding, atol=rounding * expected[0])
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(count), atol=rounding)
+        np.testing.assert_allclose(G @ vectors, vectors * values, atol=rounding * expected[0])
+
+
+def test_eigenvectors_of_degenerate_matrices() -> None:
+    for G in (np.zeros((12, 12), np.float32), np.eye(12), np.ones((12, 12))):
+        values, vectors = NUMPY.eigh_leading(G, 5)
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(5), atol=1e-5)
+        np.testing.assert_allclose(G @ vectors, vectors * values, atol=1e-5)

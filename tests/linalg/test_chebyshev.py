@@ -39,7 +39,7 @@ def test_the_tolerance_is_met(backend: Backend, spectrum: str, shape: tuple[int,
         assert triplets.solver.startswith(f"chebyshev(l={filtered_columns(rank)}, degree=")
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_no_seed_breaks_the_tolerance(seed: int) -> None:
     for spectrum, rank in (("slow", 64), ("gaussian", 64), ("exponential", 64), ("step", 40)):
         values = SPECTRA[spectrum](320)
@@ -104,3 +104,38 @@ def test_columns_exceed_the_rank_by_enough_to_probe(rank: int) -> None:
     assert filtered_columns(rank) >= rank + PROBES
     assert filtered_columns(rank) % 8 == 0
     assert not has_room(rank, rank + 2 * PROBES * PROBE_STEPS)
+
+
+def unusual_matrices(size: int) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    noise = generator.standard_normal((size, size))
+    low = generator.standard_normal((size, 30)) @ generator.standard_normal((30, size)) / 30
+    order = np.arange(size)
+    return {
+        "diagonal": np.diag(SPECTRA["slow"](size)),
+        "permuted diagonal": np.diag(SPECTRA["gaussian"](size))[generator.permutation(size)],
+        "low rank and noise": low + 0.1 * noise,
+        "low rank and little noise": low + 0.01 * noise,
+        "sparse": noise * (generator.random((size, size)) < 0.02),
+        "signs": np.sign(noise),
+        "heavy tails": generator.standard_cauchy((size, size)),
+        "rows of many scales": noise * np.geomspace(1.0, 1e-3, size)[:, None],
+        "equal blocks": np.kron(np.eye(8), noise[: size // 8, : size // 8]),
+        "two levels": matrix((size, size), np.where(order < size // 2, 1.0, 0.9), seed=3),
+        "outliers above a flat tail": matrix((size, size), np.where(order < 60, 1.05, 1.0), seed=3),
+        "a late drop": matrix((size, size), 1.0 - (order / size) ** 3 * 0.9, seed=3),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(unusual_matrices(8)))
+def test_unusual_matrices_are_within_the_tolerance_or_declined(name: str) -> None:
+    W = unusual_matrices(400)[name].astype(np.float32)
+    values = np.linalg.svd(W.astype(np.float64), compute_uv=False)
+    for rank in (40, 80):
+        triplets = solve_chebyshev(NUMPY, W, rank, tolerance=1.02, seed=0)
+        if triplets is None:
+            # Squares of these lose the value that follows, beside the largest.
+            assert values[rank] ** 2 < 1e-3 * values[0] ** 2
+            continue
+        error = np.linalg.norm(W - triplets.scaled_left.astype(np.float64) @ triplets.right.T, 2)
+        assert error <= 1.02 * values[rank]

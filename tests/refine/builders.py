@@ -15,7 +15,7 @@ from lowrank_onnx.attempt import Workshop
 from lowrank_onnx.calibration import weight_moments
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import Candidate
-from lowrank_onnx.chain_factors import chain_parts, kernel_reader
+from lowrank_onnx.chain_factors import chain_maker
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import OP_TYPES, Config
 from lowrank_onnx.evaluate import Session, compare_outputs, load_feeds, open_session
@@ -95,11 +95,11 @@ def workshop(
 def in_form(shop: Workshop, choices: Sequence[Choice], name: str, rank: int) -> tuple[Workshop, tuple[Choice, ...]]:
     """The same weights in another form: pivoted from the first column on, or a chain of convolutions."""
     spool = shop.spool.branch()
-    kernels = kernel_reader(shop.model, shop.groups, {}, "cpu")
+    make = chain_maker(shop.model, shop.groups, {}, "cpu")
     for group in shop.groups:
         form = group.form(name)
         if isinstance(form, ConvChain):
-            spool.put(group.weight, form, rank, chain_parts(kernels(group.weight), form, rank), "svd")
+            spool.put(group.weight, form, rank, *make(group.weight, form, rank))
             continue
         pair = spool.get(group.weight, PAIR, rank)
         found = pivot_factors(pair.values("left")[0], pair.values("right")[0], 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from lowrank_onnx import compress
-from lowrank_onnx.config import Alpha, Config
+from lowrank_onnx.config import Alpha, Config, FixedRank
 from lowrank_onnx.errors import ModelError
 from lowrank_onnx.evaluate import open_session
 from lowrank_onnx.results import CompressionResult
@@ -71,6 +72,22 @@ def test_full_rank_reproduces_the_stored_outputs(model: Path, tmp_path: Path) ->
             assert got.dtype == expected.dtype
             np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-5 * max(1.0, float(np.abs(expected).max())))
     assert all(site.rank == min(site.in_features, site.out_features) for site in result.sites)
+
+
+@pytest.mark.parametrize("form", ["conv_spatial", "conv_input", "conv_tucker"])
+def test_convolutions_written_as_chains_reproduce_the_stored_outputs(form: str, tmp_path: Path) -> None:
+    config = replace(FULL, budget=FixedRank(rank=10**6), forms=(form,))
+    written = 0
+    for index, model in enumerate(MODELS):
+        result, path = compressed(model, config, tmp_path / f"{index}.onnx")
+        written += sum(site.rank is not None for site in result.sites)
+        if result.status == "written":
+            directory = model / "test_data_set_0"
+            for got, expected in zip(run(path, directory), stored(directory, "output"), strict=True):
+                np.testing.assert_allclose(
+                    got, expected, rtol=1e-3, atol=1e-5 * max(1.0, float(np.abs(expected).max()))
+                )
+    assert written >= 10
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lowrank_onnx import Alpha, CompressionResult, Config, KeepParams, compress
+from lowrank_onnx import Alpha, CompressionResult, Config, FixedRank, KeepParams, compress
 from lowrank_onnx.types import Array
 from models.fetch import fetch_model
 
@@ -98,13 +98,25 @@ def test_full_rank_changes_no_output(name: str, tmp_path: Path) -> None:
     assert all(skipped.reason for skipped in result.skipped)
 
 
-def test_quantized_weights_are_left_alone_with_the_reason(tmp_path: Path) -> None:
+def test_weights_behind_their_scales_are_decoded(tmp_path: Path) -> None:
     result = exact("minilm-int8", tmp_path / "full.onnx")
-    assert result.status == "unchanged"
-    assert not (tmp_path / "full.onnx").exists()
-    reasons = Counter((skipped.op_type, skipped.reason) for skipped in result.skipped)
-    assert reasons["MatMul", "weight sits behind Cast -> Mul (weight-only quantized, stored as int8)"] == 36
-    assert reasons["MatMul", "both inputs are activations"] == 12
+    assert result.status == "written", result.message
+    assert Counter(site.op_type for site in result.sites) == {"MatMul": 36}
+    assert result.notes == ("36 weights stored as int8 behind Cast -> Mul: replaced by float32 factors",)
+    assert Counter(skipped.reason for skipped in result.skipped if skipped.op_type == "MatMul") == {
+        "both inputs are activations": 12
+    }
+    assert result.verdict is not None
+    assert result.verdict.relative_error < 1e-4
+
+
+def test_scaled_integers_stay_where_factors_are_not_smaller_in_bytes(tmp_path: Path) -> None:
+    config = Config(budget=FixedRank(64), objective="size", validate=False)
+    result = compress(fetch_model("minilm-int8"), config, output=tmp_path / "small.onnx")
+    taken = {(site.in_features, site.out_features) for site in result.sites if site.rank is not None}
+    assert taken == {(384, 1536), (1536, 384)}
+    assert result.after is not None
+    assert result.after.file_bytes < result.before.file_bytes
 
 
 @pytest.mark.parametrize("name", ["ppocr-v4-recogniser", "magika", "silero-vad"])
