@@ -7,6 +7,7 @@ import typer as typer
 from lowrank_onnx.cli import budgets as budgets
 from lowrank_onnx.cli import checks as checks
 from lowrank_onnx.cli import options as options
+from lowrank_onnx.cli import points as points
 from lowrank_onnx.cli.config_file import ConfigFileOption as ConfigFileOption
 from lowrank_onnx.cli.config_file import DumpConfigOption as DumpConfigOption
 from lowrank_onnx.cli.config_file import dump_options
@@ -19,15 +20,16 @@ from lowrank_onnx.config import FORM_NAMES, OP_TYPES, Config, Gates
 def sweep(
     context: typer.Context,
     model: options.ModelArgument,
-    keep_params: budgets.SweepParamsOption = None,
-    keep_macs: budgets.SweepMacsOption = None,
-    speedup: budgets.SweepSpeedupOption = None,
-    pick: budgets.PickOption = None,
+    keep_params: points.SweepParamsOption = None,
+    keep_macs: points.SweepMacsOption = None,
+    speedup: points.SweepSpeedupOption = None,
+    pick: points.PickOption = None,
     min_sqnr: budgets.MinSqnrOption = None,
     max_error: budgets.MaxErrorGateOption = None,
     min_top1: budgets.MinTop1Option = None,
     objective: budgets.ObjectiveOption = options.DEFAULTS.objective,
     calib: options.CalibOption = None,
+    metric: options.MetricOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
     sensitivity: options.SensitivityOption = options.DEFAULTS.sensitivity,
     refine: options.RefineOption = options.DEFAULTS.refine,
@@ -47,9 +49,9 @@ def sweep(
     dump_config: DumpConfigOption = None,
 ) -> int:
     """Compress at several budgets from one calibration, show the trade-off, and write the point that you pick."""
-    points = budgets.sweep_points(keep_params, keep_macs, speedup)
+    tried = points.sweep_points(keep_params, keep_macs, speedup)
     config = Config(
-        budget=points[0],
+        budget=tried[0],
         gates=Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1),
         objective=objective,
         sensitivity=sensitivity,
@@ -61,6 +63,7 @@ def sweep(
         seed=seed,
         device=device,
         provider=provider,
+        metric=metric,
     )
     dump_options(context, dump_config)
     if output is not None:
@@ -79,7 +82,7 @@ def sweep(
     with showing_progress(quiet=quiet) as progress:
         result = run_sweep(
             model,
-            points,
+            tried,
             config,
             pipeline.compress,
             feeds=calib,
