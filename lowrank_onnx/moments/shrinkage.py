@@ -9,7 +9,6 @@ import numpy as np
 from lowrank_onnx.moments.moment import Moment
 from lowrank_onnx.types import Array, WeightRef
 
-
 UNEXCITED = 1e-30
 """The second moment of an input that was never seen to be anything but 0: far below any that was."""
 
