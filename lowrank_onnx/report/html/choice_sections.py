@@ -60,7 +60,7 @@ def search_section(result: CompressionResult) -> Section | None:
         ("Every model that was tried on the way to the budget. The diamond is the one that was taken.",),
         figures.trade_off(points, cost),
         f"Relative error of the outputs over {cost}, {plural(len(steps), 'attempt')}.",
-        (Table("Attempts", *search_table(steps), left=0),),
+        (Table("Attempts", *search_table(steps)),),
     )
 
 
@@ -82,7 +82,7 @@ def plan_section(result: CompressionResult) -> Section | None:
             "Of each share, the plan whose model has the least error on calibration feeds was taken.",
             "" if measured else "There was no error to choose by: the calibration feeds have too few samples.",
         ),
-        tables=(Table("Plans", ("share kept", "trust", "output error", "taken"), rows, left=0),),
+        tables=(Table("Plans", ("share kept", "trust", "output error", "taken"), rows),),
     )
 
 
