@@ -23,7 +23,8 @@ class Folded:
     ----------
     weight : (a, b, out), scaled: the original is ``weight * 2**exponent``.
     metric : (a b, a b), the second moment with a floor, scaled to a mean diagonal of 1; None for the plain norm.
-    image : (a, b, out), ``metric @ weight``.
+    image : (a, b, out), ``metric @ weight``. Only that is asked for once it is known, and the weight's shape: where
+        equations give the image at once, any array of that shape stands for the weight.
     energy : ``||W||_C**2`` of the scaled weight.
     scale : of the metric: the second moment that was given is ``metric * scale``.
     """

@@ -182,7 +182,22 @@ def fit_leading_on(
     except np.linalg.LinAlgError:
         folded = mended(backend, folded)
         projection = project(backend, folded, first)
-    return LeadingFamily(backend, folded, projection, accumulation_dtype(W.dtype), _errors(backend, folded, projection))
+    return _family(backend, folded, projection, accumulation_dtype(W.dtype))
+
+
+def family_on(backend: Backend, folded: Folded, first: DeviceArray, dtype: np.dtype[Any]) -> LeadingFamily:
+    """The family of a known orthonormal leading factor (a, R), for a problem on its device.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        where the metric isn't positive definite.
+    """
+    return _family(backend, folded, project(backend, folded, first), dtype)
+
+
+def _family(backend: Backend, folded: Folded, projection: Projection, dtype: np.dtype[Any]) -> LeadingFamily:
+    return LeadingFamily(backend, folded, projection, dtype, _errors(backend, folded, projection))
 
 
 def _starting_basis(backend: Backend, folded: Folded, rank: int) -> DeviceArray:
