@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +36,11 @@ class Folded:
     energy: float
     exponent: int
     scale: float
+
+    def threads(self, backend: Backend) -> AbstractContextManager[object]:
+        """A context in which as many threads run as suit the products with the metric."""
+        a, b, out = self.weight.shape
+        return backend.threads_for((a * b, a * b), out)
 
     def apply(self, backend: Backend, X: DeviceArray) -> DeviceArray:
         """C X, for X (a, b, anything)."""

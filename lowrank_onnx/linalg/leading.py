@@ -115,6 +115,10 @@ class LeadingFamily:
         """
         if not 1 <= rank <= self.largest_rank:
             raise FactorizationError(f"rank {rank}: expected 1 to {self.largest_rank}, the largest that was asked for")
+        with self.folded.threads(self.backend):
+            return self._factors(rank, sweeps)
+
+    def _factors(self, rank: int, sweeps: int) -> LeadingFactors:
         projection, error = self.projection.leading(rank), float(self.errors[rank - 1])
         for _ in range(sweeps if self.folded.metric is not None else 0):
             second = projection.solution(projection.captured)
@@ -175,14 +179,15 @@ def fit_leading_on(
         raise FactorizationError(
             f"rank {largest_rank}: expected 1 to {min(a, rest)}, the smaller side of the unfolding"
         )
-    folded = fold(backend, W, order, a, second_moment)
-    first = _starting_basis(backend, folded, largest_rank)
-    try:
-        projection = project(backend, folded, first)
-    except np.linalg.LinAlgError:
-        folded = mended(backend, folded)
-        projection = project(backend, folded, first)
-    return _family(backend, folded, projection, accumulation_dtype(W.dtype))
+    with backend.threads_for((a * rest // W.shape[-1],) * 2, W.shape[-1]):
+        folded = fold(backend, W, order, a, second_moment)
+        first = _starting_basis(backend, folded, largest_rank)
+        try:
+            projection = project(backend, folded, first)
+        except np.linalg.LinAlgError:
+            folded = mended(backend, folded)
+            projection = project(backend, folded, first)
+        return _family(backend, folded, projection, accumulation_dtype(W.dtype))
 
 
 def family_on(backend: Backend, folded: Folded, first: DeviceArray, dtype: np.dtype[Any]) -> LeadingFamily:

@@ -11,6 +11,7 @@ times ``F (x) I``, pulled to what F leaves of W. These equations are small, and 
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,10 @@ class PulledLeading:
         """
         if not 0.0 < pull < math.inf:
             raise FactorizationError(f"pull {pull:g}: expected a finite number above 0")
+        with self._threads():
+            return self._family(pull, first)
+
+    def _family(self, pull: float, first: DeviceArray | None) -> LeadingFamily:
         backend, xp = self.backend, self.backend.xp
         a, b, _ = self.towards.shape
         metric = self.gram + pull * self._identity(a * b)
@@ -90,7 +95,11 @@ class PulledLeading:
 
     def orthonormal(self, first: NDArray[Any]) -> DeviceArray:
         """The basis of a leading factor's columns (a, r), on the device."""
-        return self.backend.xp.linalg.qr(self.backend.to_device(first.astype(np.float64)))[0]
+        with self._threads():
+            return self.backend.xp.linalg.qr(self.backend.to_device(first.astype(np.float64)))[0]
+
+    def _threads(self) -> AbstractContextManager[object]:
+        return self.backend.threads_for(self.gram.shape, self.cross.shape[2])
 
     def _identity(self, size: int) -> DeviceArray:
         return self.backend.to_device(np.eye(size))
