@@ -81,8 +81,8 @@ def chain_errors(kernel: ChainWeight, asked: Sequence[tuple[ConvChain, Sequence[
         If the weight isn't finite; the message names it.
     """
     found: dict[int, Tails] = {}
-    for axes in dict.fromkeys(_leading_axes(form) for form, _ in asked):
-        alike = [number for number, (form, _) in enumerate(asked) if _leading_axes(form) == axes]
+    for axes in dict.fromkeys(leading_axes(form) for form, _ in asked):
+        alike = [number for number, (form, _) in enumerate(asked) if leading_axes(form) == axes]
         fits = _fit(kernel, asked[alike[0]][0], max(max(asked[number][1]) for number in alike))
         found.update((number, _tails(fits, *asked[number], kernel.shape)) for number in alike)
     return tuple(found[number] for number in range(len(asked)))
@@ -103,21 +103,28 @@ def chain_parts(kernel: ChainWeight, form: ConvChain, rank: int) -> dict[str, Ar
     FactorizationError
         If the weight isn't finite; the message names it.
     """
-    solved = [_factor(fit, form, kernel.shape, rank) for fit in _fit(kernel, form, rank)]
+    return family_parts(_fit(kernel, form, rank), form, kernel.shape, rank, sweeps=SWEEPS)
+
+
+def family_parts(
+    fits: Sequence[LeadingFamily], form: ConvChain, shape: MatrixShape, rank: int, *, sweeps: int
+) -> dict[str, Array]:
+    """The parts at a rank from the fit of each group, after at most so many sweeps of alternating least squares."""
+    solved = [_factor(fit, form, shape, rank, sweeps) for fit in fits]
     return {
-        part: np.stack([parts[index] for parts in solved]).reshape(dims)
-        for index, (part, dims) in enumerate(form.part_shapes(kernel.shape, rank).items())
+        link.part: np.stack([parts[index].reshape(-1, link.outputs) for parts in solved])
+        for index, link in enumerate(form.links(shape, rank))
     }
 
 
-def _leading_axes(form: ConvChain) -> tuple[int, ...]:
+def leading_axes(form: ConvChain) -> tuple[int, ...]:
     """The axes of a patch, (channels, kernel axes...), that the first convolution contracts."""
     return (0, 1 + form.axis) if isinstance(form, ConvSpatial) else (0,)
 
 
 def _fit(kernel: ChainWeight, form: ConvChain, rank: int) -> list[LeadingFamily]:
     """One for each group."""
-    leading = _leading_axes(form)
+    leading = leading_axes(form)
     axes = (form.geometry.channels, *form.geometry.kernel)
     fits = []
     for group, matrix in enumerate(rearrange(kernel.stored, kernel.to_matrices)):
@@ -140,9 +147,9 @@ def _errors(fit: LeadingFamily, form: ConvChain, shape: MatrixShape, ranks: Sequ
     return table
 
 
-def _factor(fit: LeadingFamily, form: ConvChain, shape: MatrixShape, rank: int) -> tuple[Array, ...]:
+def _factor(fit: LeadingFamily, form: ConvChain, shape: MatrixShape, rank: int, sweeps: int) -> tuple[Array, ...]:
     if not isinstance(form, ConvTucker):
-        two = fit.factors(rank, sweeps=SWEEPS)
+        two = fit.factors(rank, sweeps=sweeps)
         return two.first, two.second
-    three = factor_tucker(fit, (rank, form.output_rank(shape, rank)), sweeps=SWEEPS)
+    three = factor_tucker(fit, (rank, form.output_rank(shape, rank)), sweeps=sweeps)
     return three.first, three.core, three.last

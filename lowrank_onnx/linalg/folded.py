@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,8 @@ class Folded:
     ----------
     weight : (a, b, out), scaled: the original is ``weight * 2**exponent``.
     metric : (a b, a b), the second moment with a floor, scaled to a mean diagonal of 1; None for the plain norm.
-    image : (a, b, out), ``metric @ weight``.
+    image : (a, b, out), ``metric @ weight``. Only that is asked for once it is known, and the weight's shape: where
+        equations give the image at once, any array of that shape stands for the weight.
     energy : ``||W||_C**2`` of the scaled weight.
     scale : of the metric: the second moment that was given is ``metric * scale``.
     """
@@ -34,6 +36,11 @@ class Folded:
     energy: float
     exponent: int
     scale: float
+
+    def threads(self, backend: Backend) -> AbstractContextManager[object]:
+        """A context in which as many threads run as suit the products with the metric."""
+        a, b, out = self.weight.shape
+        return backend.threads_for((a * b, a * b), out)
 
     def apply(self, backend: Backend, X: DeviceArray) -> DeviceArray:
         """C X, for X (a, b, anything)."""

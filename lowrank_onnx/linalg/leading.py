@@ -115,6 +115,10 @@ class LeadingFamily:
         """
         if not 1 <= rank <= self.largest_rank:
             raise FactorizationError(f"rank {rank}: expected 1 to {self.largest_rank}, the largest that was asked for")
+        with self.folded.threads(self.backend):
+            return self._factors(rank, sweeps)
+
+    def _factors(self, rank: int, sweeps: int) -> LeadingFactors:
         projection, error = self.projection.leading(rank), float(self.errors[rank - 1])
         for _ in range(sweeps if self.folded.metric is not None else 0):
             second = projection.solution(projection.captured)
@@ -175,14 +179,30 @@ def fit_leading_on(
         raise FactorizationError(
             f"rank {largest_rank}: expected 1 to {min(a, rest)}, the smaller side of the unfolding"
         )
-    folded = fold(backend, W, order, a, second_moment)
-    first = _starting_basis(backend, folded, largest_rank)
-    try:
-        projection = project(backend, folded, first)
-    except np.linalg.LinAlgError:
-        folded = mended(backend, folded)
-        projection = project(backend, folded, first)
-    return LeadingFamily(backend, folded, projection, accumulation_dtype(W.dtype), _errors(backend, folded, projection))
+    with backend.threads_for((a * rest // W.shape[-1],) * 2, W.shape[-1]):
+        folded = fold(backend, W, order, a, second_moment)
+        first = _starting_basis(backend, folded, largest_rank)
+        try:
+            projection = project(backend, folded, first)
+        except np.linalg.LinAlgError:
+            folded = mended(backend, folded)
+            projection = project(backend, folded, first)
+        return _family(backend, folded, projection, accumulation_dtype(W.dtype))
+
+
+def family_on(backend: Backend, folded: Folded, first: DeviceArray, dtype: np.dtype[Any]) -> LeadingFamily:
+    """The family of a known orthonormal leading factor (a, R), for a problem on its device.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        where the metric isn't positive definite.
+    """
+    return _family(backend, folded, project(backend, folded, first), dtype)
+
+
+def _family(backend: Backend, folded: Folded, projection: Projection, dtype: np.dtype[Any]) -> LeadingFamily:
+    return LeadingFamily(backend, folded, projection, dtype, _errors(backend, folded, projection))
 
 
 def _starting_basis(backend: Backend, folded: Folded, rank: int) -> DeviceArray:

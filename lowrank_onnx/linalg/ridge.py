@@ -53,7 +53,7 @@ class PulledRegression:
         backend, xp = self.backend, self.backend.xp
         in_features = self.towards.shape[0]
         with backend.threads_for((in_features, in_features), in_features // 3):
-            root, _ = self._root(pull)
+            root = self._root(pull)
             correction = backend.solve_upper(root, self.missing, transposed=True)
             weighted = root @ self.towards + correction
             single = xp.astype(weighted, xp.float64 if self.dtype is np.float64 else xp.float32)
@@ -63,22 +63,15 @@ class PulledRegression:
         left = left / xp.where(norms > 0, norms, xp.ones_like(norms))
         return self._to_host(left), self._to_host((directions * norms).T)
 
-    def solve_full(self, pull: float) -> tuple[Doubles, Doubles]:
-        """The solution M (in, out) without a bound on the rank, and ``X'X + l I``; raises as `solve` does."""
-        root, regular = self._root(pull)
-        correction = self.backend.solve_upper(root, self.missing, transposed=True)
-        solution = self.towards + self.backend.solve_upper(root, correction, transposed=False)
-        return self.backend.to_host(solution), self.backend.to_host(regular)
-
-    def _root(self, pull: float) -> tuple[DeviceArray, DeviceArray]:
-        """The Cholesky factor of ``X'X + l I``, and that itself."""
+    def _root(self, pull: float) -> DeviceArray:
+        """The Cholesky factor of ``X'X + l I``."""
         if not 0.0 < pull < math.inf:
             raise FactorizationError(f"pull {pull:g}: expected a finite number above 0")
         regular = self.gram + pull * self.backend.to_device(np.eye(self.gram.shape[0]))
         root = self.backend.cholesky_upper(regular)
         if root is None:
             raise FactorizationError(f"normal equations with a pull of {pull:.3g} are singular: give a larger one")
-        return root, regular
+        return root
 
     def _to_host(self, factor: DeviceArray) -> Array:
         return np.ascontiguousarray(self.backend.to_host(factor).astype(self.dtype))

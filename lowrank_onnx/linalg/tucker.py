@@ -60,12 +60,13 @@ def tucker_errors(family: LeadingFamily, ranks: Sequence[int]) -> NDArray[np.flo
     """
     backend, out = family.backend, family.folded.weight.shape[2]
     table = np.zeros((len(ranks), out))
-    for row, rank in enumerate(ranks):
-        _check_ranks(family, rank, out)
-        if family.folded.energy > 0.0:
-            energies, _ = _output_directions(backend, family.projection.leading(rank).captured, out)
-            captured = np.cumsum(np.clip(backend.to_host(energies), 0.0, None))
-            table[row] = np.clip(1.0 - captured / family.folded.energy, 0.0, None)
+    with family.folded.threads(backend):
+        for row, rank in enumerate(ranks):
+            _check_ranks(family, rank, out)
+            if family.folded.energy > 0.0:
+                energies, _ = _output_directions(backend, family.projection.leading(rank).captured, out)
+                captured = np.cumsum(np.clip(backend.to_host(energies), 0.0, None))
+                table[row] = np.clip(1.0 - captured / family.folded.energy, 0.0, None)
     return table
 
 
@@ -77,9 +78,13 @@ def factor_tucker(family: LeadingFamily, ranks: tuple[int, int], *, sweeps: int 
     FactorizationError
         for ranks that are not from 1 to the family's largest and to out.
     """
-    rank_in, rank_out = ranks
+    _check_ranks(family, *ranks)
+    with family.folded.threads(family.backend):
+        return _factor(family, *ranks, sweeps)
+
+
+def _factor(family: LeadingFamily, rank_in: int, rank_out: int, sweeps: int) -> TuckerFactors:
     backend, folded = family.backend, family.folded
-    _check_ranks(family, rank_in, rank_out)
     projection = family.projection.leading(rank_in)
     core, last, error = _solve(family, projection, rank_out)
     for _ in range(sweeps if folded.metric is not None else 0):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lowrank_onnx.linalg.lapack import mirror_upper
+from lowrank_onnx.linalg.lapack import mirror_upper, threads_for_work
 from lowrank_onnx.moments.gram import STRIPE, add_upper_gram
 from lowrank_onnx.moments.moment import buffer_rows
 from lowrank_onnx.types import Array
@@ -43,7 +43,8 @@ class Regression:
     def error(self, product: Array) -> float:
         """``||X' M - T||_F / ||T||_F`` over all groups, for M (groups, in, out)."""
         M = product.astype(np.float64)
-        missed = self.energy.sum() + np.sum((self.gram @ M - 2.0 * self.cross) * M)
+        with threads_for_work(self.gram.size * M.shape[-1]):
+            missed = self.energy.sum() + np.sum((self.gram @ M - 2.0 * self.cross) * M)
         energy = float(self.energy.sum())
         return float(np.sqrt(max(float(missed), 0.0) / energy)) if energy > 0.0 else 0.0
 

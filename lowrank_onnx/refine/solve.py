@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lowrank_onnx.linalg.ridge import pulled_regression
 from lowrank_onnx.moments.shrinkage import shrinkage
 from lowrank_onnx.refine.regression import Regression
-from lowrank_onnx.refine.write_form import Parts, Problem, refined_parts
+from lowrank_onnx.refine.write_form import Equations, Parts, Problem, refined_parts
 from lowrank_onnx.types import Array, numpy_dtype
 
 RIDGES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -58,12 +57,13 @@ def choose_ridge(problem: Problem, fit: Regression, validate: Regression, start:
 def whitened_parts(problem: Problem, fit: Regression) -> Parts | None:
     """The parts that are best on the original's inputs: as planned, but from the rows to solve for alone."""
     assert fit.originals is not None
-    regressions, pulls = [], []
-    for moment, W in zip(fit.originals, problem.target.W, strict=True):
+    equations, pulls = [], []
+    for moment, W in zip(fit.originals, problem.target.W.astype(np.float64), strict=True):
         share = min(shrinkage(moment, fit.rows), MOST_SHRINKAGE)
-        regressions.append(pulled_regression(moment, moment @ W.astype(np.float64), W, problem.options.device))
+        cross = moment @ W
+        equations.append(Equations(moment, cross, float(np.sum(cross * W))))
         pulls.append(max(share / (1.0 - share), RIDGES[0]) * float(np.trace(moment)) / len(moment))
-    return refined_parts(problem, regressions, pulls)
+    return refined_parts(problem, equations, sweeps=0)(pulls)
 
 
 def written_product(problem: Problem, parts: Parts) -> Array:
@@ -93,9 +93,8 @@ def _descend(error: Callable[[int], float], start: int, count: int) -> int:
 
 def part_solver(problem: Problem, fit: Regression) -> Callable[[float], Parts | None]:
     """From a ridge to the best parts for it."""
-    regressions = [
-        pulled_regression(gram, cross, W, problem.options.device)
-        for gram, cross, W in zip(fit.gram, fit.cross, problem.target.W, strict=True)
-    ]
+    groups = zip(fit.gram, fit.cross, fit.energy, strict=True)
+    equations = [Equations(gram, cross, float(energy.sum())) for gram, cross, energy in groups]
+    solver = refined_parts(problem, equations)
     scales = [float(np.trace(gram)) / len(gram) for gram in fit.gram]
-    return lambda ridge: refined_parts(problem, regressions, [ridge * scale for scale in scales])
+    return lambda ridge: solver([ridge * scale for scale in scales])

@@ -122,7 +122,7 @@ def _solve(
     if not is_usable(fit) or (work.ridges is None and not is_usable(validate)):
         return Outcome(weight, None, "its inputs on these feeds are all 0, or too large to square", residual=residual)
     before = replaced.factors(work.spool)
-    problem = Problem(weight, target, before.form, before.rank, work.options)
+    problem = Problem(weight, target, before, work.options)
     error_before = error_after = None
     if work.ridges is None:
         rival = whitened_parts(problem, fit)

@@ -1,30 +1,34 @@
 """The only part of refinement that depends on the form: parts for a regression at a rank.
 
-A pair is solved in closed form, and a pivoted form is a pair written anew. Whatever else stands for a matrix A is
-fitted by its own means: with M the solution of full rank and ``H = X'X + l I`` of the regression, its loss at A is
-``tr (A - M)' H (A - M)`` and a constant, which is the problem of fitting the weight M to inputs of second moment H.
+A pair is solved in closed form, and a pivoted form is a pair written anew. A chain of convolutions begins with the
+leading factor that the weight has, improved once, at the first pull that is asked for: what follows it then has a
+closed form at every pull.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lowrank_onnx.chain_factors import ChainWeight, chain_parts
+from lowrank_onnx.chain_factors import SWEEPS, family_parts, leading_axes
 from lowrank_onnx.factorize import FactorizeOptions, weight_seed
 from lowrank_onnx.forms import ConvChain, Form, Pivoted
 from lowrank_onnx.linalg.pivoted import pivot_factors
+from lowrank_onnx.linalg.pulled_leading import PulledLeading, pulled_leading
 from lowrank_onnx.linalg.request import checked_options
-from lowrank_onnx.linalg.ridge import PulledRegression
+from lowrank_onnx.linalg.ridge import PulledRegression, pulled_regression
 from lowrank_onnx.refine.target import Target
-from lowrank_onnx.types import Array, Rearrangement, WeightRef
+from lowrank_onnx.spool import StoredFactors
+from lowrank_onnx.types import Array, MatrixShape, WeightRef
 
 TOLERANCE = 1.02
 """How near to optimal the solver "auto" has to be, as in the factorize stage."""
 
 Parts = dict[str, Array]
+Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +39,55 @@ class Problem:
     ----------
     weight : which; part of the seed and of messages.
     target : what it should compute; its W is the original.
-    form : as it is written, the pivots of a pivoted form included.
-    rank : r.
+    before : the factors that it has: their form, the pivots of a pivoted form included, and their rank stay.
     options : how to factorize.
     """
 
     weight: WeightRef
     target: Target
-    form: Form
-    rank: int
+    before: StoredFactors
     options: FactorizeOptions
 
+    @property
+    def form(self) -> Form:
+        """As it is written."""
+        return self.before.form
 
-def refined_parts(problem: Problem, regressions: Sequence[PulledRegression], pulls: Sequence[float]) -> Parts | None:
-    """The parts that solve the regression of each group; None where the form can't hold them."""
+    @property
+    def rank(self) -> int:
+        """Of the factors."""
+        return self.before.rank
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Equations:
+    """The normal equations of one group: ``X'X`` (in, in), ``X'T`` (in, out) and ``||T||_F**2``."""
+
+    gram: Doubles
+    cross: Doubles
+    energy: float
+
+
+Solver = Callable[[Sequence[float]], Parts | None]
+"""From a pull for each group to the parts that solve its regression; None where the form can't hold them."""
+
+
+def refined_parts(problem: Problem, groups: Sequence[Equations], *, sweeps: int = SWEEPS) -> Solver:
+    """The parts that solve the regressions of all groups.
+
+    Parameters
+    ----------
+    problem, groups : the weight, and its equations.
+    sweeps : of alternating least squares that improve the leading factor of a chain; with 0 it stays as it is.
+    """
     if isinstance(problem.form, ConvChain):
-        return _chain(problem, problem.form, regressions, pulls)
+        return _chain_solver(problem, problem.form, groups, sweeps)
+    device = problem.options.device
+    pairs = [pulled_regression(one.gram, one.cross, W, device) for one, W in zip(groups, problem.target.W, strict=True)]
+    return lambda pulls: _matrix_parts(problem, pairs, pulls)
+
+
+def _matrix_parts(problem: Problem, regressions: Sequence[PulledRegression], pulls: Sequence[float]) -> Parts | None:
     left, right = _pair(problem, regressions, pulls)
     if not isinstance(problem.form, Pivoted):
         return {"left": left, "right": right}
@@ -72,15 +109,29 @@ def _pair(problem: Problem, regressions: Sequence[PulledRegression], pulls: Sequ
     return left, problem.target.out_of_metric(right)
 
 
-def _chain(problem: Problem, form: ConvChain, regressions: Sequence[PulledRegression], pulls: Sequence[float]) -> Parts:
-    solved = [regression.solve_full(pull) for regression, pull in zip(regressions, pulls, strict=True)]
-    dtype = problem.target.W.dtype
-    matrices = problem.target.out_of_metric(np.stack([solution for solution, _ in solved])).astype(dtype)
-    kernel = ChainWeight(
-        weight=problem.weight,
-        stored=matrices,
-        to_matrices=Rearrangement(matrices.shape, (0, 1, 2), matrices.shape),
-        second_moment=np.stack([moment for _, moment in solved]),
-        device=problem.options.device,
-    )
-    return chain_parts(kernel, form, problem.rank)
+def _chain_solver(problem: Problem, form: ConvChain, groups: Sequence[Equations], sweeps: int) -> Solver:
+    W = problem.target.W
+    shape, geometry = MatrixShape(*W.shape), form.geometry
+    kernels = W.reshape(shape.groups, geometry.channels, *geometry.kernel, shape.out_features)
+    whole = [
+        pulled_leading(one.gram, one.cross, kernel, one.energy, leading_axes(form), problem.options.device)
+        for one, kernel in zip(groups, kernels, strict=True)
+    ]
+    name, *_, last = form.part_names
+    firsts = [one.orthonormal(first) for one, first in zip(whole, problem.before.values(name), strict=True)]
+    behind: list[PulledLeading] = []
+
+    def solve(pulls: Sequence[float]) -> Parts:
+        if not behind:
+            if sweeps:
+                fits = [one.family(pull, first) for one, pull, first in zip(whole, pulls, firsts, strict=True)]
+                swept = family_parts(fits, form, shape, problem.rank, sweeps=sweeps)[name]
+                firsts[:] = [one.orthonormal(first) for one, first in zip(whole, swept, strict=True)]
+            behind.extend(one.behind(first) for one, first in zip(whole, firsts, strict=True))
+            whole.clear()  # the large matrices
+        fits = [one.family(pull) for one, pull in zip(behind, pulls, strict=True)]
+        parts = family_parts(fits, form, shape, problem.rank, sweeps=0)
+        outer = np.stack([one.backend.to_host(first) for one, first in zip(behind, firsts, strict=True)])
+        return {**parts, name: (outer @ parts[name]).astype(W.dtype), last: problem.target.out_of_metric(parts[last])}
+
+    return solve
