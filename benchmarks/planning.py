@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.planning_cases import Case, load_case
-from benchmarks.planning_report import markdown
+from benchmarks.planning_report import WHOLE, markdown
 from benchmarks.planning_variants import BALF, VARIANTS, Variant, Workbench
-from lowrank_onnx import Config, KeepParams, compress
+from lowrank_onnx import Config, KeepMacs, KeepParams, compress
 from lowrank_onnx.accounting import versions
 from lowrank_onnx.choose import CostName
 from lowrank_onnx.evaluate import Feeds, Session, load_feeds, measure_latency, open_session
@@ -158,12 +158,14 @@ def _outputs(model: Session, case: Case) -> list[Array]:
 
 def measure_points(case: Case, judge: Judge, shares: tuple[float, ...], seconds: float) -> Iterator[Point]:
     with tempfile.TemporaryDirectory() as scratch:
-        bench = Workbench(case.path, case.calibration, Path(scratch), seed=SEED)
+        place = Path(scratch)
+        bench = Workbench(case.path, case.calibration, place, seed=SEED)
         timed = load_feeds(case.calibration[:4], bench.original.inputs)
         for cost in case.costs:
             for share in shares:
                 for variant in VARIANTS:
                     yield _measure_point(bench, judge, variant, cost, share, timed, seconds)
+                yield _measure_whole(bench, case, judge, place, cost, share, timed, seconds)
 
 
 def _measure_point(
@@ -175,6 +177,26 @@ def _measure_point(
         latency = measure_latency(bench.original, model, timed, seed=SEED, max_seconds=seconds)
     speeds = (latency.speedup, latency.speedup_low, latency.speedup_high)
     return Point(variant.name, cost, share, planned.kept, error, metrics, *speeds, planned.trials)
+
+
+def _measure_whole(
+    bench: Workbench, case: Case, judge: Judge, place: Path, cost: CostName, share: float, timed: Feeds, seconds: float
+) -> Point:
+    """What the program makes of it, with every form and with the factors refined."""
+    budget = KeepParams(share) if cost == "parameters" else KeepMacs(share)
+    config = Config(budget=budget, objective="size", seed=SEED)
+    output = place / "whole.onnx"
+    result = compress(case.path, config, feeds=case.calibration, output=output, force=True, cache=place / "cache")
+    if result.after is None:
+        raise RuntimeError(f"{case.name}, {share:g} of the {cost}: {result.message}")
+    before, after = (
+        totals.site_parameters if cost == "parameters" else totals.macs or 0 for totals in (result.before, result.after)
+    )
+    model = open_session(output)
+    error, metrics = judge.judge(model)
+    latency = measure_latency(bench.original, model, timed, seed=SEED, max_seconds=seconds)
+    speeds = (latency.speedup, latency.speedup_low, latency.speedup_high)
+    return Point(WHOLE, cost, share, after / before, error, metrics, *speeds, result.trials)
 
 
 def measure_few(case: Case, judge: Judge) -> Iterator[FewSamples]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 BALF = "whitened, energy ranks"
-PLANNERS = ("planner, fast", "planner, full")
+WHOLE = "the program: all forms, refined"
+PLANNERS = ("planner, fast", "planner, full", WHOLE)
 PASSES = 25
 """The goal for a default run, in passes of the original."""
 
@@ -27,13 +28,15 @@ def markdown(data: Row) -> str:
         "",
         "`error` is the relative L2 error of the model's outputs, on samples that calibration did not see. `speed` is",
         "the original's latency over the compressed model's, the median of interleaved pairs with its 95 % interval.",
-        "All ways write the same form; they differ in the factors, and in what is added up to choose the ranks:",
+        "All ways but the last write the same form; they differ in the factors, and in what is added up to choose the",
+        "ranks:",
         "",
         "- plain SVD, RSVD and RSI (as published, no oversampling): factors nearest to the weight; energy ranks.",
         "- whitened, energy ranks: the recipe of BALF (arXiv 2509.25136), re-implemented: factors nearest in what they",
         "  compute on the calibration inputs, ranks by relative energy in that norm.",
         "- planner: this project's; whitened, ranks by each weight's measured effect on the outputs: `fast`, `full`.",
         "  It adds up measured^trust x tail^(1 - trust); whole models on calibration feeds decide which trust.",
+        f"- {WHOLE}: `compress` for size with its defaults; its forms compete, and its factors are refined.",
         "",
     ]
     for model in data["models"]:

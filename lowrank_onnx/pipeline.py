@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lowrank_onnx.accounting import Bookkeeping, StageClock, totals
 from lowrank_onnx.attempt import Workshop, drop_of, error_of, plan_judge, race
-from lowrank_onnx.cache import Cache, open_cache
+from lowrank_onnx.cache import open_cache
 from lowrank_onnx.cache.facts import environment_facts, model_facts
 from lowrank_onnx.calibration import lessons
 from lowrank_onnx.candidate_model import build_candidate
@@ -28,9 +28,8 @@ from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.evaluate import Feeds, Session, measure_latency
 from lowrank_onnx.factorize import spool_factors
 from lowrank_onnx.inspection import inspect_weights
-from lowrank_onnx.judging import bounded_seconds, compare, judge_staged, metric_judge
-from lowrank_onnx.latency.plan import TOTAL_SECONDS, measure_weights, time_runs, with_latency
-from lowrank_onnx.latency.table import LatencyTable
+from lowrank_onnx.judging import compare, judge_staged, metric_judge
+from lowrank_onnx.latency.plan import time_runs
 from lowrank_onnx.model_io import (
     ModelSource,
     check_target,
@@ -59,15 +58,11 @@ from lowrank_onnx.results import CompressionResult, InspectResult
 from lowrank_onnx.revision import MAX_ROUNDS, Reviser
 from lowrank_onnx.settle import Settled, check_feasible, models_searched, settle
 from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.time_weights import time_weights
 from lowrank_onnx.trust import PlanJudge
 from lowrank_onnx.types import LatencyComparison, Verdict
 
 DEFAULTS = Config()
-
-WEIGHT_PASSES = 2.5
-"""Time for the weights one by one, in passes of the original over all feeds; but not below `LEAST_WEIGHT_SECONDS`."""
-
-LEAST_WEIGHT_SECONDS = 0.5
 
 
 def compress(
@@ -147,7 +142,7 @@ def compress(
         @functools.cache
         def timed_weights() -> tuple[PlannedWeight, ...]:
             with clock.stage("time weights"):
-                return _timed_weights(workshop, weights, config, kept, progress)
+                return time_weights(workshop, weights, config, kept, progress)
 
         def settled(config: Config, start: float | None = None) -> Settled:
             chosen_from = timed_weights() if planned else weights
@@ -211,29 +206,6 @@ def _finish(
                 return book.rejected(candidate, staged.file_bytes, verdict)
         rounds += 1
         book = replace(book, choices=revised[0], search=(*book.search, *revised[1]))
-
-
-def _timed_weights(
-    workshop: Workshop, weights: Sequence[PlannedWeight], config: Config, kept: Cache, progress: Progress
-) -> tuple[PlannedWeight, ...]:
-    """The weights with what each of them costs in time, as measured here."""
-    if workshop.observed is None:
-        return tuple(weights)
-
-    scale = config.preset.curve_scale
-
-    def open_table(seconds: float) -> LatencyTable:
-        return LatencyTable(kept.directory("latency"), provider=config.provider, seconds_per_site=scale * seconds)
-
-    found = measure_weights(
-        workshop.model.skeleton,
-        workshop.groups,
-        workshop.observed.sites,
-        open_table,
-        progress,
-        total_seconds=scale * bounded_seconds(workshop.observed, WEIGHT_PASSES, LEAST_WEIGHT_SECONDS, TOTAL_SECONDS),
-    )
-    return with_latency(weights, [found[group.weight] for group in workshop.groups])
 
 
 def _settled(

@@ -14,12 +14,13 @@ from typing import Literal, Protocol
 
 from lowrank_onnx.config import Budget, Config
 from lowrank_onnx.errors import UsageError
+from lowrank_onnx.evaluate.scores import share_confidence
 from lowrank_onnx.model_io import ModelSource, check_target, load_model, scratch_directory, stage_model
 from lowrank_onnx.observed import FeedSource
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.results import CompressionResult, SweepPoint, SweepResult
 
-PickRule = Literal["knee", "speedup", "error", "agreement"]
+PickRule = Literal["knee", "speedup", "error", "agreement", "drop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,9 @@ class Pick:
     - "knee": where more compression begins to cost more than it brings;
     - "speedup": the least error at `value` times the original's speed or more;
     - "error": the most compressed with a relative error of the outputs of at most `value`;
-    - "agreement": the most compressed with the original's first answer in at least the share `value` of samples.
+    - "agreement": the most compressed with the original's first answer in at least the share `value` of samples;
+    - "drop": the most compressed with a task metric that is at most `value` worse, in its unit. Where the metric tells
+      samples apart, that holds for data drawn like them at 95 % confidence, over all points.
     """
 
     rule: PickRule
@@ -37,7 +40,7 @@ class Pick:
 
 
 def parse_pick(text: str) -> Pick:
-    """Read ``knee``, ``speedup=S``, ``error=E`` or ``agreement=F`` (`UsageError` where it is none of them)."""
+    """Read ``knee``, ``speedup=S``, ``error=E``, ``agreement=F`` or ``drop=D`` (`UsageError` where it is none)."""
     rule, _, value = text.partition("=")
     try:
         match rule:
@@ -49,11 +52,13 @@ def parse_pick(text: str) -> Pick:
                 return Pick("error", float(value))
             case "agreement" if 0.0 < float(value) <= 1.0:
                 return Pick("agreement", float(value))
+            case "drop" if float(value) >= 0.0:
+                return Pick("drop", float(value))
     except ValueError:
         pass
     raise UsageError(
-        f"--pick {text}: expected knee, speedup=S (1 or more), error=E (above 0) or agreement=F (a share), "
-        "e.g. --pick speedup=1.3"
+        f"--pick {text}: expected knee, speedup=S (1 or more), error=E (above 0), agreement=F (a share) or drop=D "
+        "(0 or more), e.g. --pick speedup=1.3"
     )
 
 
@@ -109,6 +114,10 @@ def sweep(
         raise UsageError("a sweep compares what it measures: drop --no-validate")
     if (pick is None) != (output is None):
         raise UsageError("--pick and --output go together: the one says which point, the other where it is written")
+    if pick is not None and pick.rule == "drop" and config.metric is None:
+        raise UsageError(
+            f"--pick drop={pick.value:g} is about a metric: give --metric FILE.py:FUNCTION, or --pick error=E"
+        )
     if output is not None:
         check_target(load_model(model), output, force=force)
     with scratch_directory(output) as directory, tempfile.TemporaryDirectory(prefix="lowrank-onnx-") as temporary:
@@ -125,7 +134,8 @@ def sweep(
                 )
                 results.append(result)
                 stage.advance(detail=result.message)
-        points = tuple(SweepPoint(_unplaced(result), on_front(result, results)) for result in results)
+        results = [_judged_together(_unplaced(result), len(budgets)) for result in results]
+        points = tuple(SweepPoint(result, on_front(result, results)) for result in results)
         picked = None if pick is None else pick_point(points, pick, config)
         if picked is None or output is None:
             return SweepResult(results[0].input, points, None, None, _message(pick))
@@ -139,6 +149,13 @@ def _unplaced(result: CompressionResult) -> CompressionResult:
     """The result without the place where its model lay while the sweep ran."""
     message = "holds" if result.status == "written" else result.message
     return replace(result, output=None, message=message)
+
+
+def _judged_together(result: CompressionResult, points: int) -> CompressionResult:
+    """The result with bounds of its metric that hold for all points at once: the one that is taken looked good."""
+    if result.verdict is None or result.verdict.metric is None:
+        return result
+    return replace(result, verdict=replace(result.verdict, metric=share_confidence(result.verdict.metric, points)))
 
 
 def _message(pick: Pick | None) -> str:
@@ -188,6 +205,8 @@ def pick_point(points: Sequence[SweepPoint], pick: Pick, config: Config) -> int 
             return most_compressed([i for i, found in held.items() if found[0] <= pick.value])
         case "agreement":
             return most_compressed([i for i in held if _agreement(points[i].result) >= pick.value])
+        case "drop":
+            return most_compressed([i for i in held if _drops_at_most(points[i].result, pick.value)])
         case "knee":
             return _knee({i: (found[cost], found[0]) for i, found in held.items()})
 
@@ -195,6 +214,11 @@ def pick_point(points: Sequence[SweepPoint], pick: Pick, config: Config) -> int 
 def _agreement(result: CompressionResult) -> float:
     outputs = result.verdict.outputs if result.verdict is not None else ()
     return min((o.top1_agreement for o in outputs if o.top1_agreement is not None), default=0.0)
+
+
+def _drops_at_most(result: CompressionResult, limit: float) -> bool:
+    metric = None if result.verdict is None else result.verdict.metric
+    return metric is not None and metric.within(limit)
 
 
 def _knee(points: dict[int, tuple[float, float]]) -> int | None:

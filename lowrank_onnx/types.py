@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from lowrank_onnx.verdict import LatencyComparison as LatencyComparison
+from lowrank_onnx.verdict import MetricComparison as MetricComparison
+from lowrank_onnx.verdict import OutputStatistics as OutputStatistics
+from lowrank_onnx.verdict import Timing as Timing
+from lowrank_onnx.verdict import Verdict as Verdict
+
 if TYPE_CHECKING:
     from lowrank_onnx.forms import Form
 
@@ -268,129 +274,6 @@ class NewTensor:
     arrangement: Rearrangement
     bias: WeightRef | None = None
     key: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class OutputStatistics:
-    """How far one output of the candidate is from the original's, over all feeds.
-
-    `relative_l2` is ||y' - y|| / ||y||; `sqnr_db` is 20 log10(||y|| / ||y' - y||), infinite when equal; `cosine` is
-    over all elements; `top1_agreement` is None where the last axis is no class axis, and for integer, bool and string
-    outputs the share of equal elements. `problems` lists what makes the comparison fail by itself (NaN, infinity,
-    shape or dtype change); it is empty in a sound comparison, and else the figures are the worst there are.
-
-    `top1_rows` is how many rows of a float output of rank 2 were judged, 0 for all other outputs: where one row is one
-    sample, `top1_bound` is what the agreement is at least, at 95 % confidence, for samples drawn like those of the
-    feeds (Clopper and Pearson); None without such rows or with synthetic feeds.
-    """
-
-    name: str
-    dtype: str
-    elements: int
-    max_abs: float
-    relative_l2: float
-    sqnr_db: float
-    cosine: float
-    top1_agreement: float | None
-    problems: tuple[str, ...]
-    top1_rows: int = 0
-    top1_bound: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MetricComparison:
-    """A task metric of the original and of a candidate, on the metric's own data.
-
-    Attributes
-    ----------
-    name, higher_is_better : of the metric.
-    original, candidate : the metric of each.
-    samples : how many samples the metric told apart; None where it is one number, of whose sampling error nothing is
-        known. The following are None then, too.
-    lost, gained : samples on which only the original is right, and on which only the candidate is.
-    candidate_bound : what the metric of the candidate is at the worst on data drawn like the samples (Clopper and
-        Pearson).
-    drop_bound : what the drop is at the most on such data.
-    confidence : of each of the two bounds, over all models of the search that were judged by the same samples.
-    """
-
-    name: str
-    higher_is_better: bool
-    original: float
-    candidate: float
-    samples: int | None = None
-    lost: int | None = None
-    gained: int | None = None
-    candidate_bound: float | None = None
-    drop_bound: float | None = None
-    confidence: float | None = None
-
-    @property
-    def drop(self) -> float:
-        """How much worse the candidate is, in the metric's own unit; negative where it is better."""
-        return self.original - self.candidate if self.higher_is_better else self.candidate - self.original
-
-    @property
-    def judged_drop(self) -> float:
-        """What a limit is held against: the bound of the drop where there is one, else the drop."""
-        return self.drop if self.drop_bound is None else self.drop_bound
-
-    def within(self, limit: float) -> bool:
-        """Whether the drop is at most `limit`, up to rounding."""
-        return self.judged_drop <= limit + 1e-12
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Latency of one model, in milliseconds for one run on one feed."""
-
-    median_ms: float
-    iqr_ms: float
-    runs: int
-
-
-@dataclass(frozen=True, slots=True)
-class LatencyComparison:
-    """Interleaved paired timing. `speedup` = original / candidate (above 1: the candidate is faster), the median of
-    the paired ratios, with a `confidence` interval from `speedup_low` to `speedup_high`.
-    """
-
-    original: Timing
-    candidate: Timing
-    speedup: float
-    speedup_low: float
-    speedup_high: float
-    confidence: float
-    pairs: int
-
-    @property
-    def faster(self) -> bool:
-        """True where the whole interval lies above 1."""
-        return self.speedup_low > 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What validation found. `passed` is False whenever `failures` is not empty; `metric` is None without a metric."""
-
-    outputs: tuple[OutputStatistics, ...]
-    latency: LatencyComparison | None
-    feeds: str
-    synthetic: bool
-    samples: int
-    providers: tuple[str, ...]
-    failures: tuple[str, ...]
-    metric: MetricComparison | None = None
-
-    @property
-    def passed(self) -> bool:
-        """True only if something was compared and nothing failed."""
-        return not self.failures and bool(self.outputs)
-
-    @property
-    def relative_error(self) -> float:
-        """The largest relative L2 error of any output."""
-        return max((o.relative_l2 for o in self.outputs), default=float("inf"))
 
 
 FLOAT_DTYPES: tuple[str, ...] = ("float16", "bfloat16", "float32", "float64")

@@ -13,7 +13,19 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import lowrank_onnx
-from lowrank_onnx import Alpha, Config, FixedRank, Gates, KeepMacs, KeepParams, MaxError, Speedup, judging, pipeline
+from lowrank_onnx import (
+    Alpha,
+    Config,
+    FixedRank,
+    Gates,
+    KeepMacs,
+    KeepParams,
+    MaxError,
+    Speedup,
+    judging,
+    pipeline,
+    time_weights,
+)
 from lowrank_onnx.forms import Form
 from lowrank_onnx.latency.curve import LatencyCurve
 from lowrank_onnx.latency.table import Unmeasured
@@ -57,7 +69,7 @@ class Bench:
         self.seen: list[tuple[str, tuple[int, ...]]] = []
         self.races = 0
         self.speedup: Callable[[int], float] = lambda race: 1.5
-        monkeypatch.setattr(pipeline, "LatencyTable", lambda directory, **options: self)
+        monkeypatch.setattr(time_weights, "LatencyTable", lambda directory, **options: self)
         for module in (judging, pipeline):
             monkeypatch.setattr(module, "measure_latency", self.measure)
         monkeypatch.setattr(pipeline, "time_runs", lambda session, feed: 5.0)

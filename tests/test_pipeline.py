@@ -342,3 +342,15 @@ def test_factors_are_refined_with_real_feeds_and_only_then(path: Path) -> None:
     assert next(s for s in real.sites if s.weight == "w1").solver.endswith(", refined")
     assert lowrank_onnx.compress(path, config).refinement is None
     assert lowrank_onnx.compress(path, replace(config, refine=False), feeds=feeds).refinement is None
+
+
+def test_a_layer_whose_inputs_are_all_zero_on_the_feeds_is_no_obstacle(tmp_path: Path) -> None:
+    model = classifier()
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    dead = -np.abs(numpy_helper.to_array(weights["w0"]))
+    weights["w0"].CopyFrom(numpy_helper.from_array(dead.astype(np.float32), "w0"))
+    feeds = [{"x": np.abs(np.random.default_rng(i).standard_normal((4, 128))).astype(np.float32)} for i in range(8)]
+    result = lowrank_onnx.compress(model, Config(budget=KeepParams(0.5), objective="size"), feeds=feeds)
+    assert result.status == "written", result.message
+    assert result.verdict is not None
+    assert result.verdict.relative_error < 1e-6

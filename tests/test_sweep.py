@@ -13,13 +13,17 @@ import pytest
 
 import lowrank_onnx
 from lowrank_onnx.cli import main
-from lowrank_onnx.cli.budgets import DEFAULT_POINTS, sweep_points
+from lowrank_onnx.cli.points import DEFAULT_POINTS, sweep_points
 from lowrank_onnx.config import Budget, Config, KeepMacs, KeepParams, Speedup
 from lowrank_onnx.errors import OutputError, UsageError
+from lowrank_onnx.evaluate.scores import share_confidence
 from lowrank_onnx.report.schema import report_schema
-from lowrank_onnx.results import CompressionResult, SweepPoint
+from lowrank_onnx.report.sweep_text import sweep_columns, sweep_report
+from lowrank_onnx.results import CompressionResult, SweepPoint, SweepResult
 from lowrank_onnx.sweep import Pick, figures, on_front, parse_pick, pick_point, sweep
-from tests.report.samples import AFTER, BEFORE, FAILED, LATENCY, OUTPUT, VERDICT, compression
+from lowrank_onnx.types import MetricComparison
+from tests.report.rendering import rendered
+from tests.report.samples import AFTER, BEFORE, FAILED, LATENCY, METRIC, OUTPUT, VERDICT, compression
 from tests.report.schema_check import problems
 from tests.tiny_model import write_classifier
 
@@ -54,6 +58,8 @@ LADDER = _points(
         ("speedup=1.3", Pick("speedup", 1.3)),
         ("error=0.05", Pick("error", 0.05)),
         ("agreement=0.99", Pick("agreement", 0.99)),
+        ("drop=0.01", Pick("drop", 0.01)),
+        ("drop=0", Pick("drop", 0.0)),
     ],
 )
 def test_a_pick_is_read(text: str, pick: Pick) -> None:
@@ -61,7 +67,20 @@ def test_a_pick_is_read(text: str, pick: Pick) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "best", "knee=1", "speedup", "speedup=fast", "speedup=0.5", "error=0", "error=nan"]
+    "text",
+    [
+        "",
+        "best",
+        "knee=1",
+        "speedup",
+        "speedup=fast",
+        "speedup=0.5",
+        "error=0",
+        "error=nan",
+        "drop",
+        "drop=-1",
+        "drop=nan",
+    ],
 )
 def test_another_pick_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"expected knee, speedup=S .*e\.g\. --pick speedup=1\.3"):
@@ -83,6 +102,54 @@ def test_another_pick_is_refused(text: str) -> None:
 )
 def test_the_picked_point(pick: Pick, index: int | None) -> None:
     assert pick_point(LADDER, pick, Config()) == index
+
+
+def _measured(result: CompressionResult, metric: MetricComparison) -> CompressionResult:
+    return replace(result, verdict=replace(VERDICT, outputs=(OUTPUT,), latency=LATENCY, metric=metric))
+
+
+PLAIN = MetricComparison("loss.py:loss", higher_is_better=False, original=1.0, candidate=1.02)
+BY_METRIC = _points(
+    _measured(_point(0.01, 1.1, 0.8), METRIC),
+    _measured(_point(0.02, 1.1, 0.6), replace(METRIC, candidate=0.946, lost=20, gained=20, drop_bound=0.008)),
+    _point(0.10, 1.1, 0.4),
+)
+
+
+def test_a_drop_is_judged_by_its_bound_where_there_is_one() -> None:
+    """The smaller model drops less, but what is proved of it is less; the smallest has no metric at all."""
+    assert pick_point(BY_METRIC, Pick("drop", 0.005), SIZE) == 0
+    assert pick_point(BY_METRIC, Pick("drop", 0.008), SIZE) == 1
+    assert pick_point(BY_METRIC, Pick("drop", 0.004), SIZE) is None
+    plain = _points(_measured(_point(0.01, 1.1, 0.8), PLAIN))
+    assert pick_point(plain, Pick("drop", 0.02), SIZE) == 0
+    assert pick_point(plain, Pick("drop", 0.019), SIZE) is None
+
+
+def test_the_bounds_of_a_sweep_hold_for_all_points_at_once(tmp_path: Path) -> None:
+    model, _ = write_classifier(tmp_path)
+    alone = share_confidence(METRIC, 1)
+    measured = _measured(_point(0.01, 1.1, 0.8), alone)
+    recorder = _Recorder([measured, measured, _measured(_point(0.1, 1.1, 0.4), PLAIN)])
+    result = sweep(model, [KeepMacs(0.8), KeepMacs(0.6), KeepMacs(0.4)], Config(), recorder)
+    together, _, plain = (point.result.verdict.metric for point in result.points if point.result.verdict)
+    assert together == share_confidence(METRIC, 3)
+    assert together is not None
+    assert (together.drop, together.confidence) == (METRIC.drop, 0.95)
+    assert together.judged_drop > alone.judged_drop > METRIC.drop
+    assert plain == PLAIN
+
+
+def test_the_table_has_a_metric_where_one_was_measured() -> None:
+    result = SweepResult("model.onnx", BY_METRIC, None, None, "nothing was written")
+    assert sweep_columns(result)[-3:] == ("metric", "drop", "")
+    text = rendered(sweep_report(result))
+    assert "metric: accuracy.py:correct, 0.9460 originally; drop: how much worse; at most, for data" in " ".join(
+        text.split()
+    )
+    assert "0.9450" in text
+    assert "0.00470" in text
+    assert "metric" not in rendered(sweep_report(replace(result, points=LADDER)))
 
 
 def test_most_compressed_is_what_the_objective_says() -> None:
@@ -160,6 +227,8 @@ def test_wrong_uses_are_refused_before_any_work(tmp_path: Path) -> None:
         sweep(model, [KeepMacs(0.5)], Config(budget=KeepMacs(0.5), validate=False), recorder)
     with pytest.raises(OutputError, match="exists"):
         sweep(model, [KeepMacs(0.5)], Config(), recorder, pick=Pick("knee"), output=tmp_path / "feeds.npz")
+    with pytest.raises(UsageError, match=r"--pick drop=0\.01 is about a metric: give --metric FILE\.py:FUNCTION"):
+        sweep(model, [KeepMacs(0.5)], Config(), recorder, pick=Pick("drop", 0.01), output=tmp_path / "s.onnx")
     assert recorder.budgets == []
 
 
@@ -208,3 +277,36 @@ def test_a_sweep_without_a_pick_writes_nothing(
     assert sorted(os.listdir(tmp_path)) == ["feeds.npz", "model.onnx"]
     assert main(["sweep", model.name, "--pick", "knee"]) == 2
     assert "--pick and --output go together" in capsys.readouterr().err
+
+
+METRIC_FILE = """
+import numpy as np
+
+SAMPLES = np.random.default_rng(8).standard_normal((400, 128)).astype(np.float32)
+FIRST = None
+
+
+def same_first(predict):
+    first = predict({"x": SAMPLES})["y"].argmax(axis=1)
+    global FIRST
+    FIRST = first if FIRST is None else FIRST
+    return first == FIRST
+"""
+
+
+def test_a_point_is_picked_by_a_metric_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, feeds = write_classifier(tmp_path)
+    Path("metric.py").write_text(METRIC_FILE)
+    flags = ["sweep", model.name, "--keep-params", "0.8,0.2", "--objective", "size", "--calib", feeds.name, "--quiet"]
+    flags += ["--pick", "drop=0.05", "-o", "s.onnx"]
+    assert main(flags) == 2
+    assert "--pick drop=0.05 is about a metric" in capsys.readouterr().err
+    assert main([*flags, "--metric", "metric.py:same_first", "--json", "s.json"]) == 0
+    document = json.loads(Path("s.json").read_text())
+    metrics = [point["result"]["verdict"]["metric"] for point in document["points"]]
+    assert metrics[0]["drop_bound"] <= 0.05 < metrics[1]["drop_bound"]
+    assert document["picked"] == 0
+    assert Path("s.onnx").exists()

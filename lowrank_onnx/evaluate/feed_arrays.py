@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from lowrank_onnx.errors import UsageError
-from lowrank_onnx.evaluate.session import InputSpec
+from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.types import Array, Feed
 
 _EXTENSION_FLOATS = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")

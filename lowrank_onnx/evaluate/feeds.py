@@ -25,8 +25,8 @@ import numpy as np
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.evaluate.feed_arrays import check_feed, convert_feed
 from lowrank_onnx.evaluate.npz_feeds import plan_npz
-from lowrank_onnx.evaluate.session import InputSpec
 from lowrank_onnx.evaluate.test_data import find_test_data_sets, load_test_data
+from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.types import Feed
 
 DEFAULT_BATCH_SIZE = 32

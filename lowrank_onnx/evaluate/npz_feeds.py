@@ -14,7 +14,7 @@ import numpy as np
 
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.evaluate.feed_arrays import check_dims, check_dtype, check_names, convert_array, shape_text
-from lowrank_onnx.evaluate.session import InputSpec
+from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.types import Array, Feed
 
 _UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)

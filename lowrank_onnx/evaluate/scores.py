@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -81,23 +81,24 @@ def compare_scores(metric: Metric, original: Score, candidate: Score, *, models:
     before, after = original.samples, candidate.samples
     if not metric.higher_is_better:
         before, after = ~before, ~after
-    samples, right = len(before), int(np.count_nonzero(after))
     lost, gained = int(np.count_nonzero(before & ~after)), int(np.count_nonzero(after & ~before))
+    return share_confidence(replace(compared, samples=len(before), lost=lost, gained=gained), models)
+
+
+def share_confidence(compared: MetricComparison, models: int) -> MetricComparison:
+    """The comparison with bounds that hold for as many models at once (Bonferroni); `MetricJudge` explains `models`.
+
+    Without samples there are no bounds, and it is as it was.
+    """
+    samples, lost, gained = compared.samples, compared.lost, compared.gained
+    if samples is None or lost is None or gained is None:
+        return compared
     level = 1.0 - (1.0 - CONFIDENCE) / models
-    bound = (
-        share_at_least(right, samples, level)
-        if metric.higher_is_better
-        else share_at_most(samples - right, samples, level)
-    )
-    return MetricComparison(
-        metric.name,
-        metric.higher_is_better,
-        original.value,
-        candidate.value,
-        samples=samples,
-        lost=lost,
-        gained=gained,
-        candidate_bound=bound,
+    ones = round(compared.candidate * samples)
+    bound = share_at_least if compared.higher_is_better else share_at_most
+    return replace(
+        compared,
+        candidate_bound=bound(ones, samples, level),
         drop_bound=drop_at_most(lost, gained, samples, level),
         confidence=CONFIDENCE,
     )

@@ -5,10 +5,8 @@ onnxruntime is imported when the first session is opened, so that everything tha
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
-from lowrank_onnx.types import Array, Feed
+from lowrank_onnx.evaluate.values import EXTENSION_TYPES, InputSpec, describe_inputs, numpy_name, read_value
+from lowrank_onnx.types import Feed
 
 CPU = "CPUExecutionProvider"
 
@@ -30,58 +29,6 @@ _DISTRIBUTIONS = (
     "onnxruntime-rocm",
     "onnxruntime-training",
 )
-
-_NUMPY_NAMES = {
-    "float": "float32",
-    "double": "float64",
-    "string": "str",
-    "float8e4m3fn": "float8_e4m3fn",
-    "float8e4m3fnuz": "float8_e4m3fnuz",
-    "float8e5m2": "float8_e5m2",
-    "float8e5m2fnuz": "float8_e5m2fnuz",
-}
-_SAME_IN_NUMPY = frozenset(
-    ["float16", "bfloat16", "bool", "complex64", "complex128"]
-    + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
-)
-
-# Whole-byte element types that NumPy knows only through ml_dtypes and that onnxruntime's own conversion to and from
-# NumPy refuses (bfloat16) or relabels (float8 comes back as uint8): name -> TensorProto.DataType.
-_EXTENSION_TYPES = {
-    "bfloat16": 16,
-    "float8_e4m3fn": 17,
-    "float8_e4m3fnuz": 18,
-    "float8_e5m2": 19,
-    "float8_e5m2fnuz": 20,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class InputSpec:
-    """What a model says of one of its inputs.
-
-    Attributes
-    ----------
-    name : the input's name.
-    dtype : the NumPy name of a tensor's element type (``"str"`` for strings, ml_dtypes names for bfloat16 and float8),
-        or onnxruntime's own type string for all else, e.g. ``"seq(tensor(float))"``.
-    shape : a whole number, a symbol or None (unknown) for each axis. A scalar and an input of unknown rank both have
-        ``()``, since onnxruntime doesn't tell them apart.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | str | None, ...]
-
-    @property
-    def is_tensor(self) -> bool:
-        """False for sequences, maps and optionals."""
-        return "(" not in self.dtype
-
-    @property
-    def is_optional(self) -> bool:
-        """True where a feed may leave the input out."""
-        return self.dtype.startswith("optional(")
 
 
 class Runner(Protocol):
@@ -128,11 +75,11 @@ class Session:
     def __init__(self, onnxruntime: Any, inner: Any, provider: str) -> None:
         self._onnxruntime = onnxruntime
         self._inner = inner
-        self.inputs = _describe(inner.get_inputs())
-        self.overridable = _describe(inner.get_overridable_initializers())
-        output_types = {o.name: _numpy_name(o.type) for o in inner.get_outputs()}
+        self.inputs = describe_inputs(inner.get_inputs())
+        self.overridable = describe_inputs(inner.get_overridable_initializers())
+        output_types = {o.name: numpy_name(o.type) for o in inner.get_outputs()}
         self.outputs = tuple(output_types)
-        self._extension_outputs = {name for name, dtype in output_types.items() if dtype in _EXTENSION_TYPES}
+        self._extension_outputs = {name for name, dtype in output_types.items() if dtype in EXTENSION_TYPES}
         self.provider = provider
         # Handing a node to another provider is refused when a session is opened.
         self.providers_used: tuple[str, ...] = (provider,)
@@ -169,7 +116,7 @@ class Session:
             return value
         if not value.dtype.isnative:  # onnxruntime reads foreign byte orders as if they were native
             value = value.astype(value.dtype.newbyteorder("="))
-        element_type = _EXTENSION_TYPES.get(value.dtype.name)
+        element_type = EXTENSION_TYPES.get(value.dtype.name)
         if element_type is None:
             return value
         raw = np.ascontiguousarray(value).view(np.dtype(f"u{value.dtype.itemsize}")).reshape(value.shape)
@@ -182,7 +129,7 @@ class Session:
             for name, value in values.items()
         }
         results = self._inner.run_with_ort_values(names, wrapped)
-        return {name: _to_numpy(result) for name, result in zip(names, results, strict=True)}
+        return {name: read_value(result) for name, result in zip(names, results, strict=True)}
 
 
 def open_session(
@@ -279,33 +226,6 @@ def _resolve_provider(provider: str, available: Sequence[str]) -> str:
         f"provider {provider!r}: this onnxruntime has {', '.join(available)}; "
         "choose one of them, or install the build of onnxruntime that has it"
     )
-
-
-def _describe(arguments: Sequence[Any]) -> tuple[InputSpec, ...]:
-    return tuple(InputSpec(each.name, _numpy_name(each.type), tuple(each.shape)) for each in arguments)
-
-
-def _numpy_name(onnxruntime_type: str) -> str:
-    element = onnxruntime_type.removeprefix("tensor(").removesuffix(")")
-    if onnxruntime_type != f"tensor({element})":
-        return onnxruntime_type
-    if element in _SAME_IN_NUMPY:
-        return element
-    return _NUMPY_NAMES.get(element, onnxruntime_type)
-
-
-def _to_numpy(value: Any) -> Array:
-    name = _numpy_name(value.data_type())
-    if name not in _EXTENSION_TYPES:
-        result: Array = value.numpy()
-        return result
-    import ml_dtypes
-
-    if value.device_name() != "cpu":
-        raise ModelError(f"a {name} output stays on {value.device_name()}, where it can't be read: use --provider cpu")
-    size = value.tensor_size_in_bytes()
-    raw = ctypes.string_at(value.data_ptr(), size) if size else b""
-    return np.frombuffer(bytearray(raw), np.dtype(getattr(ml_dtypes, name))).reshape(value.shape())
 
 
 _SOURCE_LOCATION = re.compile(r"\.(?:cc|cpp|cu|cuh|h|hpp|py):\d{1,9}:?$")

@@ -31,7 +31,7 @@ import numpy as np
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.evaluate.feed_arrays import element_type, is_float
 from lowrank_onnx.evaluate.feeds import FeedGroup, Feeds
-from lowrank_onnx.evaluate.session import InputSpec
+from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.types import Array, Feed
 
 SEQUENCE_LENGTH = 32

@@ -11,7 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from lowrank_onnx.errors import UsageError
-from lowrank_onnx.evaluate.session import InputSpec
+from lowrank_onnx.evaluate.values import InputSpec
 
 
 def find_test_data_sets(path: Path) -> list[Path]:

@@ -9,6 +9,9 @@ import numpy as np
 from lowrank_onnx.moments.moment import Moment
 from lowrank_onnx.types import Array, WeightRef
 
+UNEXCITED = 1e-30
+"""The second moment of an input that was never seen to be anything but 0: far below any that was."""
+
 
 def shrinkage(matrix: Array, rows: int) -> float:
     """How far to pull a second moment of `rows` rows towards a multiple of the identity, from 0 to 1.
@@ -34,11 +37,15 @@ def shrunk_second_moment(moment: Moment) -> Array:
     """(groups, in, in): the moment of each group, pulled towards its mean eigenvalue by `shrinkage`.
 
     A direction that the feeds never showed would count for nothing in the moment itself, and the factors would be free
-    to do anything there; pulled, it counts as much as the number of rows warrants.
+    to do anything there; pulled, it counts as much as the number of rows warrants. A group whose inputs were all 0 gets
+    next to nothing of the identity: its factors follow the plain norm, and count for nothing beside other groups.
     """
     identity = np.eye(moment.in_features)
     shrunk = []
     for matrix in moment.second_moment:
+        if not np.trace(matrix) > 0.0 and np.isfinite(matrix).all():
+            shrunk.append(UNEXCITED * identity)
+            continue
         share = shrinkage(matrix, moment.rows)
         shrunk.append((1.0 - share) * matrix + share * float(np.trace(matrix)) / moment.in_features * identity)
     return np.stack(shrunk)

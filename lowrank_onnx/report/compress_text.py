@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from rich.console import Group
 
 from lowrank_onnx.config import Config
-from lowrank_onnx.report.numbers import UNKNOWN, count, fraction, kept, plural, short_count, significant, size
+from lowrank_onnx.report.numbers import UNKNOWN, count, kept, passes, plural, short_count, significant, size
 from lowrank_onnx.report.refinement_text import refinement_block
+from lowrank_onnx.report.search_text import reached_table, search_table
 from lowrank_onnx.report.sensitivity_text import sensitivity_block
 from lowrank_onnx.report.tables import (
     blocks,
@@ -134,33 +135,7 @@ def _macs_note(result: CompressionResult) -> str:
 
 
 def _search_block(search: Sequence[SearchStep]) -> Group | None:
-    if not search:
-        return None
-    raced = any(step.speedup is not None for step in search)
-    measured = any(step.drop is not None for step in search)
-    bounded = any(step.judged_drop != step.drop for step in search)
-    rows = [
-        (
-            f"{index}",
-            fraction(step.keep),
-            significant(step.error),
-            *([f"{significant(step.speedup)}x"] if raced else []),
-            *([significant(step.drop)] if measured else []),
-            *([significant(step.judged_drop)] if bounded else []),
-            "yes" if step.accepted else "no",
-        )
-        for index, step in enumerate(search, start=1)
-    ]
-    columns = (
-        "attempt",
-        "share kept",
-        "output error",
-        *(["speed"] if raced else []),
-        *(["drop"] if measured else []),
-        *(["at most"] if bounded else []),
-        "accepted",
-    )
-    return Group(heading("search"), table(columns, rows))
+    return Group(heading("search"), table(*search_table(search))) if search else None
 
 
 def _trials_line(trials: Sequence[PlanTrial]) -> Group | None:
@@ -186,12 +161,7 @@ def _proof_block(result: CompressionResult) -> Group | None:
 
 
 def _reached_block(reached: Sequence[Reached]) -> Group | None:
-    if not reached:
-        return None
-    rows = [
-        (row.figure, significant(row.asked, 4), significant(row.predicted), significant(row.reached)) for row in reached
-    ]
-    return Group(heading("asked and reached"), table(("", "asked", "predicted", "reached"), rows))
+    return Group(heading("asked and reached"), table(*reached_table(reached))) if reached else None
 
 
 def _seconds_line(result: CompressionResult, *, verbose: bool) -> Group | None:
@@ -209,7 +179,4 @@ def _seconds_line(result: CompressionResult, *, verbose: bool) -> Group | None:
 
 
 def _time(seconds: float, one_pass: float | None) -> str:
-    if not one_pass:
-        return f"{significant(seconds)} s"
-    passes = seconds / one_pass
-    return f"{significant(seconds)} s ({count(round(passes)) if passes >= 10.0 else significant(passes, 2)})"
+    return f"{significant(seconds)} s" + (f" ({passes(seconds, one_pass)})" if one_pass else "")

@@ -36,6 +36,14 @@ def fraction(number: float | None, digits: int = 4) -> str:
     return f"{number:.{digits}f}"
 
 
+def passes(seconds: float, one_pass: float | None) -> str:
+    """A time in passes of the original over the calibration feeds: whole ones from ten on."""
+    if not one_pass:
+        return UNKNOWN
+    number = seconds / one_pass
+    return count(round(number)) if number >= 10.0 else significant(number, 2)
+
+
 def short_count(number: int | None) -> str:
     """Three significant digits and k, M, G, ... for a thousand, a million, ..."""
     if number is None:

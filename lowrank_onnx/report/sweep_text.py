@@ -8,9 +8,25 @@ from lowrank_onnx.report.numbers import UNKNOWN, kept, significant, size
 from lowrank_onnx.report.tables import blocks, budget_flag, heading, table, text
 from lowrank_onnx.report.verdict_text import feeds_phrase
 from lowrank_onnx.results import SweepPoint, SweepResult
+from lowrank_onnx.types import MetricComparison
 
-COLUMNS = ("budget", "file", "MACs", "speed", "error", "top-1", "")
-"""The headings of a sweep's table."""
+
+def sweep_columns(sweep: SweepResult) -> tuple[str, ...]:
+    """The headings of a sweep's table; those of a task metric where there is one."""
+    metric = ("metric", "drop") if _metrics(sweep) else ()
+    return ("budget", "file", "MACs", "speed", "error", "top-1", *metric, "")
+
+
+def sweep_legend(sweep: SweepResult) -> str:
+    """What the columns mean."""
+    legend = "error: relative L2 error of the outputs. *: no other point is better in every figure."
+    metrics = _metrics(sweep)
+    if not metrics:
+        return legend
+    bounded = "; at most, for data drawn like its samples, with 95 % confidence over all points"
+    certain = bounded if any(metric.drop_bound is not None for metric in metrics) else ""
+    first = metrics[0]
+    return f"{legend} metric: {first.name}, {significant(first.original, 4)} originally; drop: how much worse{certain}."
 
 
 def sweep_report(result: SweepResult) -> Group:
@@ -21,8 +37,8 @@ def sweep_report(result: SweepResult) -> Group:
     return blocks(
         (
             heading(f"{result.input} at {len(rows)} budgets{on}"),
-            table(COLUMNS, rows),
-            text("error: relative L2 error of the outputs. *: no other point is better in every figure."),
+            table(sweep_columns(result), rows),
+            text(sweep_legend(result)),
             *(text(f"point {i}: {p.result.message}") for i, p in enumerate(result.points, 1) if not _held(p)),
             text(result.message, "bold green" if result.picked is not None else "bold yellow"),
         )
@@ -30,12 +46,14 @@ def sweep_report(result: SweepResult) -> Group:
 
 
 def sweep_row(index: int, point: SweepPoint, sweep: SweepResult) -> tuple[str, ...]:
-    """The cells of one point, under `COLUMNS`."""
+    """The cells of one point, under `sweep_columns`."""
     result = point.result
     flag, value = budget_flag(result.config.budget)
     verdict, after = result.verdict, result.after
     latency = verdict.latency if verdict is not None else None
     agreements = [o.top1_agreement for o in (verdict.outputs if verdict else ()) if o.top1_agreement is not None]
+    metric = verdict.metric if verdict else None
+    task = (significant(metric.candidate, 4), significant(metric.judged_drop)) if metric else (UNKNOWN, UNKNOWN)
     mark = "written" if index == sweep.picked else "*" if point.on_front else "" if _held(point) else result.status
     return (
         f"{flag} {value:g}",
@@ -44,8 +62,14 @@ def sweep_row(index: int, point: SweepPoint, sweep: SweepResult) -> tuple[str, .
         f"{latency.speedup:.2f}x" if latency else UNKNOWN,
         significant(verdict.relative_error) if verdict else UNKNOWN,
         f"{min(agreements):.4f}" if agreements else UNKNOWN,
+        *(task if _metrics(sweep) else ()),
         mark,
     )
+
+
+def _metrics(sweep: SweepResult) -> list[MetricComparison]:
+    verdicts = [point.result.verdict for point in sweep.points]
+    return [verdict.metric for verdict in verdicts if verdict is not None and verdict.metric is not None]
 
 
 def _held(point: SweepPoint) -> bool:

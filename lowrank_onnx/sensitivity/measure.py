@@ -28,7 +28,8 @@ import onnx
 from lowrank_onnx.errors import ModelError, UsageError
 from lowrank_onnx.evaluate.accumulate import OutputAccumulator
 from lowrank_onnx.evaluate.feed_arrays import is_float
-from lowrank_onnx.evaluate.session import InputSpec, Runner
+from lowrank_onnx.evaluate.session import Runner
+from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.progress import SILENT, StageProgress
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured, fit_importance, interpolate_error
 from lowrank_onnx.sensitivity.overridable import make_overridable

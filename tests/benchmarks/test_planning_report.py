@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.planning_report import BALF, PLANNERS, markdown, verdicts
+from benchmarks.planning_report import BALF, PLANNERS, WHOLE, markdown, verdicts
 from benchmarks.planning_variants import BALF as BALF_VARIANT
 from benchmarks.planning_variants import VARIANTS
 
@@ -30,7 +30,7 @@ def point(variant: str, asked: float, error: float) -> dict[str, Any]:
 
 def model(fast: float, full: float) -> dict[str, Any]:
     points = [point("plain SVD", 0.6, 0.5), point(BALF, 0.6, 0.2)]
-    points += [point(name, 0.6, error) for name, error in zip(PLANNERS, (fast, full), strict=True)]
+    points += [point(name, 0.6, error) for name, error in zip(PLANNERS, (fast, full, 0.1), strict=True)]
     run = {
         "pass_seconds": 2.0,
         "seconds": {"observe": 6.0},
@@ -54,18 +54,19 @@ def model(fast: float, full: float) -> dict[str, Any]:
 def test_the_report_names_the_ways_that_are_measured() -> None:
     names = [variant.name for variant in VARIANTS]
     assert BALF == BALF_VARIANT
-    assert {BALF, *PLANNERS} <= set(names)
+    assert {BALF, *PLANNERS} <= {*names, WHOLE}
     assert len(names) == len(set(names))
 
 
 def test_a_point_that_is_lost_is_told_with_the_winner() -> None:
-    fast, full, ratio, run = verdicts(model(fast=0.25, full=0.1))
+    fast, full, whole, ratio, run = verdicts(model(fast=0.25, full=0.1))
     assert fast == (
         "- planner, fast: least error, to 2 %, at 0 of 1 points; "
         "not at 0.6 of the parameters (0.2500; whitened, energy ranks: 0.2000)."
     )
     assert full == "- planner, full: least error, to 2 %, at 1 of 1 points."
-    assert ratio.endswith("planner, fast 0.80, planner, full 2.00.")
+    assert whole == f"- {WHOLE}: least error, to 2 %, at 1 of 1 points."
+    assert ratio.endswith(f"planner, fast 0.80, planner, full 2.00, {WHOLE} 2.00.")
     assert "12.0 passes" in run
 
 

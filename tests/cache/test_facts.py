@@ -15,7 +15,8 @@ from lowrank_onnx.cache.digest import content_digest
 from lowrank_onnx.cache.facts import environment_facts, feed_facts, model_facts
 from lowrank_onnx.evaluate import Feeds, load_feeds
 from lowrank_onnx.evaluate.feeds import FeedGroup
-from lowrank_onnx.evaluate.session import CPU, InputSpec
+from lowrank_onnx.evaluate.session import CPU
+from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.model_io import load_model
 from lowrank_onnx.types import Feed
 from tests.tiny_model import classifier

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from lowrank_onnx.evaluate.feeds import Feeds, load_feeds
-from lowrank_onnx.evaluate.session import InputSpec
+from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.types import Feed
 
 Dims = Sequence[int | str | None]

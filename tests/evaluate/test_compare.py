@@ -16,7 +16,7 @@ from lowrank_onnx.errors import ModelError, UsageError
 from lowrank_onnx.evaluate.compare import compare_outputs, judge
 from lowrank_onnx.evaluate.confidence import share_at_least
 from lowrank_onnx.evaluate.feeds import Feeds
-from lowrank_onnx.evaluate.session import InputSpec
+from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.types import LatencyComparison, MetricComparison, OutputStatistics, Timing
 from tests.evaluate.fakes import FunctionSession, as_feeds
 

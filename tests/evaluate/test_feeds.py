@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.evaluate.feeds import last_feeds, load_feeds, split_feeds
-from lowrank_onnx.evaluate.session import InputSpec
+from lowrank_onnx.evaluate.values import InputSpec
 
 INPUTS = (InputSpec("ids", "int64", ("n", "t")), InputSpec("x", "float32", ("n", 2)))
 

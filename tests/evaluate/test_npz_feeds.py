@@ -11,7 +11,7 @@ import pytest
 
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.evaluate.feeds import Feeds, load_feeds
-from lowrank_onnx.evaluate.session import InputSpec
+from lowrank_onnx.evaluate.values import InputSpec
 
 IMAGE = InputSpec("x", "float32", ("n", 3, 4))
 MASK = InputSpec("mask", "int64", ("n", "t"))

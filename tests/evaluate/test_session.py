@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.evaluate import session as session_module
-from lowrank_onnx.evaluate.session import CPU, InputSpec, open_session
+from lowrank_onnx.evaluate.session import CPU, open_session
+from lowrank_onnx.evaluate.values import InputSpec
 from tests.evaluate.fakes import make_model, value
 
 

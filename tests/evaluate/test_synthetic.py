@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from lowrank_onnx.errors import UsageError
-from lowrank_onnx.evaluate.session import InputSpec, open_session
+from lowrank_onnx.evaluate.session import open_session
 from lowrank_onnx.evaluate.synthetic import synthetic_feeds
+from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.types import Array, Feed
 from tests.evaluate.fakes import make_model, value
 

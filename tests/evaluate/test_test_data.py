@@ -10,7 +10,8 @@ from onnx import numpy_helper
 
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.evaluate.feeds import load_feeds
-from lowrank_onnx.evaluate.session import InputSpec, open_session
+from lowrank_onnx.evaluate.session import open_session
+from lowrank_onnx.evaluate.values import InputSpec
 
 X = InputSpec("x", "float32", ("n", 2))
 IDS = InputSpec("ids", "int64", ("n",))

@@ -11,7 +11,8 @@ import onnx
 from onnx import helper as h
 
 from lowrank_onnx.config import OP_TYPES
-from lowrank_onnx.evaluate.session import CPU, InputSpec, Runner
+from lowrank_onnx.evaluate.session import CPU, Runner
+from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.latency.curve import LatencyCurve
 from lowrank_onnx.latency.table import LatencyTable, Unmeasured
 from lowrank_onnx.passes import find_sites

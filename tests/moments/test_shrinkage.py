@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lowrank_onnx.linalg import factor
 from lowrank_onnx.moments.moment import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments, shrinkage, shrunk_second_moment
 from lowrank_onnx.types import WeightRef
@@ -43,10 +44,14 @@ def test_the_trace_is_kept_and_singular_moments_become_definite() -> None:
     assert np.linalg.eigvalsh(shrunk)[0] > 0.0
 
 
-def test_dead_inputs_stay_finite() -> None:
-    moment = Moment(np.zeros((2, 8, 8)), np.zeros((2, 8)), 100, 100)
-    assert shrunk_second_moment(moment).shape == (2, 8, 8)
-    assert not shrunk_second_moment(moment).any()
+def test_dead_inputs_count_for_next_to_nothing_and_can_still_be_whitened_by() -> None:
+    matrices = np.stack([np.zeros((8, 8)), np.eye(8)])
+    shrunk = shrunk_second_moment(Moment(matrices, np.zeros((2, 8)), 10**6, 10**6))
+    assert 0.0 < np.trace(shrunk[0]) < 1e-20 * np.trace(shrunk[1])
+    W = np.random.default_rng(0).standard_normal((8, 6))
+    found = factor(W, 3, method="svd", second_moment=shrunk[0])
+    plain = factor(W, 3, method="svd")
+    np.testing.assert_allclose(found.left @ found.right, plain.left @ plain.right, atol=1e-9)
 
 
 def test_shrunk_moments_are_made_when_asked_for() -> None:

@@ -16,7 +16,8 @@ from lowrank_onnx.config import OP_TYPES
 from lowrank_onnx.errors import ModelError, UsageError
 from lowrank_onnx.evaluate.compare import compare_outputs
 from lowrank_onnx.evaluate.feeds import load_feeds
-from lowrank_onnx.evaluate.session import InputSpec, Session, open_session
+from lowrank_onnx.evaluate.session import Session, open_session
+from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.model_io import base_dir, load_model, model_bytes
 from lowrank_onnx.passes import find_sites
 from lowrank_onnx.sensitivity.measure import Sensitivity, Unmeasured, count_runs, measure_sensitivity

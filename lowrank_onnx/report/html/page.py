@@ -9,8 +9,8 @@ from typing import Any
 
 from lowrank_onnx.errors import MissingDependencyError
 from lowrank_onnx.report.escape import printable
-from lowrank_onnx.report.html import sections
-from lowrank_onnx.report.html.sections import Section
+from lowrank_onnx.report.html import choice_sections, sections
+from lowrank_onnx.report.html.parts import Section
 from lowrank_onnx.report.numbers import short_count, significant, size
 from lowrank_onnx.report.verdict_text import speed_phrase
 from lowrank_onnx.report.written import write_text
@@ -56,7 +56,7 @@ def sweep_page(result: SweepResult, arguments: Sequence[str] = ()) -> str:
     Parameters and errors are those of `compress_page`.
     """
     picked = None if result.picked is None else result.points[result.picked].result
-    parts: tuple[Section | None, ...] = (sections.front_section(result),)
+    parts: tuple[Section | None, ...] = (choice_sections.front_section(result),)
     if picked is not None:
         parts += _sections(picked, arguments)
     else:
@@ -96,11 +96,14 @@ def _render(
 
 def _sections(result: CompressionResult, arguments: Sequence[str]) -> tuple[Section | None, ...]:
     return (
-        sections.search_section(result),
+        choice_sections.search_section(result),
+        choice_sections.plan_section(result),
+        choice_sections.refinement_section(result),
         sections.sizes_section(result),
         sections.spectra_section(result),
         sections.sensitivity_section(result),
         sections.outputs_section(result),
+        choice_sections.reached_section(result),
         sections.sites_section(result),
         sections.left_alone_section(result),
         sections.reproduce_section(result, arguments),

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from lowrank_onnx.report.escape import printable
 from lowrank_onnx.report.html import figures
-from lowrank_onnx.report.html.figures import Bar, Curve, Point
-from lowrank_onnx.report.numbers import count, fraction, kept, plural, short_count, significant
+from lowrank_onnx.report.html.figures import Bar, Curve
+from lowrank_onnx.report.html.parts import Section, Table
+from lowrank_onnx.report.numbers import count, fraction, kept, passes, short_count, significant
 from lowrank_onnx.report.sensitivity_text import exclusion_line
-from lowrank_onnx.report.sweep_text import COLUMNS, sweep_row
-from lowrank_onnx.report.tables import budget_flag, matrix_shape
+from lowrank_onnx.report.tables import matrix_shape
 from lowrank_onnx.report.verdict_text import feeds_phrase, latency_line, metric_lines, top1_bounds
-from lowrank_onnx.results import CompressionResult, SiteResult, SweepResult
+from lowrank_onnx.results import CompressionResult, SiteResult
 from lowrank_onnx.types import Skipped, numpy_dtype
 
 BARS = 20
@@ -22,81 +21,6 @@ BARS = 20
 
 PANELS = 12
 """Panels of error curves, the largest weights first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Headings and rows of cells; `caption` says what the table shows. The first `left` columns hold text."""
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    left: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A part of the page. `figure` is SVG that this package drew; `alt` says in words what it shows."""
-
-    anchor: str
-    title: str
-    text: tuple[str, ...] = ()
-    figure: str = ""
-    alt: str = ""
-    tables: tuple[Table, ...] = ()
-    command: str = ""
-
-
-def front_section(result: SweepResult) -> Section:
-    """What each budget costs and brings, over speed where it was measured for all points, else over size."""
-    points = [(index, point.result) for index, point in enumerate(result.points)]
-    timed = all(r.verdict is not None and r.verdict.latency is not None for _, r in points)
-    drawn = []
-    for index, point in points:
-        verdict, after = point.verdict, point.after
-        if verdict is None or after is None:
-            continue
-        faster = verdict.latency.speedup if timed and verdict.latency is not None else 0.0
-        cost = faster if timed else after.file_bytes / 1e6
-        _, value = budget_flag(point.config.budget)
-        drawn.append(Point(cost, verdict.relative_error, index == result.picked, f"{value:g}"))
-    cost_name = "speed, times the original's" if timed else "MB of the file"
-    rows = tuple(sweep_row(index, point, result) for index, point in enumerate(result.points))
-    return Section(
-        "trade-off",
-        "The trade-off",
-        ("One model for each budget, measured, with its budget beside it. The diamond is the one that was written.",),
-        figures.trade_off(drawn, cost_name) if drawn else "",
-        f"Relative error of the outputs over {cost_name}, {plural(len(drawn), 'point')}; the table has the figures.",
-        (Table("Points; * : no other is better in every figure", COLUMNS, rows),),
-    )
-
-
-def search_section(result: CompressionResult) -> Section | None:
-    """The attempts of a search, and the one that was taken."""
-    steps = result.search
-    if not steps:
-        return None
-    accepted = [step for step in steps if step.accepted]
-    chosen = min(accepted, key=lambda step: step.keep) if accepted else None
-    raced = all(step.speedup is not None for step in steps)
-    if raced and accepted:
-        chosen = max(accepted, key=lambda step: step.keep)
-    points = [Point((step.speedup or 0.0) if raced else step.keep, step.error, step is chosen) for step in steps]
-    cost = "speed, times the original's" if raced else "share kept"
-    rows = tuple(
-        (f"{n}", fraction(s.keep), significant(s.error), significant(s.speedup), "yes" if s.accepted else "no")
-        for n, s in enumerate(steps, start=1)
-    )
-    columns = ("attempt", "share kept", "output error", "speed", "accepted")
-    return Section(
-        "search",
-        "The search",
-        ("Every model that was tried on the way to the budget. The diamond is the one that was taken.",),
-        figures.trade_off(points, cost),
-        f"Relative error of the outputs over {cost}, {plural(len(steps), 'attempt')}.",
-        (Table("Attempts", columns, rows, left=0),),
-    )
 
 
 def sizes_section(result: CompressionResult) -> Section | None:
@@ -239,16 +163,26 @@ def left_alone_section(result: CompressionResult) -> Section | None:
 def reproduce_section(result: CompressionResult, arguments: Sequence[str]) -> Section:
     """The command, versions and times."""
     versions = tuple((name, version) for name, version in result.versions.items() if version)
-    seconds = tuple((stage, significant(time)) for stage, time in result.seconds.items())
     return Section(
         "reproduce",
         "To reproduce it",
         command=shlex.join(map(printable, ("lowrank-onnx", *arguments))) if arguments else "",
         tables=(
             Table("Versions and machine", ("what", "version"), versions, left=2),
-            Table("Time of each stage", ("stage", "seconds"), seconds),
+            _stages_table(result),
         ),
     )
+
+
+def _stages_table(result: CompressionResult) -> Table:
+    """Seconds, and where a pass was timed also passes: the unit that doesn't depend on the model."""
+    one_pass = result.pass_seconds
+    times = [*result.seconds.items(), ("in all", sum(result.seconds.values()))]
+    rows = tuple((stage, significant(time), *((passes(time, one_pass),) if one_pass else ())) for stage, time in times)
+    if not one_pass:
+        return Table("Time of each stage", ("stage", "seconds"), rows)
+    caption = "Time of each stage; a pass runs the original once over the calibration feeds"
+    return Table(caption, ("stage", "seconds", "passes"), rows)
 
 
 def _largest(sites: Sequence[SiteResult], most: int | None = None) -> list[SiteResult]:

@@ -8,6 +8,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,51 @@ import pytest
 
 from lowrank_onnx.errors import OutputError
 from lowrank_onnx.report.html import compress_page, sweep_page, write_page
-from lowrank_onnx.results import CompressionResult, SweepPoint, SweepResult
+from lowrank_onnx.results import (
+    CompressionResult,
+    PlanTrial,
+    RefinedWeight,
+    Refinement,
+    SearchStep,
+    SweepPoint,
+    SweepResult,
+)
 from lowrank_onnx.types import Skipped
-from tests.report.samples import DENSE, FAILED, GROUPED, OUTPUT, REWRITTEN, SYNTHETIC, VERDICT, compression, unchanged
+from tests.report.samples import (
+    DENSE,
+    FAILED,
+    GROUPED,
+    METRIC,
+    OUTPUT,
+    REWRITTEN,
+    SYNTHETIC,
+    VERDICT,
+    compression,
+    unchanged,
+)
 
 CURVE = ((0, 1.0), (64, 0.4), (192, 0.03))
+REFINEMENT = Refinement(
+    96,
+    24,
+    0.0527,
+    0.0361,
+    (
+        RefinedWeight("fc1.weight", True, "", "sum", 0.03, 0.21, 0.154, 4096),
+        RefinedWeight("stem.weight", False, "its inputs are the original's", "output", None, None, None, 0),
+    ),
+)
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7 }}$x^2$\x1b[2J\u202e"
 
 
 def _full() -> CompressionResult:
     """A result with something for every section."""
     site = replace(REWRITTEN, error_curve=CURVE, importance=0.4, predicted_error=0.01, input_error=0.02)
-    return compression(sites=(site, replace(GROUPED, error_curve=CURVE), replace(DENSE, error_curve=CURVE)))
+    return compression(
+        sites=(site, replace(GROUPED, error_curve=CURVE), replace(DENSE, error_curve=CURVE)),
+        trials=(PlanTrial(0.4, 0.0, 0.034, False), PlanTrial(0.4, 0.5, 0.0288, True)),
+        refinement=REFINEMENT,
+    )
 
 
 class _Parser(HTMLParser):
@@ -77,10 +111,13 @@ def test_every_section_is_there_with_its_figure() -> None:
     parser = _parse(compress_page(_full()))
     assert [attributes["id"] for tag, attributes in parser.elements if tag == "section"] == [
         "search",
+        "plan",
+        "refinement",
         "sizes",
         "spectra",
         "sensitivity",
         "outputs",
+        "reached",
         "layers",
         "left-alone",
         "reproduce",
@@ -136,6 +173,7 @@ def test_identifiers_are_unique_and_references_lead_somewhere() -> None:
 def test_names_from_the_model_are_text() -> None:
     sites = tuple(replace(site, name=HOSTILE, weight=HOSTILE) for site in _full().sites)
     verdict = replace(VERDICT, outputs=(replace(OUTPUT, name=HOSTILE),), feeds=HOSTILE)
+    hostile_weight = replace(REFINEMENT.weights[1], weight=HOSTILE, reason=HOSTILE)
     hostile = replace(
         _full(),
         sites=sites,
@@ -144,6 +182,7 @@ def test_names_from_the_model_are_text() -> None:
         notes=(HOSTILE,),
         skipped=(Skipped(HOSTILE, "MatMul", HOSTILE),),
         verdict=verdict,
+        refinement=replace(REFINEMENT, note=HOSTILE, weights=(hostile_weight,)),
     )
     page = compress_page(hostile, ("compress", HOSTILE))
     parser = _parse(page)
@@ -234,3 +273,80 @@ def test_layers_that_are_better_left_out_are_named() -> None:
     page = _Parser()
     page.feed(compress_page(compression(sites=(dear,))))
     assert "better left out: --exclude 'a <b>' (it costs too much)" in page.text
+
+
+def _rows(page: str, anchor: str) -> list[list[str]]:
+    """The cells of all tables of one section, headings too."""
+    section = re.search(rf'<section id="{anchor}".*?</section>', page, re.DOTALL)
+    assert section is not None, f"no section {anchor}"
+    rows = re.findall(r"<tr>(.*?)</tr>", section[0], re.DOTALL)
+    return [[unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)] for row in rows]
+
+
+def test_refinement_is_shown_with_what_it_did_and_why_a_weight_was_left() -> None:
+    page = compress_page(_full())
+    assert "1 of 2 weights: error of the outputs on 24 held-out feeds 0.0527 -> 0.0361." in _parse(page).text
+    assert _rows(page, "refinement") == [
+        ["", "before", "after"],
+        ["relative error of the outputs", "0.0527", "0.0361"],
+        ["weight", "outcome", "solved for", "error before", "error after", "inputs"],
+        ["fc1.weight", "refined", "the sum that it adds to", "0.210", "0.154", "4,096"],
+        ["stem.weight", "as planned: its inputs are the original's", "its output", "-", "-", "0"],
+    ]
+    nothing = Refinement(1, 0, None, None, (), "1 feed to calibrate with")
+    page = compress_page(compression(refinement=nothing))
+    assert "Nothing was refined. 1 feed to calibrate with." in _parse(page).text
+    assert _rows(page, "refinement") == []
+
+
+def test_plans_are_shown_with_the_one_that_was_taken() -> None:
+    page = compress_page(_full())
+    assert _rows(page, "plan") == [
+        ["share kept", "trust", "output error", "taken"],
+        ["0.4000", "0", "0.0340", "no"],
+        ["0.4000", "0.5", "0.0288", "yes"],
+    ]
+    unjudged = "the calibration feeds have too few samples"
+    assert unjudged not in _parse(page).text
+    assert unjudged in _parse(compress_page(compression(trials=(PlanTrial(0.4, 0.5, None, True),)))).text
+
+
+def test_what_was_asked_stands_beside_what_was_reached() -> None:
+    assert _rows(compress_page(_full()), "reached") == [
+        ["", "asked", "predicted", "reached"],
+        ["share of the parameters", "0.4000", "0.316", "0.316"],
+        ["relative error of the outputs", "-", "0.0280", "0.0312"],
+    ]
+
+
+def test_a_search_shows_drops_only_where_they_were_measured() -> None:
+    assert _rows(compress_page(_full()), "search")[0] == ["attempt", "share kept", "output error", "accepted"]
+    bounded = SearchStep(0.5, 0.02, True, drop=0.001, judged_drop=0.0047)
+    assert _rows(compress_page(compression(search=(bounded,))), "search") == [
+        ["attempt", "share kept", "output error", "drop", "at most", "accepted"],
+        ["1", "0.5000", "0.0200", "0.00100", "0.00470", "yes"],
+    ]
+    plain = replace(bounded, judged_drop=bounded.drop)
+    columns = _rows(compress_page(compression(search=(plain,))), "search")[0]
+    assert columns == ["attempt", "share kept", "output error", "drop", "accepted"]
+
+
+def test_the_time_of_each_stage_is_also_in_passes_where_one_was_timed() -> None:
+    assert _rows(compress_page(_full()), "reproduce")[-4:] == [
+        ["stage", "seconds", "passes"],
+        ["load", "0.0120", "0.20"],
+        ["factorize", "1.50", "25"],
+        ["in all", "1.51", "25"],
+    ]
+    assert _rows(compress_page(compression(pass_seconds=None)), "reproduce")[-4] == ["stage", "seconds"]
+
+
+def test_a_sweep_shows_the_task_metric_where_there_is_one() -> None:
+    measured = compression(verdict=replace(VERDICT, metric=METRIC))
+    points = (SweepPoint(measured, on_front=True), SweepPoint(compression(verdict=None), on_front=False))
+    page = sweep_page(SweepResult("model.onnx", points, None, None, "nothing was written"))
+    columns, first, second = _rows(page, "trade-off")
+    assert columns[-3:] == ["metric", "drop", ""]
+    assert first[-3:] == ["0.9450", "0.00470", "*"]
+    assert second[-3:-1] == ["-", "-"]
+    assert "metric: accuracy.py:correct, 0.9460 originally" in _parse(page).text

@@ -1,0 +1,45 @@
+"""``lowrank-onnx inspect``."""
+
+from __future__ import annotations
+
+from lowrank_onnx.cli import checks as checks
+from lowrank_onnx.cli import options as options
+from lowrank_onnx.cli.publish import publish
+from lowrank_onnx.cli.terminal import EXIT_DONE, reporting_errors, showing_progress
+from lowrank_onnx.config import OP_TYPES, Config
+
+
+@reporting_errors
+def inspect(
+    model: options.ModelArgument,
+    calib: options.CalibOption = None,
+    provider: options.ProviderOption = options.DEFAULTS.provider,
+    include: options.IncludeOption = None,
+    exclude: options.ExcludeOption = None,
+    op_types: options.OpTypesOption = None,
+    seed: options.SeedOption = options.DEFAULTS.seed,
+    device: options.DeviceOption = options.DEFAULTS.device,
+    json: options.JsonOption = None,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
+) -> int:
+    """List every weight that could be factorized with its sizes and spectrum, and every other node with the reason."""
+    config = Config(
+        seed=seed,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        op_types=checks.split_names(op_types, OP_TYPES),
+        device=device,
+        provider=provider,
+    )
+    checks.check_json(json, (model, calib))
+    checks.check_feeds("--calib", calib)
+
+    from lowrank_onnx import pipeline
+    from lowrank_onnx.report.inspect_text import inspect_report
+    from lowrank_onnx.report.json_report import inspect_document
+
+    with showing_progress(quiet=quiet) as progress:
+        result = pipeline.inspect(model, config, feeds=calib, progress=progress)
+    publish(inspect_document(result), json, None if quiet else inspect_report(result, verbose=verbose))
+    return EXIT_DONE
