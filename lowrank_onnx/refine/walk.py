@@ -30,7 +30,8 @@ ROWS_PER_FEATURE = (8, 32)
 """Rows that go into the equations of one step, for each input feature: where there are as many, the first number; and
 up to the second as long as adding them up takes at most `WORK_SHARE` of the work of the sites themselves."""
 
-WORK_SHARE = 4
+WORK_SHARE = 1
+"""On the shipped VGG, four times as many rows change the outputs' error on unseen images by less than a hundredth."""
 
 
 @dataclass(frozen=True, slots=True)
