@@ -97,14 +97,14 @@ def _render(
 def _sections(result: CompressionResult, arguments: Sequence[str]) -> tuple[Section | None, ...]:
     return (
         choice_sections.search_section(result),
-        choice_sections.plan_section(result),
-        choice_sections.refinement_section(result),
+        sections.outputs_section(result),
+        choice_sections.reached_section(result),
         sections.sizes_section(result),
         sections.spectra_section(result),
         sections.sensitivity_section(result),
-        sections.outputs_section(result),
-        choice_sections.reached_section(result),
         sections.sites_section(result),
+        choice_sections.refinement_section(result),
+        choice_sections.plan_section(result),
         sections.left_alone_section(result),
         sections.reproduce_section(result, arguments),
     )

@@ -111,14 +111,14 @@ def test_every_section_is_there_with_its_figure() -> None:
     parser = _parse(compress_page(_full()))
     assert [attributes["id"] for tag, attributes in parser.elements if tag == "section"] == [
         "search",
-        "plan",
-        "refinement",
+        "outputs",
+        "reached",
         "sizes",
         "spectra",
         "sensitivity",
-        "outputs",
-        "reached",
         "layers",
+        "refinement",
+        "plan",
         "left-alone",
         "reproduce",
     ]
