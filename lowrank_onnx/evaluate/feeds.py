@@ -105,10 +105,6 @@ def last_feeds(feeds: Feeds, count: int) -> Feeds:
     return _part(feeds, count, f"{count} of {feeds.description}", wanted.__contains__)
 
 
-def _is_held_out(index: int) -> bool:
-    return index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-
-
 def _part(feeds: Feeds, count: int, description: str, wanted: Callable[[int], bool]) -> Feeds:
     def load() -> Iterator[Feed]:
         return (feed for index, feed in enumerate(feeds) if wanted(index))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lowrank_onnx.linalg.backend import select_backend
 from lowrank_onnx.linalg.precision import prepare, squared_norm
-from lowrank_onnx.linalg.residual import residual_energy, residual_norm_estimate
+from lowrank_onnx.linalg.residual import residual_norm_estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class Measurement:
         return math.sqrt(self.residual_energy / self.energy) if self.energy else 0.0
 
 
-def measure_factors(W: NDArray[Any], left: NDArray[Any], right: NDArray[Any], *, seed: int = 0) -> Measurement:
-    """Measure factors against the matrix that they stand for.
+def measure_approximation(W: NDArray[Any], approximation: NDArray[Any], *, seed: int = 0) -> Measurement:
+    """Measure an approximation against the matrix that it stands for.
 
     Parameters
     ----------
     W : (in, out), any floating dtype and strides; accumulated in float32, or float64 for a float64 W.
-    left, right : (in, r) and (r, out), any floating dtype.
+    approximation : (in, out), any floating dtype.
     seed : of the estimate's random start.
 
     Raises
@@ -49,22 +49,6 @@ def measure_factors(W: NDArray[Any], left: NDArray[Any], right: NDArray[Any], *,
     FactorizationError
         W isn't a matrix of finite numbers.
     """
-    backend = select_backend("cpu")
-    prepared = prepare(backend, W)
-    if prepared.energy == 0.0:
-        return Measurement(0.0, float(np.sum(np.square(left @ right, dtype=np.float64))), 0.0)
-    accumulation = backend.numpy_dtype(prepared.matrix)
-    scaled = np.ldexp(left.astype(accumulation, copy=False), -prepared.exponent)
-    right = right.astype(accumulation, copy=False)
-    missed = residual_energy(backend, prepared.matrix, scaled, right)
-    spectral = residual_norm_estimate(backend, prepared.matrix, scaled, right.T, seed)
-    largest = residual_norm_estimate(backend, prepared.matrix, scaled[:, :0], right[:0].T, seed)
-    unscale = 2 * prepared.exponent
-    return Measurement(math.ldexp(prepared.energy, unscale), math.ldexp(missed, unscale), spectral / largest)
-
-
-def measure_approximation(W: NDArray[Any], approximation: NDArray[Any], *, seed: int = 0) -> Measurement:
-    """Measure an approximation of W (in, out) that is no product of two factors; else as `measure_factors`."""
     backend = select_backend("cpu")
     prepared = prepare(backend, W)
     if prepared.energy == 0.0:

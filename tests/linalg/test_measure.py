@@ -4,12 +4,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from lowrank_onnx.linalg.measure import measure_factors
+from lowrank_onnx.linalg.measure import Measurement, measure_approximation
 
 
 def factors(W: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     u, s, vt = np.linalg.svd(W, full_matrices=False)
     return u[:, :rank] * s[:rank], vt[:rank], s
+
+
+def measure_factors(W: np.ndarray, left: np.ndarray, right: np.ndarray) -> Measurement:
+    """Of the product of factors as they are stored, multiplied in the dtype of W."""
+    return measure_approximation(W, left.astype(W.dtype) @ right.astype(W.dtype))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lowrank_onnx.errors import MissingDependencyError
 from lowrank_onnx.report.escape import printable
+from lowrank_onnx.report.html.parts import missing_library
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -192,7 +192,5 @@ def _matplotlib() -> Any:
     try:
         import matplotlib.figure
     except ImportError as error:
-        raise MissingDependencyError(
-            "--html needs matplotlib and jinja2: pip install 'lowrank-onnx[html]', or use --json"
-        ) from error
+        raise missing_library() from error
     return matplotlib

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lowrank_onnx.errors import MissingDependencyError
 from lowrank_onnx.report.escape import printable
 from lowrank_onnx.report.html import choice_sections, sections
-from lowrank_onnx.report.html.parts import Section
+from lowrank_onnx.report.html.parts import Section, missing_library
 from lowrank_onnx.report.numbers import short_count, significant, size
 from lowrank_onnx.report.verdict_text import speed_phrase
 from lowrank_onnx.report.written import write_text
@@ -166,9 +165,7 @@ def _template() -> Any:
     try:
         import jinja2
     except ImportError as error:
-        raise MissingDependencyError(
-            "--html needs matplotlib and jinja2: pip install 'lowrank-onnx[html]', or use --json"
-        ) from error
+        raise missing_library() from error
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lowrank_onnx.report.html", "."),
         autoescape=True,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lowrank_onnx.errors import MissingDependencyError
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -26,3 +28,8 @@ class Section:
     alt: str = ""
     tables: tuple[Table, ...] = ()
     command: str = ""
+
+
+def missing_library() -> MissingDependencyError:
+    """What to say where the libraries that make the page aren't there."""
+    return MissingDependencyError("--html needs matplotlib and jinja2: pip install 'lowrank-onnx[html]', or use --json")
