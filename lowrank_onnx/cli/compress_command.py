@@ -67,6 +67,7 @@ def compress(
     verbose: options.VerboseOption = False,
     config_file: ConfigFileOption = None,
     dump_config: DumpConfigOption = None,
+    debug: options.DebugOption = None,
 ) -> int:
     """Factorize the weights of a model, prove what that did, and write the result if it is worth it."""
     given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_bytes, keep_macs, speedup)

@@ -36,7 +36,7 @@ TABLES = {
 }
 """Options that are written as tables, and how."""
 
-_OWN = frozenset(("config_file", "dump_config", "version", "help"))
+_OWN = frozenset(("config_file", "dump_config", "debug", "version", "help"))
 
 
 def read_options(path: Path, known: Mapping[str, str]) -> dict[str, Any]:
@@ -140,15 +140,20 @@ def dump_options(context: typer.Context, path: Path | None) -> None:
     """
     if path is None:
         return
+    try:
+        text = options_text(context)
+    except (TypeError, ValueError) as error:  # a name that isn't UTF-8
+        raise OutputError(f"--dump-config {printable(str(path))}: can't hold these options ({error})") from error
+    write_text(text, path, flag="--dump-config")
+
+
+def options_text(context: typer.Context) -> str:
+    """All options of a run as TOML (`TypeError`, `ValueError` where a value can't be in one)."""
     import tomli_w
 
     given = {flag: context.params.get(name) for flag, name in _flags(context).items()}
     values = {flag: _plain(value) for flag, value in given.items() if value is not None and value not in ([], ())}
-    try:
-        text = tomli_w.dumps(values)
-    except (TypeError, ValueError) as error:  # a name that isn't UTF-8
-        raise OutputError(f"--dump-config {printable(str(path))}: can't hold these options ({error})") from error
-    write_text(text, path, flag="--dump-config")
+    return tomli_w.dumps(values)
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typer as typer
+
 from lowrank_onnx.cli import checks as checks
 from lowrank_onnx.cli import options as options
 from lowrank_onnx.cli.publish import publish
@@ -12,6 +14,7 @@ from lowrank_onnx.provider import parse_provider_options
 
 @reporting_errors
 def inspect(
+    context: typer.Context,
     model: options.ModelArgument,
     calib: options.CalibOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
@@ -25,6 +28,7 @@ def inspect(
     json: options.JsonOption = None,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
+    debug: options.DebugOption = None,
 ) -> int:
     """List every weight that could be factorized with its sizes and spectrum, and every other node with the reason."""
     config = Config(

@@ -297,6 +297,16 @@ QuietOption = Annotated[
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="List every site and skipped node.", rich_help_panel=_OUTPUT)
 ]
+DebugOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--debug",
+        metavar="FILE.zip",
+        help="Write what a report of a problem needs, replacing FILE: versions, options, a log, the traceback if there "
+        "is one, and the graph without any values. Weights and feeds are not in it.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 DemoModelsOption = Annotated[
     Path | None,
     typer.Option(

@@ -51,6 +51,7 @@ def sweep(
     quiet: options.QuietOption = False,
     config_file: ConfigFileOption = None,
     dump_config: DumpConfigOption = None,
+    debug: options.DebugOption = None,
 ) -> int:
     """Compress at several budgets from one calibration, show the trade-off, and write the point that you pick."""
     tried = points.sweep_points(keep_params, keep_macs, speedup)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typer as typer
+
 from lowrank_onnx.cli import budgets as budgets
 from lowrank_onnx.cli import checks as checks
 from lowrank_onnx.cli import options as options
@@ -13,6 +15,7 @@ from lowrank_onnx.provider import parse_provider_options
 
 @reporting_errors
 def validate(
+    context: typer.Context,
     original: options.OriginalArgument,
     candidate: options.CandidateArgument,
     data: options.DataOption = None,
@@ -26,6 +29,7 @@ def validate(
     seed: options.SeedOption = options.DEFAULTS.seed,
     json: options.JsonOption = None,
     quiet: options.QuietOption = False,
+    debug: options.DebugOption = None,
 ) -> int:
     """Compare two models in onnxruntime: outputs and latency, with a verdict on the outputs."""
     gates = Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1, max_drop=max_drop)
