@@ -26,7 +26,7 @@ from lowrank_onnx.chain_factors import chain_maker
 from lowrank_onnx.config import Config, PlannedBudget
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.factorize import spool_factors
-from lowrank_onnx.inspection import inspect_weights
+from lowrank_onnx.inspection import inspect_weights, with_plans
 from lowrank_onnx.judging import compare, judge_staged, metric_judge
 from lowrank_onnx.model_io import (
     ModelSource,
@@ -38,7 +38,7 @@ from lowrank_onnx.model_io import (
 )
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
-from lowrank_onnx.observed import FeedSource, find_feeds, observe, open_model
+from lowrank_onnx.observed import FeedSource, Observed, find_feeds, observe, open_model
 from lowrank_onnx.preparation import (
     factor_ranks,
     factorize_options,
@@ -50,6 +50,7 @@ from lowrank_onnx.preparation import (
     refines,
 )
 from lowrank_onnx.progress import SILENT, Progress
+from lowrank_onnx.prospect import plain, plan_shares, prospect
 from lowrank_onnx.realise import Realiser
 from lowrank_onnx.refine import refine_factors
 from lowrank_onnx.results import CompressionResult, InspectResult
@@ -258,6 +259,7 @@ def inspect(
     prepared = prepare(model, config, base_directory)
     positions: Mapping[str, int] = {}
     notes: list[str] = []
+    observed: Observed | None = None
     try:
         observed = observe(prepared.model, prepared.sites, feeds, provider=config.runs_on, seed=config.seed)
     except (ModelError, UsageError, MissingDependencyError) as error:
@@ -267,8 +269,18 @@ def inspect(
     else:
         positions = observed.positions
         notes.append(f"MACs are of one run on the first of {observed.feeds.description}")
-    sites = inspect_weights(
-        prepared.model, prepared.groups, positions, factorize_options(config), prepared.asked, progress
+    options, groups = factorize_options(config), prepared.groups
+    sites, curves = inspect_weights(prepared.model, groups, positions, options, prepared.asked, progress)
+    weights = plain(planned_weights(prepared, observed, {}))
+    plans = plan_shares(weights, {weight.name: known for weight, known in zip(weights, curves, strict=True)})
+    size = totals(prepared.model.skeleton, prepared.model.file_bytes, groups, None, positions)
+    shares = tuple(plan for plan, _ in plans)
+    return InspectResult(
+        input=prepared.source,
+        sites=with_plans(sites, groups, plans),
+        skipped=prepared.skipped,
+        totals=size,
+        notes=(*prepared.notes, *notes),
+        plans=shares,
+        message=prospect(weights, shares, size),
     )
-    size = totals(prepared.model.skeleton, prepared.model.file_bytes, prepared.groups, None, positions)
-    return InspectResult(prepared.source, sites, prepared.skipped, size, (*prepared.notes, *notes))
