@@ -71,7 +71,7 @@ def latency_section(result: CompressionResult) -> Section | None:
         (
             _TIMED,
             shown_of(min(BARS, len(times)), len(times), "slowest layers"),
-            f"{plural(untimed, 'layer')} could not be timed." if untimed else "",
+            f"{plural(untimed, 'layer')} could not be timed, or not in the time for that." if untimed else "",
         ),
         figures.paired_bars([Bar(*entry) for entry in times[:BARS]], "ms of one run"),
         "Milliseconds of each layer before and after. The table has the figures.",
