@@ -27,7 +27,7 @@ def refit(
     target : C times what is approximated, (a, b, columns); None for C W.
     """
     xp = backend.xp
-    a, b, _ = folded.weight.shape
+    b = folded.weight.shape[1]
     rank, columns = first.shape[1], second.shape[1]
     precondition = _preconditioner(backend, folded, xp.reshape(second, (rank, b * columns)), b)
     narrow = _Narrow(backend, folded, xp.astype(xp.reshape(second, (rank, b, columns)), xp.float32))
