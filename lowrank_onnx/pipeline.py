@@ -30,6 +30,7 @@ from lowrank_onnx.factorize import spool_factors
 from lowrank_onnx.inspection import inspect_weights
 from lowrank_onnx.judging import compare, judge_staged, metric_judge
 from lowrank_onnx.latency.plan import time_runs
+from lowrank_onnx.linalg.lapack import beside_runtime
 from lowrank_onnx.model_io import (
     ModelSource,
     check_target,
@@ -108,6 +109,7 @@ def compress(
     clock = StageClock()
     kept = open_cache(None if cache is None else Path(cache), partial(environment_facts, config.device))
     with ExitStack() as stack:
+        stack.enter_context(beside_runtime())
         with clock.stage("load"):
             prepared = prepare(model, config, base_directory)
         on_model = kept.scoped(partial(model_facts, prepared.model, config.provider))
