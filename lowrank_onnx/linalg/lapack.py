@@ -21,7 +21,7 @@ SINGLE_THREAD_WORK = 3e8
 """Up to this m n r a whole factorization runs on one thread, for the same reason: it is some 50 ms of small steps."""
 
 ALL_THREADS_WORK = 5e9
-"""From this m n r on a factorization inside `beside_runtime` gets all threads: it is half a second of large products."""
+"""From this m n r on a factorization inside `beside_runtime` gets all threads: half a second of large products."""
 
 SMALLEST_REDUCED = 8
 """Below this order the eigensolver is called as a whole."""
@@ -70,9 +70,10 @@ def beside_runtime() -> Iterator[None]:
 def threads_for_work(work: int) -> contextlib.AbstractContextManager[object]:
     """The threads that suit a factorization of `work` = m n r."""
     threads = _all_threads.get()
-    if threads is not None and work >= ALL_THREADS_WORK:
-        return _blas_threads().limit(limits=threads, user_api="blas")
-    return single_thread(work <= SINGLE_THREAD_WORK)
+    if threads is None or work < ALL_THREADS_WORK:
+        return single_thread(work <= SINGLE_THREAD_WORK)
+    lifted: contextlib.AbstractContextManager[object] = _blas_threads().limit(limits=threads, user_api="blas")
+    return lifted
 
 
 def mirror_upper(upper: NDArray[Any], tile: int = MIRRORED_TILE) -> NDArray[Any]:
