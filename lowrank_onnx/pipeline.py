@@ -22,7 +22,7 @@ from lowrank_onnx.cache.facts import environment_facts, model_facts
 from lowrank_onnx.calibration import lessons
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight
-from lowrank_onnx.chain_factors import chain_maker
+from lowrank_onnx.chain_factors import LeadingBases, chain_maker
 from lowrank_onnx.config import Config, PlannedBudget, Speedup
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.evaluate import Feeds, Session, measure_latency
@@ -30,6 +30,7 @@ from lowrank_onnx.factorize import spool_factors
 from lowrank_onnx.inspection import inspect_weights
 from lowrank_onnx.judging import compare, judge_staged, metric_judge
 from lowrank_onnx.latency.plan import time_runs
+from lowrank_onnx.linalg.lapack import beside_runtime
 from lowrank_onnx.model_io import (
     ModelSource,
     check_target,
@@ -108,6 +109,7 @@ def compress(
     clock = StageClock()
     kept = open_cache(None if cache is None else Path(cache), partial(environment_facts, config.device))
     with ExitStack() as stack:
+        stack.enter_context(beside_runtime())
         with clock.stage("load"):
             prepared = prepare(model, config, base_directory)
         on_model = kept.scoped(partial(model_facts, prepared.model, config.provider))
@@ -122,11 +124,21 @@ def compress(
             metric = None if observed is None else metric_judge(observed.session, config, models_searched(config))
             moments = input_moments(prepared, observed, config, directory, progress, on_model)
         whitening = ShrunkMoments({w: m for w, m in moments.items() if isinstance(m, Moment)})
-        spool = FactorSpool(directory, chain_maker(prepared.model, prepared.groups, whitening, config.device))
+        bases = LeadingBases(directory)
+        chains = partial(chain_maker, prepared.model, prepared.groups, whitening, config.device, bases)
+        spool = FactorSpool(directory, chains())
         with clock.stage("factorize"):
             ranks = [factor_ranks(weight, config) for weight in unmeasured]
             curves = spool_factors(
-                prepared.model, prepared.groups, ranks, spool, factorize_options(config), whitening, progress, kept
+                prepared.model,
+                prepared.groups,
+                ranks,
+                spool,
+                factorize_options(config),
+                whitening,
+                progress,
+                kept,
+                bases,
             )
         with clock.stage("measure sensitivity"):
             sensitivities = measured_sensitivities(prepared, observed, curves, spool, config, progress, on_model)
@@ -135,7 +147,8 @@ def compress(
         refs = {weight.name: group.weight for weight, group in zip(weights, prepared.groups, strict=True)}
         realiser = Realiser(spool, refs, by_name, whitening, config.seed)
         workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric)
-        judge_of_plans = plan_judge(workshop) if sensitivities else None
+        drafts = replace(workshop, spool=spool.drafts(chains(sweeps=0)))
+        judge_of_plans = plan_judge(drafts) if sensitivities else None
 
         planned = isinstance(config.budget, PlannedBudget) and config.objective == "latency" and config.validate
 
