@@ -21,8 +21,11 @@ Ranks = Mapping[WeightRef, tuple[Form, int]]
 def uniform_ranks(
     bench: Workbench, cost: CostName, share: float, form_of: Callable[[SharedWeight], Form]
 ) -> tuple[Ranks, float]:
-    """Every weight at the same share of its own cost, such that all together come to `share`; and what that keeps."""
-    large = [group for group in bench.groups if is_large(group)]
+    """Every weight at the same share of its own cost, such that all together come to `share`; and what that keeps.
+
+    A convolution that the graph begins with stays as it is: the papers cut blocks, not what embeds their input.
+    """
+    large = [group for group in bench.groups if is_large(group) and not _is_stem(bench, group)]
 
     def ranks_at(ratio: float) -> Ranks:
         found = {group.weight: (form_of(group), largest_rank(group, form_of(group), ratio)) for group in large}
@@ -90,3 +93,7 @@ def largest_rank(group: SharedWeight, form: Form, ratio: float) -> int:
 def is_large(group: SharedWeight) -> bool:
     """Whether a weight has rows and columns enough to be cut like any other."""
     return min(group.shape.in_features, group.shape.out_features) >= SMALLEST
+
+
+def _is_stem(bench: Workbench, group: SharedWeight) -> bool:
+    return group is bench.groups[0] and group.sites[0].op_type == "Conv"
