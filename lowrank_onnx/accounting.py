@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -27,28 +25,13 @@ from lowrank_onnx.model_io import Model
 from lowrank_onnx.outcome import allowed_error, find_reached
 from lowrank_onnx.results import CompressionResult, PlanTrial, Refinement, SearchStep, SiteResult, Totals
 from lowrank_onnx.rollback import PUT_BACK
+from lowrank_onnx.stage_clock import StageClock
 from lowrank_onnx.types import Site, SiteChoice, Skipped, Tails, Verdict, WeightRef
 from lowrank_onnx.unreached import unchanged_message
 from lowrank_onnx.weights import SharedWeight, count_parameters, decoding_notes, written_before
 
 CURVE_POINTS = 32
 """Ranks at which the report states the error of a weight."""
-
-
-class StageClock:
-    """Adds up the wall time of named stages."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count the time spent inside towards `name`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 @dataclass(frozen=True, slots=True)
