@@ -18,8 +18,8 @@ QUANTITIES = {"seconds": "time", "gigabytes": "memory", "error": "error"}
 
 LAYERS = 80
 BLOCK = ((8192, 8192), (8192, 1024), (8192, 1024), (8192, 8192), (8192, 28672), (8192, 28672), (28672, 8192))
-"""Weights (in, out) of a block of Llama 2 70B (arXiv 2307.09288, with grouped queries): query, key, value, output, gate,
-up, down."""
+"""Weights (in, out) of a block of Llama 2 70B (arXiv 2307.09288, with grouped queries): query, key, value, output,
+gate, up, down."""
 
 INPUTS = (8192, 8192, 8192, 28672)
 """Widths of the block's distinct inputs, each of which has a second moment."""

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lowrank_onnx.accounting import Bookkeeping, StageClock, totals
+from lowrank_onnx.accounting import Bookkeeping, totals
 from lowrank_onnx.attempt import Workshop, plan_judge, settled_choices
 from lowrank_onnx.cache import open_cache
 from lowrank_onnx.cache.facts import environment_facts, model_facts
@@ -57,6 +57,7 @@ from lowrank_onnx.results import CompressionResult, InspectResult
 from lowrank_onnx.revision import MAX_ROUNDS, Reviser
 from lowrank_onnx.settle import Settled, check_feasible, models_searched
 from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.stage_clock import StageClock
 from lowrank_onnx.time_weights import time_weights
 from lowrank_onnx.types import Verdict
 
@@ -194,8 +195,8 @@ def _finish(
     while True:
         spool = workshop.spool
         if refines(config, workshop.observed):
-            with clock.stage("refine"):
-                refined = refine_factors(workshop, book.choices, factorize_options(config), progress=progress)
+            options = factorize_options(config)
+            refined = refine_factors(workshop, book.choices, options, progress=progress, clock=clock)
             spool, book = refined.spool, replace(book, refinement=refined.report)
         with clock.stage("rewrite"):
             candidate = build_candidate(book.model, book.groups, book.choices, spool, measure=True, progress=progress)
