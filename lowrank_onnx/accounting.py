@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -27,25 +25,10 @@ from lowrank_onnx.override_sites import Asked
 from lowrank_onnx.results import CompressionResult, PlanTrial, Refinement, SearchStep, SiteResult, Totals
 from lowrank_onnx.rollback import PUT_BACK
 from lowrank_onnx.site_rows import site_results
+from lowrank_onnx.stage_clock import StageClock
 from lowrank_onnx.types import SiteChoice, Skipped, Verdict, WeightRef
 from lowrank_onnx.unreached import unchanged_message
 from lowrank_onnx.weights import SharedWeight, count_parameters, decoding_notes, written_before
-
-
-class StageClock:
-    """Adds up the wall time of named stages."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count the time spent inside towards `name`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 @dataclass(frozen=True, slots=True)

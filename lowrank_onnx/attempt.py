@@ -65,7 +65,7 @@ def error_on(workshop: Workshop, choices: Sequence[Choice], feeds: Feeds) -> flo
     """The relative output error of the model that these choices make, on some feeds."""
     if _is_original(choices):
         return 0.0
-    with _attempt(workshop, choices) as session:
+    with attempt(workshop, choices) as session:
         return _error(workshop.original, session, feeds)
 
 
@@ -73,7 +73,7 @@ def race(workshop: Workshop, stopwatch: Stopwatch, choices: Sequence[Choice]) ->
     """The relative output error and the speedup of the model that these choices make, on the held-out feeds."""
     if _is_original(choices):
         return 0.0, 1.0
-    with _attempt(workshop, choices) as session:
+    with attempt(workshop, choices) as session:
         original = workshop.original
         error = _error(original, session, original.held_out)
         return error, stopwatch(original.session, session, original.held_out).speedup
@@ -86,7 +86,7 @@ def drop_of(workshop: Workshop, choices: Sequence[Choice]) -> tuple[float, Metri
         raise ValueError("a search for a drop needs a metric")
     if _is_original(choices):
         return 0.0, judge(workshop.original.session)
-    with _attempt(workshop, choices) as session:
+    with attempt(workshop, choices) as session:
         return _error(workshop.original, session, workshop.original.held_out), judge(session)
 
 
@@ -111,7 +111,7 @@ class PlanError:
         if self._expected is None:
             self._expected = tuple(self._workshop.original.session.run(feed) for feed in self._feeds)
         accumulators = [OutputAccumulator(name) for name in self._workshop.original.session.outputs]
-        with _attempt(self._workshop, choices) as session:
+        with attempt(self._workshop, choices) as session:
             for feed, expected in zip(self._feeds, self._expected, strict=True):
                 actual = session.run(feed)
                 for accumulator in accumulators:
@@ -157,7 +157,8 @@ def _is_original(choices: Sequence[Choice]) -> bool:
 
 
 @contextmanager
-def _attempt(workshop: Workshop, choices: Sequence[Choice]) -> Iterator[Session]:
+def attempt(workshop: Workshop, choices: Sequence[Choice]) -> Iterator[Session]:
+    """A session of the model that these choices make."""
     candidate = build_candidate(workshop.model, workshop.groups, choices, workshop.spool, measure=False)
     with stage_model(candidate.model, workshop.directory / "attempt.onnx") as staged:
         yield open_session(staged.path, provider=workshop.original.provider)

@@ -15,19 +15,20 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lowrank_onnx.accounting import Bookkeeping, StageClock, totals
+from lowrank_onnx.accounting import Bookkeeping, totals
 from lowrank_onnx.attempt import Workshop, plan_judge, settled_choices
 from lowrank_onnx.cache import open_cache
 from lowrank_onnx.cache.facts import environment_facts, model_facts
 from lowrank_onnx.calibration import lessons
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight
-from lowrank_onnx.chain_factors import chain_maker
+from lowrank_onnx.chain_factors import LeadingBases, chain_maker
 from lowrank_onnx.config import Config, PlannedBudget
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.factorize import spool_factors
 from lowrank_onnx.inspection import inspect_weights, with_plans
 from lowrank_onnx.judging import compare, judge_staged, metric_judge
+from lowrank_onnx.linalg.lapack import beside_runtime
 from lowrank_onnx.model_io import (
     ModelSource,
     check_target,
@@ -57,6 +58,7 @@ from lowrank_onnx.results import CompressionResult, InspectResult
 from lowrank_onnx.revision import MAX_ROUNDS, Reviser
 from lowrank_onnx.settle import Settled, check_feasible, models_searched
 from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.stage_clock import StageClock
 from lowrank_onnx.time_weights import time_weights
 from lowrank_onnx.types import Verdict
 
@@ -106,6 +108,7 @@ def compress(
     clock = StageClock()
     kept = open_cache(None if cache is None else Path(cache), partial(environment_facts, config.device))
     with ExitStack() as stack:
+        stack.enter_context(beside_runtime())
         with clock.stage("load"):
             prepared = prepare(model, config, base_directory)
         on_model = kept.scoped(partial(model_facts, prepared.model, config.runs_on))
@@ -120,11 +123,21 @@ def compress(
             metric = None if observed is None else metric_judge(observed.session, config, models_searched(config))
             moments = input_moments(prepared, observed, config, directory, progress, on_model)
         whitening = ShrunkMoments({w: m for w, m in moments.items() if isinstance(m, Moment)})
-        spool = FactorSpool(directory, chain_maker(prepared.model, prepared.groups, whitening, config.device))
+        bases = LeadingBases(directory)
+        chains = partial(chain_maker, prepared.model, prepared.groups, whitening, config.device, bases)
+        spool = FactorSpool(directory, chains())
         with clock.stage("factorize"):
             ranks = [factor_ranks(weight, config) for weight in unmeasured]
             curves = spool_factors(
-                prepared.model, prepared.groups, ranks, spool, factorize_options(config), whitening, progress, kept
+                prepared.model,
+                prepared.groups,
+                ranks,
+                spool,
+                factorize_options(config),
+                whitening,
+                progress,
+                kept,
+                bases,
             )
         with clock.stage("measure sensitivity"):
             sensitivities = measured_sensitivities(prepared, observed, curves, spool, config, progress, on_model)
@@ -133,7 +146,8 @@ def compress(
         refs = {weight.name: group.weight for weight, group in zip(weights, prepared.groups, strict=True)}
         realiser = Realiser(spool, refs, by_name, whitening, config.seed)
         workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric)
-        judge_of_plans = plan_judge(workshop) if sensitivities else None
+        drafts = replace(workshop, spool=spool.drafts(chains(sweeps=0)))
+        judge_of_plans = plan_judge(drafts) if sensitivities else None
 
         planned = isinstance(config.budget, PlannedBudget) and config.objective == "latency" and config.validate
 
@@ -182,8 +196,8 @@ def _finish(
     while True:
         spool = workshop.spool
         if refines(config, workshop.observed):
-            with clock.stage("refine"):
-                refined = refine_factors(workshop, book.choices, factorize_options(config), progress=progress)
+            options = factorize_options(config)
+            refined = refine_factors(workshop, book.choices, options, progress=progress, clock=clock)
             spool, book = refined.spool, replace(book, refinement=refined.report)
         with clock.stage("rewrite"):
             candidate = build_candidate(book.model, book.groups, book.choices, spool, measure=True, progress=progress)
