@@ -6,17 +6,24 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from lowrank_onnx.candidate_model import build_candidate
+from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import Choice
-from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, open_session
+from lowrank_onnx.config import Config, Speedup
+from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, measure_latency, open_session
 from lowrank_onnx.evaluate.accumulate import OutputAccumulator
 from lowrank_onnx.evaluate.feeds import last_feeds
 from lowrank_onnx.evaluate.scores import MetricJudge
+from lowrank_onnx.latency.plan import time_runs
 from lowrank_onnx.model_io import Model, stage_model
 from lowrank_onnx.observed import Observed
+from lowrank_onnx.progress import Progress
+from lowrank_onnx.realise import Realiser
+from lowrank_onnx.settle import Settled, settle
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.trust import TRUSTS, PlanJudge
 from lowrank_onnx.types import LatencyComparison, MetricComparison
@@ -160,3 +167,35 @@ def attempt(workshop: Workshop, choices: Sequence[Choice]) -> Iterator[Session]:
 def _error(original: Observed, session: Session, feeds: Feeds) -> float:
     outputs = compare_outputs(original.session, session, feeds)
     return max((output.relative_l2 for output in outputs), default=float("inf"))
+
+
+def settled_choices(
+    workshop: Workshop,
+    weights: Sequence[PlannedWeight],
+    realiser: Realiser,
+    config: Config,
+    start: float | None,
+    judge_of_plans: PlanJudge | None,
+    progress: Progress,
+) -> Settled:
+    """`settle`, with the models of its attempts built and measured in the workshop."""
+
+    def stopwatch(original: Session, candidate: Session, feeds: Feeds) -> LatencyComparison:
+        return measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=config.preset.attempt_seconds)
+
+    original_ms = None
+    if isinstance(config.budget, Speedup):
+        original_ms = time_runs(workshop.original.session, next(iter(workshop.original.feeds)))
+    return settle(
+        weights,
+        realiser.curves,
+        config,
+        partial(error_of, workshop),
+        progress,
+        race=partial(race, workshop, stopwatch),
+        drop_of=partial(drop_of, workshop),
+        original_ms=original_ms,
+        start=start,
+        holds=realiser.holds,
+        plan_judge=judge_of_plans,
+    )

@@ -8,9 +8,10 @@ import numpy as np
 
 from lowrank_onnx.factorize import FactorizeOptions, factorize
 from lowrank_onnx.model_io import Model
+from lowrank_onnx.override_sites import Asked
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.results import InspectedSite
-from lowrank_onnx.types import Site, Spectrum
+from lowrank_onnx.types import Site, Spectrum, WeightRef
 from lowrank_onnx.weight_reader import WeightReader
 from lowrank_onnx.weights import SharedWeight
 
@@ -23,6 +24,7 @@ def inspect_weights(
     groups: Sequence[SharedWeight],
     positions: Mapping[str, int],
     options: FactorizeOptions,
+    asked: Mapping[WeightRef, Asked],
     progress: Progress,
 ) -> tuple[InspectedSite, ...]:
     """The figures of every site; spectra are computed up to the largest rank at which factors are smaller."""
@@ -34,12 +36,15 @@ def inspect_weights(
             stored = weights.read(group.weight)
             _, spectrum = factorize(stored, group.weight, group.sites[0].to_matrices, max(useful, 1), options)
             del stored
-            found.extend(_inspected(site, spectrum, useful, positions.get(site.name)) for site in group.sites)
+            overridden = asked[group.weight].description if group.weight in asked else ""
+            found.extend(
+                _inspected(site, spectrum, useful, positions.get(site.name), overridden) for site in group.sites
+            )
             stage.advance(detail=group.weight.name)
     return tuple(found)
 
 
-def _inspected(site: Site, spectrum: Spectrum, useful: int, positions: int | None) -> InspectedSite:
+def _inspected(site: Site, spectrum: Spectrum, useful: int, positions: int | None, overridden: str) -> InspectedSite:
     shape = site.shape
     return InspectedSite(
         name=site.name,
@@ -54,6 +59,7 @@ def _inspected(site: Site, spectrum: Spectrum, useful: int, positions: int | Non
         break_even_rank=useful,
         stable_rank=stable_rank(spectrum),
         energy_ranks=tuple((share, energy_rank(spectrum, share)) for share in ENERGY_SHARES),
+        overridden=overridden,
     )
 
 

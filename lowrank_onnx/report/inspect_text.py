@@ -13,6 +13,7 @@ from lowrank_onnx.report.tables import (
     hidden_rows,
     largest,
     matrix_shape,
+    overrides_block,
     skipped_block,
     table,
     text,
@@ -32,6 +33,7 @@ def inspect_report(result: InspectResult, *, verbose: bool = False) -> Group:
             text(f"{result.input}: {plural(len(result.sites), 'eligible site')}, {len(result.skipped):,} skipped"),
             _sites_block(result.sites, verbose=verbose),
             skipped_block(result.skipped, verbose=verbose),
+            overrides_block(result.sites, verbose=verbose),
             _totals_block(result.totals),
             Group(*(text(f"note: {note}", "dim") for note in result.notes)) if result.notes else None,
         )

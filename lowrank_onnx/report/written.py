@@ -19,7 +19,11 @@ def write_text(text: str, path: Path, *, flag: str) -> None:
     OutputError
         If it can't be written, with the `flag` that asked for it; no partial file is left.
     """
-    content = text.encode("utf-8", "backslashreplace")
+    write_bytes(text.encode("utf-8", "backslashreplace"), path, flag=flag)
+
+
+def write_bytes(content: bytes, path: Path, *, flag: str) -> None:
+    """`write_text` for what is no text."""
     target = Path(os.path.realpath(path))
     try:
         if target.exists() and not target.is_file():

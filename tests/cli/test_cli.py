@@ -84,6 +84,8 @@ FLAGS_OF_FIELDS = {
     "budget": "--rank --alpha --energy --keep-params --keep-bytes --keep-macs --max-error --max-drop --speedup",
     "gates": "--min-sqnr --max-error --min-top1 --max-drop",
     "validate": "--no-validate",
+    "overrides": "--site",
+    "provider_options": "--provider-option",
 }
 
 

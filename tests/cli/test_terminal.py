@@ -37,10 +37,11 @@ def test_a_bug_is_one_line_that_says_so(capsys: pytest.CaptureFixture[str]) -> N
     assert out == ""
     assert err == (
         "error: this is a bug in lowrank-onnx, please report it: KeyError: 'x' "
-        "(LOWRANK_ONNX_DEBUG=1 shows the traceback)\n"
+        "(the same with --debug FILE.zip writes what to attach, without weights; "
+        "LOWRANK_ONNX_DEBUG=1 shows the traceback)\n"
     )
     assert _raising(AssertionError()) == 70
-    assert "report it: AssertionError (LOWRANK" in capsys.readouterr().err
+    assert "report it: AssertionError (the same with --debug" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyError("x"), 70), (ModelError("bad"), 3)])
@@ -62,7 +63,18 @@ def test_the_traceback_comes_on_request(
 def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
     assert _raising(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == (
-        "error: interrupted, nothing was written: with --cache DIR the next run goes on where this one was\n"
+        "error: interrupted, no model was written: with --cache DIR the next run goes on where this one was\n"
+    )
+
+
+def test_interrupt_with_a_cache_says_that_it_has_what_was_done(capsys: pytest.CaptureFixture[str]) -> None:
+    @reporting_errors
+    def command(cache: Path) -> int:
+        raise KeyboardInterrupt
+
+    assert command(cache=Path("kept")) == 130
+    assert capsys.readouterr().err == (
+        "error: interrupted, no model was written: run the same command again, and it goes on from what is in kept\n"
     )
 
 

@@ -12,7 +12,7 @@ from lowrank_onnx.report.html.parts import Section, Table
 from lowrank_onnx.report.numbers import count, fraction, kept, passes, short_count, significant
 from lowrank_onnx.report.sensitivity_text import exclusion_line
 from lowrank_onnx.report.tables import matrix_shape
-from lowrank_onnx.report.verdict_text import feeds_phrase, latency_line, metric_lines, top1_bounds
+from lowrank_onnx.report.verdict_text import feeds_phrase, latency_line, metric_lines, placement_line, top1_bounds
 from lowrank_onnx.results import CompressionResult, SiteResult
 from lowrank_onnx.types import Skipped, numpy_dtype
 
@@ -116,6 +116,8 @@ def outputs_section(result: CompressionResult) -> Section | None:
         lines += metric_lines(verdict.metric)
     if verdict.latency is not None:
         lines.append(latency_line(verdict.latency, verdict))
+    if verdict.nodes:
+        lines.append(placement_line(verdict.nodes))
     caption = "Each output of the new model against the original's"
     return Section("outputs", "How close", tuple(map(printable, lines)), tables=(Table(caption, columns, rows),))
 
