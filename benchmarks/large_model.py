@@ -177,12 +177,21 @@ def find_faults(source: Path, target: Path, blocks: list[list[Weight]], *, stage
 def relative_error(dense: Array, result: Model, weight: Weight) -> float:
     """Frobenius error of a weight in the result, over the first 512 rows, relative to those rows."""
     part = dense[:512].astype(np.float64)
-    names = {tensor.name for tensor in result.skeleton.graph.initializer}
-    if weight.name in names:
-        found = _find(result, weight.name)[:512].astype(np.float64)
-    else:
-        found = _find(result, f"{weight.name}.left")[:512].astype(np.float64) @ _find(result, f"{weight.name}.right")
+    found = _stored_weight(result, weight.name)
     return float(np.linalg.norm(found - part) / np.linalg.norm(part))
+
+
+def _stored_weight(result: Model, name: str) -> Array:
+    """The first 512 rows of what the result multiplies by: the weight, a pair, or pivots with the rest around them."""
+    names = {tensor.name for tensor in result.skeleton.graph.initializer}
+    if name in names:
+        return _find(result, name)[:512].astype(np.float64)
+    left = _find(result, f"{name}.left")[:512].astype(np.float64)
+    if f"{name}.right" in names:
+        return left @ _find(result, f"{name}.right")
+    rest = {side: left @ _find(result, f"{name}.{side}") for side in ("before", "after") if f"{name}.{side}" in names}
+    blocks = [rest.get("before"), left, rest.get("after")]
+    return np.concatenate([block for block in blocks if block is not None], axis=1)
 
 
 def _find(model: Model, name: str) -> Array:

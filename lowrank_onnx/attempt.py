@@ -17,6 +17,7 @@ from lowrank_onnx.evaluate.feeds import last_feeds
 from lowrank_onnx.evaluate.scores import MetricJudge
 from lowrank_onnx.model_io import Model, stage_model
 from lowrank_onnx.observed import Observed
+from lowrank_onnx.passes import Expansion
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.trust import TRUSTS, PlanJudge
 from lowrank_onnx.types import LatencyComparison, MetricComparison
@@ -30,8 +31,8 @@ Stopwatch: TypeAlias = Callable[[Session, Session, Feeds], LatencyComparison]
 class Workshop:
     """What a model is made from once the factors are there, where, and the original to hold against it.
 
-    `observed` is None where the original was never run; then nothing can be searched for. `metric` is the user's own
-    measure, where there is one.
+    `model` has the calls of its functions written out, as `expansion` knows. `observed` is None where the original was
+    never run; then nothing can be searched for. `metric` is the user's own measure, where there is one.
     """
 
     model: Model
@@ -40,6 +41,7 @@ class Workshop:
     directory: Path
     observed: Observed | None
     metric: MetricJudge | None = None
+    expansion: Expansion | None = None
 
     @property
     def original(self) -> Observed:
@@ -151,7 +153,9 @@ def _is_original(choices: Sequence[Choice]) -> bool:
 
 @contextmanager
 def _attempt(workshop: Workshop, choices: Sequence[Choice]) -> Iterator[Session]:
-    candidate = build_candidate(workshop.model, workshop.groups, choices, workshop.spool, measure=False)
+    candidate = build_candidate(
+        workshop.model, workshop.groups, choices, workshop.spool, measure=False, expansion=workshop.expansion
+    )
     with stage_model(candidate.model, workshop.directory / "attempt.onnx") as staged:
         yield open_session(staged.path, provider=workshop.original.provider)
 

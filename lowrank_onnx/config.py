@@ -189,6 +189,8 @@ class Config:
     op_types : the operators to compress.
     forms : the forms that weights may be written in. Budgets over the whole model choose among all of those that a
         weight's operator has; those that name a rank take the plain form, the first of them.
+    fix_overridable : also compress weights that are graph inputs with a default value, which a run could override (old
+        exporters list every initializer so). The compressed model has no such input any more.
     whiten : with real feeds, minimise the error of what each site computes on them, not that of its weight.
     effort : how much time to take for how much quality: sets `sensitivity` (fast: off, default: fast, full: full)
         unless that is given, how finely a search looks, and how long is timed; see `lowrank_onnx.effort`.
@@ -217,6 +219,7 @@ class Config:
     exclude: tuple[str, ...] = ()
     op_types: tuple[str, ...] = OP_TYPES
     forms: tuple[str, ...] = FORM_NAMES
+    fix_overridable: bool = False
     whiten: bool = True
     effort: EffortLevel = "default"
     sensitivity: SensitivityLevel | None = None

@@ -134,7 +134,7 @@ def compress(
         by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
         refs = {weight.name: group.weight for weight, group in zip(weights, prepared.groups, strict=True)}
         realiser = Realiser(spool, refs, by_name, whitening, config.seed)
-        workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric)
+        workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric, prepared.expansion)
         judge_of_plans = plan_judge(workshop) if sensitivities else None
 
         planned = isinstance(config.budget, PlannedBudget) and config.objective == "latency" and config.validate
@@ -152,7 +152,7 @@ def compress(
         choices, search = settled(config)
         book = Bookkeeping(
             source=prepared.source,
-            model=prepared.model,
+            model=prepared.original,
             groups=prepared.groups,
             skipped=prepared.skipped,
             lessons=lessons(prepared.groups, curves, moments, sensitivities),
@@ -187,7 +187,15 @@ def _finish(
                 refined = refine_factors(workshop, book.choices, factorize_options(config), progress=progress)
             spool, book = refined.spool, replace(book, refinement=refined.report)
         with clock.stage("rewrite"):
-            candidate = build_candidate(book.model, book.groups, book.choices, spool, measure=True, progress=progress)
+            candidate = build_candidate(
+                workshop.model,
+                book.groups,
+                book.choices,
+                spool,
+                measure=True,
+                expansion=workshop.expansion,
+                progress=progress,
+            )
         with ExitStack() as stack:
             with clock.stage("save"):
                 path = target or workshop.directory / "model.onnx"
@@ -300,5 +308,5 @@ def inspect(
         positions = observed.positions
         notes.append(f"MACs are of one run on the first of {observed.feeds.description}")
     sites = inspect_weights(prepared.model, prepared.groups, positions, factorize_options(config), progress)
-    size = totals(prepared.model.skeleton, prepared.model.file_bytes, prepared.groups, None, positions)
+    size = totals(prepared.original.skeleton, prepared.original.file_bytes, prepared.groups, None, positions)
     return InspectResult(prepared.source, sites, prepared.skipped, size, tuple(notes))

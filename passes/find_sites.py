@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import onnx
 
 from lowrank_onnx.forms import Form
+from lowrank_onnx.passes.callable_functions import FunctionKey, function_key
 from lowrank_onnx.passes.graph_view import (
     GRAPH_OUTPUT,
     ModelView,
@@ -25,13 +27,22 @@ from lowrank_onnx.passes.weight_source import WeightSources, is_identity
 from lowrank_onnx.types import Scope, Site, SiteChoice, Skipped, WeightRef
 
 
-def find_sites(skeleton: onnx.ModelProto, *, op_types: tuple[str, ...]) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
+def find_sites(
+    skeleton: onnx.ModelProto,
+    *,
+    op_types: tuple[str, ...],
+    fix_overridable: bool = False,
+    kept: Mapping[FunctionKey, str] = MappingProxyType({}),
+) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
     """Find the nodes of `op_types` whose weight can be replaced by factors.
 
     Parameters
     ----------
     skeleton : the model; weight bytes are never read, so they may be absent.
     op_types : operators to rewrite, some of `lowrank_onnx.config.OP_TYPES`.
+    fix_overridable : whether initializers that are graph inputs too, and could be given at run time, count as
+        constants; those that are replaced are no inputs any more.
+    kept : why model-local functions weren't written out at their calls.
 
     Returns
     -------
@@ -46,7 +57,7 @@ def find_sites(skeleton: onnx.ModelProto, *, op_types: tuple[str, ...]) -> tuple
         Names aren't UTF-8, subgraphs are nested too deeply, or onnx-graphsurgeon can't import a part.
     """
     view = view_model(skeleton)
-    sources = WeightSources(view)
+    sources = WeightSources(view, fix_overridable=fix_overridable)
     names = _ReportNames()
     found: list[Site | Skipped] = []
     for scope in view.scopes.values():
@@ -55,7 +66,7 @@ def find_sites(skeleton: onnx.ModelProto, *, op_types: tuple[str, ...]) -> tuple
             if result is not None:
                 found.append(result)
     found = _decline_shared(view, sources, found)
-    found += _inside_functions(skeleton, names)
+    found += _inside_functions(skeleton, names, kept)
     sites = tuple(item for item in found if isinstance(item, Site))
     return sites, tuple(item for item in found if isinstance(item, Skipped))
 
@@ -214,13 +225,17 @@ def _with_common_forms(view: ModelView, sites: list[Site]) -> Iterator[Site]:
     return (replace(site, forms=common) for site in sites)
 
 
-def _inside_functions(skeleton: onnx.ModelProto, names: _ReportNames) -> Iterator[Skipped]:
+def _inside_functions(
+    skeleton: onnx.ModelProto, names: _ReportNames, kept: Mapping[FunctionKey, str]
+) -> Iterator[Skipped]:
     for function in skeleton.functions:
         path = f"{function.domain}::{function.name}"
+        why = kept.get(function_key(function))
         pending = list(function.node)
         for index, node in enumerate(pending):
             pending.extend(inner for _, graph in child_graphs(node) for inner in graph.node)
-            if node.op_type in RULE_OF and default_domain(node.domain) == "":
+            if node.op_type in RULE_OF and default_domain(node.domain) == RULE_OF[node.op_type].domain:
                 label = node.name or next(iter(node.output), "") or f"{node.op_type}_{index}"
                 name = names.claim(f"{path}/{label}", index)
-                yield Skipped(name, node.op_type, f"inside model-local function '{path}', which is kept as it is")
+                reason = f"inside model-local function '{path}', which is kept as it is"
+                yield Skipped(name, node.op_type, f"{reason}: {why}" if why else reason)

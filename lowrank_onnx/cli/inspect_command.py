@@ -17,6 +17,7 @@ def inspect(
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
     op_types: options.OpTypesOption = None,
+    fix_overridable: options.FixOverridableOption = options.DEFAULTS.fix_overridable,
     seed: options.SeedOption = options.DEFAULTS.seed,
     device: options.DeviceOption = options.DEFAULTS.device,
     json: options.JsonOption = None,
@@ -29,6 +30,7 @@ def inspect(
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         op_types=checks.split_names(op_types, OP_TYPES),
+        fix_overridable=fix_overridable,
         device=device,
         provider=provider,
     )

@@ -6,6 +6,8 @@ import pytest
 from onnx import TensorProto as T
 from onnx import helper as h
 
+from lowrank_onnx.config import OP_TYPES
+from lowrank_onnx.passes import find_sites
 from tests.passes.models import (
     assert_same,
     compress,
@@ -124,7 +126,11 @@ def test_noise_like_a_constant_is_no_constant() -> None:
 def test_an_initializer_that_is_an_input_can_be_overridden_from_ir_version_4() -> None:
     model = matmul_of(weights={"w": weight(4, 4)}, ir_version=8)
     model.graph.input.append(value("w", [4, 4]))
-    assert reason_of(model) == "initializer 'w' is also a graph input and can be overridden at run time (IR version 8)"
+    assert reason_of(model) == (
+        "initializer 'w' is also a graph input and can be overridden at run time (IR version 8): "
+        "--fix-overridable takes its value for good"
+    )
+    assert len(find_sites(model, op_types=OP_TYPES, fix_overridable=True)[0]) == 1
     model.ir_version = 3
     assert len(sites_of(model)) == 1
 
