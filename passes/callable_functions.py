@@ -19,6 +19,7 @@ MOST_NODES = 200_000
 """Written out, all calls may take so many nodes together: functions that call one another twice grow exponentially."""
 
 _FIRST_IR_VERSION = 8
+_LARGEST_VERSION = 2**31 - 1  # what onnx can look up
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,8 @@ def _version_problem(function: onnx.FunctionProto, skeleton: onnx.ModelProto) ->
 
 def _definition(node: onnx.NodeProto, version: int) -> int:
     """The version in which an operator got the definition that it has in `version`; that itself where onnx has none."""
+    if not 0 < version <= _LARGEST_VERSION:
+        return version
     try:
         return int(onnx.defs.get_schema(node.op_type, version, default_domain(node.domain)).since_version)
     except onnx.defs.SchemaError:

@@ -137,10 +137,11 @@ def _decline_shared(view: ModelView, sources: WeightSources, found: list[Site | 
     for item in found:
         if isinstance(item, Site):
             sharing.setdefault(item.weight, []).append(item)
+    readers = {_place(view, site): site for sites in sharing.values() for site in sites}
     reasons: dict[WeightRef, str] = {}
     agreed: dict[str, Site] = {}
     for weight, sites in sharing.items():
-        reason = _other_use(view, sources, weight, sites) or _other_layout(view, weight, sites)
+        reason = _other_use(view, sources, weight, sites, readers) or _other_layout(view, weight, sites)
         if reason is not None:
             reasons[weight] = reason
         elif len(sites) > 1:
@@ -155,18 +156,27 @@ def _decline_shared(view: ModelView, sources: WeightSources, found: list[Site | 
     ]
 
 
-def _other_use(view: ModelView, sources: WeightSources, weight: WeightRef, sites: list[Site]) -> str | None:
-    rewritten = {
-        (site.scope, site.node_index, weight_slot(view.scopes[site.scope].nodes[site.node_index], site))
-        for site in sites
-    }
+def _place(view: ModelView, site: Site) -> Use:
+    """Where a site reads its weight."""
+    slot = weight_slot(view.scopes[site.scope].nodes[site.node_index], site)
+    return Use(site.scope, site.node_index, slot)
+
+
+def _other_use(
+    view: ModelView, sources: WeightSources, weight: WeightRef, sites: list[Site], readers: Mapping[Use, Site]
+) -> str | None:
+    """Why a weight can't leave: something else reads what is stored, if only in another layout."""
+    rewritten = {_place(view, site) for site in sites}
     for use in _final_uses(view, sources, weight.scope, weight.name):
         if use.node_index == GRAPH_OUTPUT:
             return f"weight '{weight.name}' is also a graph output"
-        if (use.scope, use.node_index, use.slot) not in rewritten:
-            scope = view.scopes[use.scope]
-            label, op_type = scope.label(use.node_index), scope.nodes[use.node_index].op_type
-            return f"weight '{weight.name}' is also used by '{scope.path}{label}' ({op_type}), which is not rewritten"
+        if use in rewritten:
+            continue
+        if use in readers:
+            return _different_layouts(weight, sites[0], readers[use])
+        scope = view.scopes[use.scope]
+        label, op_type = scope.label(use.node_index), scope.nodes[use.node_index].op_type
+        return f"weight '{weight.name}' is also used by '{scope.path}{label}' ({op_type}), which is not rewritten"
     return None
 
 
@@ -204,6 +214,10 @@ def _other_layout(view: ModelView, weight: WeightRef, sites: list[Site]) -> str 
     )
     if other is None:
         return None
+    return _different_layouts(weight, first, other)
+
+
+def _different_layouts(weight: WeightRef, first: Site, other: Site) -> str:
     return f"weight '{weight.name}' is shared by '{first.name}' and '{other.name}' under different layouts"
 
 

@@ -234,6 +234,10 @@ def test_a_site_inside_a_subgraph_of_a_body() -> None:
             "ReduceSum of its opset 11 isn't that of the model's opset 17",
         ),
         (
+            function([h.make_node("MatMul", ["a", "b"], ["y"])], opset=2**40),
+            f"MatMul of its opset {2**40} isn't that of the model's opset 17",
+        ),
+        (
             function([h.make_node("MatMul", ["a", "b"], ["h"]), h.make_node("Odd", ["h"], ["y"], domain="odd")]),
             "its node Odd is of domain 'odd', which the function doesn't import",
         ),

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto as T
 from onnx import helper as h
 
-from lowrank_onnx.config import OP_TYPES
+import lowrank_onnx
+from lowrank_onnx.config import OP_TYPES, Alpha, Config
 from lowrank_onnx.passes import find_sites
 from tests.passes.models import (
     assert_same,
@@ -177,3 +180,14 @@ def test_a_subgraph_input_hides_an_outer_weight() -> None:
         {"w": weight(2, 2, 3)},
     )
     assert reason_of(model) == "weight is 'w', an input of its subgraph"
+
+
+def test_a_fixed_weight_is_no_input_of_the_result() -> None:
+    model = matmul_of(weights={"w": weight(4, 4)}, ir_version=8)
+    model.graph.input.append(value("w", [4, 4]))
+    config = Config(budget=Alpha(1.0), allow_larger=True, objective="size", method="svd", validate=False)
+    assert lowrank_onnx.compress(model, config).status == "unchanged"
+    result = lowrank_onnx.compress(model, replace(config, fix_overridable=True)).model
+    assert result is not None
+    assert [entry.name for entry in result.graph.input] == ["x"]
+    assert_same(model, result, {"x": weight(2, 4, seed=3)}, tolerance=1e-5)
