@@ -151,7 +151,7 @@ class Gates:
 
 
 OP_TYPES: tuple[str, ...] = (
-    *("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"),
+    *("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "Gather"),
     *("FusedMatMul", "FusedGemm", "FusedConv", "Attention"),
 )
 """Operators whose weights can be factorized."""
@@ -165,6 +165,7 @@ FORM_NAMES: tuple[str, ...] = (
     "conv_input",
     "conv_tucker",
     "shared",
+    "embedding",
 )
 """The forms that weights can be written in (`lowrank_onnx.forms`)."""
 

@@ -24,6 +24,9 @@ from lowrank_onnx.passes.uncovered import uncovered_weight
 from lowrank_onnx.passes.weight_source import WeightSources, is_identity
 from lowrank_onnx.types import Scope, Site, SiteChoice, Skipped, WeightRef
 
+_WEIGHTED = RULE_OF.keys() - {"Gather"}
+"""Operators that as a rule hold a weight; most lookups are of shapes."""
+
 
 def find_sites(skeleton: onnx.ModelProto, *, op_types: tuple[str, ...]) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
     """Find the nodes of `op_types` whose weight can be replaced by factors.
@@ -220,7 +223,7 @@ def _inside_functions(skeleton: onnx.ModelProto, names: _ReportNames) -> Iterato
         pending = list(function.node)
         for index, node in enumerate(pending):
             pending.extend(inner for _, graph in child_graphs(node) for inner in graph.node)
-            if node.op_type in RULE_OF and default_domain(node.domain) == "":
+            if node.op_type in _WEIGHTED and default_domain(node.domain) == "":
                 label = node.name or next(iter(node.output), "") or f"{node.op_type}_{index}"
                 name = names.claim(f"{path}/{label}", index)
                 yield Skipped(name, node.op_type, f"inside model-local function '{path}', which is kept as it is")
