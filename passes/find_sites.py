@@ -26,6 +26,9 @@ from lowrank_onnx.passes.uncovered import uncovered_weight
 from lowrank_onnx.passes.weight_source import WeightSources, is_identity
 from lowrank_onnx.types import Scope, Site, SiteChoice, Skipped, WeightRef
 
+_WEIGHTED = RULE_OF.keys() - {"Gather"}
+"""Operators that as a rule hold a weight; most lookups are of shapes."""
+
 
 def find_sites(
     skeleton: onnx.ModelProto,
@@ -248,7 +251,7 @@ def _inside_functions(
         pending = list(function.node)
         for index, node in enumerate(pending):
             pending.extend(inner for _, graph in child_graphs(node) for inner in graph.node)
-            if node.op_type in RULE_OF and default_domain(node.domain) == RULE_OF[node.op_type].domain:
+            if node.op_type in _WEIGHTED and default_domain(node.domain) == RULE_OF[node.op_type].domain:
                 label = node.name or next(iter(node.output), "") or f"{node.op_type}_{index}"
                 name = names.claim(f"{path}/{label}", index)
                 reason = f"inside model-local function '{path}', which is kept as it is"
