@@ -244,13 +244,11 @@ def _choose_unknown(weight: PlannedWeight, curves: Curves, cost: CostName) -> Ch
     """A weight that has no place in the budget: dense, unless its rank is given."""
     if weight.rank is not None:
         return choose_alone(weight, curves, FixedRank(weight.rank), None)
-    return Choice(dense_candidate(weight), _unknown(weight, cost))
-
-
-def _unknown(weight: PlannedWeight, cost: CostName) -> str:
     if cost == "macs":
-        return "its MACs are not known: no run of the model reaches it where its shape can be seen"
-    return f"its latency is not known: {weight.unmeasured or 'it was not measured'}"
+        reason = "its MACs are not known: no run of the model reaches it where its shape can be seen"
+    else:
+        reason = f"its latency is not known: {weight.unmeasured or 'it was not measured'}"
+    return Choice(dense_candidate(weight), reason)
 
 
 def _dense_reason(weight: PlannedWeight, candidate: Candidate, rank_multiple: int | None, only_faster: bool) -> str:
