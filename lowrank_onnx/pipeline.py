@@ -145,7 +145,7 @@ def compress(
         by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
         refs = {weight.name: group.weight for weight, group in zip(weights, prepared.groups, strict=True)}
         realiser = Realiser(spool, refs, by_name, whitening, config.seed)
-        workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric)
+        workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric, prepared.expansion)
         drafts = replace(workshop, spool=spool.drafts(chains(sweeps=0)))
         judge_of_plans = plan_judge(drafts) if sensitivities else None
 
@@ -164,7 +164,7 @@ def compress(
         choices, search = settled(config)
         book = Bookkeeping(
             source=prepared.source,
-            model=prepared.model,
+            model=prepared.original,
             groups=prepared.groups,
             skipped=prepared.skipped,
             lessons=lessons(prepared.groups, curves, moments, sensitivities),
@@ -200,7 +200,15 @@ def _finish(
             refined = refine_factors(workshop, book.choices, options, progress=progress, clock=clock)
             spool, book = refined.spool, replace(book, refinement=refined.report)
         with clock.stage("rewrite"):
-            candidate = build_candidate(book.model, book.groups, book.choices, spool, measure=True, progress=progress)
+            candidate = build_candidate(
+                workshop.model,
+                book.groups,
+                book.choices,
+                spool,
+                measure=True,
+                expansion=workshop.expansion,
+                progress=progress,
+            )
         with ExitStack() as stack:
             with clock.stage("save"):
                 path = target or workshop.directory / "model.onnx"
@@ -287,7 +295,7 @@ def inspect(
     sites, curves = inspect_weights(prepared.model, groups, positions, options, prepared.asked, progress)
     weights = plain(planned_weights(prepared, observed, {}))
     plans = plan_shares(weights, {weight.name: known for weight, known in zip(weights, curves, strict=True)})
-    size = totals(prepared.model.skeleton, prepared.model.file_bytes, groups, None, positions)
+    size = totals(prepared.original.skeleton, prepared.original.file_bytes, groups, None, positions)
     shares = tuple(plan for plan, _ in plans)
     return InspectResult(
         input=prepared.source,

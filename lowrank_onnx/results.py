@@ -111,7 +111,7 @@ class Refinement:
     Attributes
     ----------
     feeds : calibration feeds that were used.
-    held_out : how many of them decided what stays. In the end it was solved for on all of them.
+    held_out : how many of them were not solved for, but decided what stays.
     error_before, error_after : relative error of the model's outputs on the held-out ones, with factors as planned and
         with refined ones, both made from the other feeds alone; None where nothing was solved.
     weights : every weight that was replaced by factors.

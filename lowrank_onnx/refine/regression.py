@@ -26,17 +26,19 @@ class Regression:
     cross : (groups, in, out), X'' T / n.
     energy : (groups, out), the mean squares of T's columns.
     rows : n.
+    originals : (groups, in, in), X'X / n of the original model's inputs, where it was asked for.
     """
 
     gram: Doubles
     cross: Doubles
     energy: Doubles
     rows: int
+    originals: Doubles | None = None
 
     def of_columns(self, begin: int, end: int) -> Regression:
         """The part of some columns of T."""
         columns = slice(begin, end)
-        return Regression(self.gram, self.cross[:, :, columns], self.energy[:, columns], self.rows)
+        return Regression(self.gram, self.cross[:, :, columns], self.energy[:, columns], self.rows, self.originals)
 
     def error(self, product: Array) -> float:
         """``||X' M - T||_F / ||T||_F`` over all groups, for M (groups, in, out)."""
@@ -47,18 +49,6 @@ class Regression:
         return float(np.sqrt(max(float(missed), 0.0) / energy)) if energy > 0.0 else 0.0
 
 
-def pooled(one: Regression, other: Regression) -> Regression:
-    """The equations of the rows of both."""
-    total = one.rows + other.rows
-    shares = one.rows / total, other.rows / total
-
-    def mean(a: Doubles, b: Doubles) -> Doubles:
-        return shares[0] * a + shares[1] * b
-
-    gram, cross = mean(one.gram, other.gram), mean(one.cross, other.cross)
-    return Regression(gram, cross, mean(one.energy, other.energy), total)
-
-
 class RegressionSum:
     """Adds up the rows of a `Regression` in bounded memory: a buffer of rows, and float64 sums.
 
@@ -66,15 +56,17 @@ class RegressionSum:
     ----------
     weights : (groups, in, out), W of the targets ``T = X W + D``.
     executor : multiplies in several threads.
+    originals : whether to add up the moment of X too.
     """
 
-    def __init__(self, weights: Array, executor: Executor) -> None:
+    def __init__(self, weights: Array, executor: Executor, *, originals: bool = False) -> None:
         groups, in_features, out_features = weights.shape
         self._weights = weights
         self._executor = executor
         self._gram: Doubles = np.zeros((groups, in_features, in_features))
         self._cross: Doubles = np.zeros((groups, in_features, out_features))
         self._energy: Doubles = np.zeros((groups, out_features))
+        self._original_gram: Doubles | None = np.zeros_like(self._gram) if originals else None
         size = buffer_rows(in_features)
         self._originals: Array = np.empty((groups, size, in_features), weights.dtype)
         self._inputs: Array = np.empty((groups, size, in_features), weights.dtype)
@@ -107,9 +99,11 @@ class RegressionSum:
         self._flush()
         del self._originals, self._inputs, self._offsets
         count = max(self._rows, 1)
-        for matrix in self._gram:
-            mirror_upper(matrix)
-        return Regression(self._gram / count, self._cross / count, self._energy / count, self._rows)
+        for grams in (self._gram, self._original_gram):
+            for matrix in () if grams is None else grams:
+                mirror_upper(matrix)
+        originals = None if self._original_gram is None else self._original_gram / count
+        return Regression(self._gram / count, self._cross / count, self._energy / count, self._rows, originals)
 
     def _flush(self) -> None:
         filled = slice(0, self._filled)
@@ -119,6 +113,8 @@ class RegressionSum:
             _add_product(self._executor, T, X, W)
             self._energy[group] += np.sum(np.square(T, dtype=np.float64), axis=0)
             add_upper_gram(self._gram[group], inputs, self._executor)
+            if self._original_gram is not None:
+                add_upper_gram(self._original_gram[group], X, self._executor)
             _add_product(self._executor, self._cross[group], inputs.T, T)
         self._filled = 0
 

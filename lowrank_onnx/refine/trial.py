@@ -20,7 +20,7 @@ from lowrank_onnx.types import Feed
 NEGLIGIBLE = 1e-14
 """Squared error, relative to the outputs, that counts as rounding."""
 
-CLEARLY_WORSE = 2.0
+CLEARLY_WORSE = 1.5
 """Standard errors by which the summed errors of all samples may not be larger."""
 
 

@@ -16,9 +16,9 @@ from lowrank_onnx.moments.row_layout import RowLayout
 from lowrank_onnx.moments.row_sampling import LEAST_SAMPLED_ROWS, sample_rows
 from lowrank_onnx.passes.dataflow import Dataflow
 from lowrank_onnx.progress import StageProgress
-from lowrank_onnx.refine.regression import Regression, RegressionSum, pooled
+from lowrank_onnx.refine.regression import Regression, RegressionSum
 from lowrank_onnx.refine.replaced import Replaced
-from lowrank_onnx.refine.solve import FIRST_RIDGE, choose_ridge, is_usable, part_solver, written_product
+from lowrank_onnx.refine.solve import FIRST_RIDGE, choose_ridge, is_usable, whitened_parts, written_product
 from lowrank_onnx.refine.steps import Step
 from lowrank_onnx.refine.target import Target, find_target
 from lowrank_onnx.refine.twins import Twins
@@ -30,6 +30,9 @@ from lowrank_onnx.types import Array, WeightRef
 ROWS_PER_FEATURE = (8, 32)
 """Rows that go into the equations of one step, for each input feature: where there are as many, the first number; and
 up to the second as long as adding them up takes at most `WORK_SHARE` of the work of the sites themselves."""
+
+FEW_ROWS = 4
+"""Rows for each input feature below which whitened factors fit them visibly better than others."""
 
 WORK_SHARE = 1
 """On the shipped VGG, four times as many rows change the outputs' error on unseen images by less than a hundredth."""
@@ -70,7 +73,8 @@ class Work:
     ----------
     model, flow : the original.
     spool : the factors, which the walk replaces: solved on the feeds that don't validate.
-    whole : where it puts those that are solved on all feeds, with the same pull.
+    rivals : where it puts factors that are whitened, as the planned ones are, but on the feeds to solve for alone. Only
+        used where there are few rows: there the planned ones owe much to the other feeds.
     options : how to factorize.
     validates : whether a feed of that number validates; the others are solved for.
     clock : counts the time.
@@ -79,14 +83,14 @@ class Work:
     model: Model
     flow: Dataflow
     spool: FactorSpool
-    whole: FactorSpool
+    rivals: FactorSpool
     options: FactorizeOptions
     validates: Callable[[int], bool]
     clock: StageClock
 
 
 def walk_steps(work: Work, twins: Twins, steps: Iterable[Step], stage: StageProgress) -> tuple[Outcome, ...]:
-    """Solve step after step, put the new factors into the spools, and say what became of each weight."""
+    """Solve step after step, put the new factors into the spool, and say what became of each weight."""
     outcomes: list[Outcome] = []
     start = FIRST_RIDGE
     for step in steps:
@@ -128,14 +132,15 @@ def _solve(
         return Outcome(weight, None, "its inputs on these feeds are all 0, or too large to square", residual=residual)
     before = replaced.factors(work.spool)
     problem = Problem(weight, target, before, work.options)
-    error_before = validate.error(written_product(problem, before.parts()))
+    rival = None if fit.originals is None else whitened_parts(problem, fit)
+    if rival is not None:
+        work.rivals.put(weight, before.form, before.rank, rival, before.solver)
+    error_before = validate.error(written_product(problem, before.parts() if rival is None else rival))
     found = choose_ridge(problem, fit, validate, start)
     if found.parts is None:
         return Outcome(weight, None, f"the {before.form.name} form can't hold what was solved", residual=residual)
     solver = f"{before.solver.removesuffix(REFINED)}{REFINED}"
     work.spool.put(weight, before.form, before.rank, found.parts, solver)
-    parts = part_solver(problem, pooled(fit, validate))(found.ridge)
-    work.whole.put(weight, before.form, before.rank, found.parts if parts is None else parts, solver)
     return Outcome(weight, found.ridge, "", error_before, found.error, fit.rows, residual)
 
 
@@ -148,8 +153,9 @@ def _equations(work: Work, twins: Twins, step: Step, targets: Sequence[Target]) 
     weights = np.concatenate([target.W for target in targets], axis=-1)
     positions = count_rows(step.layout, twins.value(twins.feeds[0], "original", step.value).shape) * len(twins.feeds)
     quota = -(-_wanted_rows(weights.shape[-2], weights.shape[-1], positions) // len(twins.feeds))
+    few = quota * len(twins.feeds) < FEW_ROWS * weights.shape[-2]
     with gram_threads() as executor:
-        sums = RegressionSum(weights, executor), RegressionSum(weights, executor)
+        sums = RegressionSum(weights, executor, originals=few), RegressionSum(weights, executor)
         for feed in twins.feeds:
             _add_feed(work, twins, step, targets[0], sums[work.validates(feed)], feed, quota)
         return sums[0].finish(), sums[1].finish()
