@@ -144,8 +144,8 @@ OpTypesOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="OP[,OP]",
-        help="Only these operators: commas between them, or the flag again.",
-        show_default=",".join(OP_TYPES),
+        help=f"Only these operators, with commas between them or the flag again: {', '.join(OP_TYPES)}.",
+        show_default="all",
         rich_help_panel=_SELECT,
     ),
 ]
@@ -163,8 +163,8 @@ FormsOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FORM[,FORM]",
-        help="Write weights only in these forms: commas between them, or the flag again.",
-        show_default=",".join(FORM_NAMES),
+        help=f"Write weights only in these forms, with commas between them or the flag again: {', '.join(FORM_NAMES)}.",
+        show_default="all",
         rich_help_panel=_SELECT,
     ),
 ]
