@@ -16,8 +16,9 @@ from lowrank_onnx.attempt import Workshop, error_of, plan_judge
 from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_sensitivities
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight, dense_candidate
-from lowrank_onnx.choose import Choice, CostName, figure, ranks_to_factor
+from lowrank_onnx.choose import Choice, CostName, ranks_to_factor
 from lowrank_onnx.config import Config, KeepMacs, KeepParams, Method
+from lowrank_onnx.costs import figure
 from lowrank_onnx.effort import SensitivityLevel
 from lowrank_onnx.evaluate import Feeds, Session, open_session
 from lowrank_onnx.factorize import FactorizeOptions, spool_factors
