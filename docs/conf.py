@@ -34,7 +34,8 @@ _SECTIONS = ("Parameters", "Attributes", "Returns", "Raises")
 
 def _put_descriptions_below(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """``name : description`` as numpydoc wants it, which takes what stands behind the colon for a type."""
-    section, done = "", []
+    section = ""
+    done: list[str] = []
     for line, below in zip(lines, [*lines[1:], ""], strict=True):
         if below.startswith("---"):
             section = line.strip()
