@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks.spectra import SPECTRA, matrix
-from lowrank_onnx.linalg import FactorRequest
+from lowrank_onnx.linalg import FactorRequest, lapack
 from lowrank_onnx.linalg import backend as backend_module
-from lowrank_onnx.linalg import lapack
 from lowrank_onnx.linalg.backend import NUMPY, Backend, DeviceMemoryError, select_backend
 from lowrank_onnx.linalg.factor import factor_on
 
