@@ -102,6 +102,11 @@ class LeadingFamily:
         return math.ldexp(self.folded.energy * self.folded.scale, 2 * self.folded.exponent)
 
     @property
+    def first(self) -> NDArray[np.float64]:
+        """(a, R), the orthonormal leading factor on the host."""
+        return self.backend.to_host(self.projection.first)
+
+    @property
     def largest_rank(self) -> int:
         """The largest rank that `factors` can give."""
         return int(self.errors.size)
@@ -144,6 +149,7 @@ def fit_leading(
     *,
     second_moment: NDArray[Any] | None = None,
     device: DeviceName = "auto",
+    first: NDArray[Any] | None = None,
 ) -> LeadingFamily:
     """Fit a leading factor on some axes of a patch, for every rank up to `largest_rank`.
 
@@ -155,6 +161,8 @@ def fit_leading(
     second_moment : (in, in) with in = all axes of the patch in W's order: C = X'X of the patches, any scale; it may be
         singular. None for the plain norm.
     device : as for `lowrank_onnx.linalg.factor`.
+    first : (a, at least `largest_rank`), the `LeadingFamily.first` of an earlier fit of the same problem, which is then
+        not sought again: its first columns are that of every smaller rank.
 
     Raises
     ------
@@ -163,11 +171,16 @@ def fit_leading(
     MissingDependencyError
         for "cuda" without CuPy or without a CUDA device.
     """
-    return fit_leading_on(select_backend(device), W, leading, largest_rank, second_moment)
+    return fit_leading_on(select_backend(device), W, leading, largest_rank, second_moment, first)
 
 
 def fit_leading_on(
-    backend: Backend, W: NDArray[Any], leading: Sequence[int], largest_rank: int, second_moment: NDArray[Any] | None
+    backend: Backend,
+    W: NDArray[Any],
+    leading: Sequence[int],
+    largest_rank: int,
+    second_moment: NDArray[Any] | None,
+    known: NDArray[Any] | None = None,
 ) -> LeadingFamily:
     """`fit_leading` on a given backend."""
     axes = W.ndim - 1
@@ -183,7 +196,10 @@ def fit_leading_on(
     with backend.threads_for((a * rest // W.shape[-1],) * 2, W.shape[-1]):
         folded = fold(backend, W, order, a, second_moment)
         dtype = accumulation_dtype(W.dtype)
-        first = _starting_basis(backend, folded, largest_rank, dtype)
+        if known is None:
+            first = _starting_basis(backend, folded, largest_rank, dtype)
+        else:
+            first = backend.to_device(known[:, :largest_rank])
         try:
             projection = project(backend, folded, first)
         except np.linalg.LinAlgError:

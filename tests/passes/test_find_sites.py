@@ -141,6 +141,15 @@ def test_equal_matrices_that_are_stored_differently_are_not_shared() -> None:
     assert set(reasons_of(model).values()) == {"weight 'w' is shared by 'a' and 'b' under different layouts"}
 
 
+def test_a_weight_that_is_also_read_through_a_transpose_is_not_shared() -> None:
+    turned = h.make_node("Transpose", ["w"], ["wt"], perm=[1, 0])
+    model = shared(FC, turned, h.make_node("MatMul", ["x", "wt"], ["z"], name="dec"))
+    assert reasons_of(model) == {
+        "fc": "weight 'w' is shared by 'fc' and 'dec' under different layouts",
+        "dec": "weight 'w' is shared by 'dec' and 'fc' under different layouts",
+    }
+
+
 def test_a_weight_that_is_a_graph_output_is_left_alone() -> None:
     assert reason_of(shared(FC, outputs=("y", "w"))) == "weight 'w' is also a graph output"
     through = shared(FC, h.make_node("Identity", ["w"], ["copy"]), outputs=("y", "copy"))
