@@ -10,6 +10,7 @@ hours; the default what fits into half an hour on two cores.
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import sys
 import tempfile
@@ -120,6 +121,7 @@ class Point:
 def main() -> int:
     """Run what was asked for; returns 1 if a model or its data could not be fetched."""
     arguments = _parse()
+    logging.disable(logging.WARNING)  # onnxruntime's quantizer advises what was done already
     failed = False
     for name in arguments.models:
         agenda = {"quick": QUICK, "default": AGENDAS[name], "full": FULL}[arguments.size]
