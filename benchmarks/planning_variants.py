@@ -32,6 +32,7 @@ from lowrank_onnx.results import PlanTrial
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.settle import settle
 from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.stage_clock import StageClock
 from lowrank_onnx.types import Curves, WeightRef
 from lowrank_onnx.weights import SharedWeight, group_by_weight, total_positions
 
@@ -135,11 +136,18 @@ class Workbench:
         with stage_model(candidate.model, target, force=True) as staged:
             staged.commit()
 
-    def refine(self, variant: Variant, choices: Sequence[Choice]) -> Refined:
+    def one_by_one(self, choices: Sequence[Choice]) -> Iterator[tuple[Choice, ...]]:
+        """For each weight that is replaced the choices that replace it alone."""
+        dense = [Choice(dense_candidate(weight), "") for weight in self._weights({})]
+        for index, choice in enumerate(choices):
+            if choice.candidate.rank is not None:
+                yield (*dense[:index], choice, *dense[index + 1 :])
+
+    def refine(self, variant: Variant, choices: Sequence[Choice], clock: StageClock | None = None) -> Refined:
         """The stage that solves the factors again, for these choices."""
         spool, _ = self._factorized(variant)
         workshop = Workshop(self.model, self.groups, spool, self._directory, self.observed)
-        return refine_factors(workshop, choices, factorize_options(Config(seed=self._seed)))
+        return refine_factors(workshop, choices, factorize_options(Config(seed=self._seed)), clock=clock)
 
     @property
     def calibration(self) -> Feeds:
