@@ -87,11 +87,14 @@ class Workbench:
     Attributes
     ----------
     model, groups, observed : the model, its weights with their sites, and its runs, as the library has them.
+    op_types : the operators whose weights are looked at.
     """
+
+    op_types = DEFAULTS.op_types
 
     def __init__(self, path: Path, feeds: FeedSource, directory: Path, *, seed: int) -> None:
         self.model = load_model(path)
-        sites, _ = passes.find_sites(self.model.skeleton, op_types=DEFAULTS.op_types)
+        sites, _ = passes.find_sites(self.model.skeleton, op_types=self.op_types)
         self.groups = group_by_weight(sites)
         self.observed = observe(self.model, sites, feeds, provider=DEFAULTS.provider, seed=seed)
         self._directory, self._seed = directory, seed
