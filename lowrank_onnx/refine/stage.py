@@ -109,8 +109,8 @@ def refine_factors(
     report = Refinement(
         feeds=len(used),
         held_out=sum(map(work.validates, used)),
-        error_before=before.relative_l2,
-        error_after=after.relative_l2,
+        error_before=before.typical,
+        error_after=after.typical,
         weights=tuple(_reported(outcome) for outcome in (*undone, *left_out)),
         note=""
         if len(used) == len(feeds)
@@ -146,7 +146,7 @@ def _keep_what_helps(
         if beginning:
             spool = _adopt(work.rivals, work.spool, [weights[weight] for weight in beginning])
             errors = _errors(replace(workshop, spool=spool), choices, feeds)
-            if errors.ratio_to(best) < 1.0 and helps(errors, base, margin=BEGINNING_MARGIN):
+            if errors.typical < best.typical and helps(errors, base, margin=BEGINNING_MARGIN):
                 kept, best = beginning, errors
     return frozenset(kept), base, best
 

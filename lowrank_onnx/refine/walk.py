@@ -153,7 +153,7 @@ def _equations(work: Work, twins: Twins, step: Step, targets: Sequence[Target]) 
     weights = np.concatenate([target.W for target in targets], axis=-1)
     positions = count_rows(step.layout, twins.value(twins.feeds[0], "original", step.value).shape) * len(twins.feeds)
     quota = -(-_wanted_rows(weights.shape[-2], weights.shape[-1], positions) // len(twins.feeds))
-    few = quota * len(twins.feeds) < FEW_ROWS * weights.shape[-2]
+    few = min(quota * len(twins.feeds), positions) < FEW_ROWS * weights.shape[-2]
     with gram_threads() as executor:
         sums = RegressionSum(weights, executor, originals=few), RegressionSum(weights, executor)
         for feed in twins.feeds:
