@@ -164,7 +164,7 @@ def totals(
             if at is None:
                 known = False
                 continue
-            macs += at * site.shape.parameters if after is None else after
+            macs += site.forms[0].dense_macs(site.shape, at) if after is None else after
     return Totals(
         parameters=count_parameters(skeleton),
         site_parameters=parameters,

@@ -21,6 +21,7 @@ from lowrank_onnx.evaluate.scores import MetricJudge
 from lowrank_onnx.latency.plan import time_runs
 from lowrank_onnx.model_io import Model, stage_model
 from lowrank_onnx.observed import Observed
+from lowrank_onnx.passes import Expansion
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.realise import Realiser
 from lowrank_onnx.settle import Settled, settle
@@ -37,8 +38,8 @@ Stopwatch: TypeAlias = Callable[[Session, Session, Feeds], LatencyComparison]
 class Workshop:
     """What a model is made from once the factors are there, where, and the original to hold against it.
 
-    `observed` is None where the original was never run; then nothing can be searched for. `metric` is the user's own
-    measure, where there is one.
+    `model` has the calls of its functions written out, as `expansion` knows. `observed` is None where the original was
+    never run; then nothing can be searched for. `metric` is the user's own measure, where there is one.
     """
 
     model: Model
@@ -47,6 +48,7 @@ class Workshop:
     directory: Path
     observed: Observed | None
     metric: MetricJudge | None = None
+    expansion: Expansion | None = None
 
     @property
     def original(self) -> Observed:
@@ -159,7 +161,9 @@ def _is_original(choices: Sequence[Choice]) -> bool:
 @contextmanager
 def attempt(workshop: Workshop, choices: Sequence[Choice]) -> Iterator[Session]:
     """A session of the model that these choices make."""
-    candidate = build_candidate(workshop.model, workshop.groups, choices, workshop.spool, measure=False)
+    candidate = build_candidate(
+        workshop.model, workshop.groups, choices, workshop.spool, measure=False, expansion=workshop.expansion
+    )
     with stage_model(candidate.model, workshop.directory / "attempt.onnx") as staged:
         yield open_session(staged.path, provider=workshop.original.provider)
 

@@ -144,7 +144,7 @@ def tail_energy(curve: ErrorCurve, rank: int) -> float:
 def dense_candidate(weight: PlannedWeight) -> Candidate:
     """The candidate that leaves `weight` as it is."""
     parameters = weight.shape.parameters
-    macs = None if weight.positions is None else weight.positions * parameters
+    macs = None if weight.positions is None else weight.plain.dense_macs(weight.shape, weight.positions)
     latency = None if weight.latency is None else weight.latency(DENSE, None)
     stored = (parameters if weight.room is None else weight.room) * weight.itemsize
     return Candidate(DENSE, None, parameters, macs, 0.0, latency, stored)

@@ -176,6 +176,8 @@ class Config:
         weight's operator has; those that name a rank take the plain form, the first of them.
     overrides : rank, form, exclusion or sensitivity of single weights, by pattern. Later ones win, option by option;
         `exclude` wins over all of them.
+    fix_overridable : also compress weights that are graph inputs with a default value, which a run could override (old
+        exporters list every initializer so). The compressed model has no such input any more.
     whiten : with real feeds, minimise the error of what each site computes on them, not that of its weight.
     effort : how much time to take for how much quality: sets `sensitivity` (fast: off, default: fast, full: full)
         unless that is given, how finely a search looks, and how long is timed; see `lowrank_onnx.effort`.
@@ -206,6 +208,7 @@ class Config:
     op_types: tuple[str, ...] = OP_TYPES
     forms: tuple[str, ...] = FORM_NAMES
     overrides: tuple[SiteOverride, ...] = ()
+    fix_overridable: bool = False
     whiten: bool = True
     effort: EffortLevel = "default"
     sensitivity: SensitivityLevel | None = None

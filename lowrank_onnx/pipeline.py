@@ -26,7 +26,7 @@ from lowrank_onnx.chain_factors import LeadingBases, chain_maker
 from lowrank_onnx.config import Config, PlannedBudget
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.factorize import spool_factors
-from lowrank_onnx.inspection import inspect_weights
+from lowrank_onnx.inspection import inspect_weights, with_plans
 from lowrank_onnx.judging import compare, judge_staged, metric_judge
 from lowrank_onnx.linalg.lapack import beside_runtime
 from lowrank_onnx.model_io import (
@@ -39,7 +39,7 @@ from lowrank_onnx.model_io import (
 )
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
-from lowrank_onnx.observed import FeedSource, find_feeds, observe, open_model
+from lowrank_onnx.observed import FeedSource, Observed, find_feeds, observe, open_model
 from lowrank_onnx.preparation import (
     factor_ranks,
     factorize_options,
@@ -51,6 +51,7 @@ from lowrank_onnx.preparation import (
     refines,
 )
 from lowrank_onnx.progress import SILENT, Progress
+from lowrank_onnx.prospect import plain, plan_shares, prospect
 from lowrank_onnx.realise import Realiser
 from lowrank_onnx.refine import refine_factors
 from lowrank_onnx.results import CompressionResult, InspectResult
@@ -144,7 +145,7 @@ def compress(
         by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
         refs = {weight.name: group.weight for weight, group in zip(weights, prepared.groups, strict=True)}
         realiser = Realiser(spool, refs, by_name, whitening, config.seed)
-        workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric)
+        workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric, prepared.expansion)
         drafts = replace(workshop, spool=spool.drafts(chains(sweeps=0)))
         judge_of_plans = plan_judge(drafts) if sensitivities else None
 
@@ -163,7 +164,7 @@ def compress(
         choices, search = settled(config)
         book = Bookkeeping(
             source=prepared.source,
-            model=prepared.model,
+            model=prepared.original,
             groups=prepared.groups,
             skipped=prepared.skipped,
             lessons=lessons(prepared.groups, curves, moments, sensitivities),
@@ -199,7 +200,15 @@ def _finish(
             refined = refine_factors(workshop, book.choices, options, progress=progress, clock=clock)
             spool, book = refined.spool, replace(book, refinement=refined.report)
         with clock.stage("rewrite"):
-            candidate = build_candidate(book.model, book.groups, book.choices, spool, measure=True, progress=progress)
+            candidate = build_candidate(
+                workshop.model,
+                book.groups,
+                book.choices,
+                spool,
+                measure=True,
+                expansion=workshop.expansion,
+                progress=progress,
+            )
         with ExitStack() as stack:
             with clock.stage("save"):
                 path = target or workshop.directory / "model.onnx"
@@ -272,6 +281,7 @@ def inspect(
     prepared = prepare(model, config, base_directory)
     positions: Mapping[str, int] = {}
     notes: list[str] = []
+    observed: Observed | None = None
     try:
         observed = observe(prepared.model, prepared.sites, feeds, provider=config.runs_on, seed=config.seed)
     except (ModelError, UsageError, MissingDependencyError) as error:
@@ -281,8 +291,18 @@ def inspect(
     else:
         positions = observed.positions
         notes.append(f"MACs are of one run on the first of {observed.feeds.description}")
-    sites = inspect_weights(
-        prepared.model, prepared.groups, positions, factorize_options(config), prepared.asked, progress
+    options, groups = factorize_options(config), prepared.groups
+    sites, curves = inspect_weights(prepared.model, groups, positions, options, prepared.asked, progress)
+    weights = plain(planned_weights(prepared, observed, {}))
+    plans = plan_shares(weights, {weight.name: known for weight, known in zip(weights, curves, strict=True)})
+    size = totals(prepared.original.skeleton, prepared.original.file_bytes, groups, None, positions)
+    shares = tuple(plan for plan, _ in plans)
+    return InspectResult(
+        input=prepared.source,
+        sites=with_plans(sites, groups, plans),
+        skipped=prepared.skipped,
+        totals=size,
+        notes=(*prepared.notes, *notes),
+        plans=shares,
+        message=prospect(weights, shares, size),
     )
-    size = totals(prepared.model.skeleton, prepared.model.file_bytes, prepared.groups, None, positions)
-    return InspectResult(prepared.source, sites, prepared.skipped, size, (*prepared.notes, *notes))

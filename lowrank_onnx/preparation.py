@@ -19,6 +19,7 @@ from lowrank_onnx.model_io import Model, ModelSource, load_model
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.observed import FeedSource, Observed, observe
 from lowrank_onnx.override_sites import Asked, override_sites
+from lowrank_onnx.passes import Expansion
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.spool import FactorSpool
@@ -29,12 +30,21 @@ from lowrank_onnx.weights import SharedWeight, group_by_weight, room_for_factors
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is known of the model before any number is computed; `source` is the path as given, or a graph's name.
+    """What is known of the model before any number is computed.
 
-    `asked` is what the user's overrides ask of weights; `notes` is on overrides without effect.
+    Attributes
+    ----------
+    source : the path as given, or a graph's name.
+    original : as it was loaded.
+    expansion : its calls of model-local functions, written out where these hold weights.
+    model : the original with its calls written out, to which sites and groups belong.
+    asked : what the user's overrides ask of weights.
+    notes : on overrides without effect.
     """
 
     source: str
+    original: Model
+    expansion: Expansion
     model: Model
     groups: tuple[SharedWeight, ...]
     skipped: tuple[Skipped, ...]
@@ -66,15 +76,31 @@ def factorize_options(config: Config) -> FactorizeOptions:
 def prepare(model: ModelSource, config: Config, base_directory: Path | None) -> Prepared:
     """Load a model and find the sites that the options select."""
     loaded = load_model(model, base_dir=base_directory)
-    sites, skipped = passes.find_sites(loaded.skeleton, op_types=config.op_types)
+    expansion = passes.expand_calls(loaded.skeleton)
+    expanded = loaded.with_rewrite(expansion.skeleton, {})
+    sites, skipped = passes.find_sites(
+        expansion.skeleton,
+        op_types=config.op_types,
+        fix_overridable=config.fix_overridable,
+        kept=expansion.kept,
+    )
     sites, filtered = passes.select_sites(sites, include=config.include, exclude=config.exclude)
     sites, formless = passes.offer_forms(sites, config.forms)
     left_alone = (*skipped, *filtered, *formless)
     overridden = override_sites(sites, left_alone, config.overrides)
-    WeightReader(loaded, (site.weight for site in overridden.sites)).check_sizes()
+    WeightReader(expanded, (site.weight for site in overridden.sites)).check_sizes()
     source = os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name
     groups = group_by_weight(overridden.sites)
-    return Prepared(source, loaded, groups, (*left_alone, *overridden.skipped), overridden.asked, overridden.notes)
+    return Prepared(
+        source,
+        loaded,
+        expansion,
+        expanded,
+        groups,
+        (*left_alone, *overridden.skipped),
+        overridden.asked,
+        overridden.notes,
+    )
 
 
 def observe_if_needed(prepared: Prepared, config: Config, feeds: FeedSource | None) -> Observed | None:
@@ -115,8 +141,18 @@ def measured_sensitivities(
     if observed is None or observed.feeds.synthetic or not isinstance(config.budget, PlannedBudget):
         return {}
     feeds, level = observed.calibration, config.preset.sensitivity
+    reader = WeightReader(prepared.model, (group.weight for group in prepared.groups))
     return weight_sensitivities(
-        prepared.model.skeleton, prepared.groups, curves, spool, observed.run, feeds, level, progress, cache
+        prepared.model.skeleton,
+        prepared.groups,
+        curves,
+        spool,
+        observed.run,
+        feeds,
+        level,
+        progress,
+        cache,
+        reader.read,
     )
 
 

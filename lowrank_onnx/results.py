@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from lowrank_onnx.config import Config
+from lowrank_onnx.inspect_result import InspectedPlan as InspectedPlan
 from lowrank_onnx.inspect_result import InspectedSite as InspectedSite
 from lowrank_onnx.inspect_result import InspectResult as InspectResult
 from lowrank_onnx.site_result import SiteResult as SiteResult

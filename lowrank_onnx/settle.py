@@ -182,7 +182,7 @@ def _settle_error(
 ) -> Settled:
     cost = _search_cost(weights, config)
     choices_at = partial(plan_at, cost)
-    with progress.stage("searching", None) as stage:
+    with progress.stage("searching", most_attempts(config.preset.resolution)) as stage:
 
         def error_at(share: float) -> float:
             error = error_of(choices_at(share))
@@ -208,7 +208,7 @@ def _settle_drop(
 ) -> Settled:
     cost = _search_cost(weights, config)
     choices_at = partial(plan_at, cost)
-    with progress.stage("searching", None) as stage:
+    with progress.stage("searching", most_attempts(config.preset.resolution)) as stage:
 
         def drop_at(share: float) -> tuple[float, MetricComparison]:
             error, metric = drop_of(choices_at(share))

@@ -65,9 +65,10 @@ def _site_result(
     candidate = choice.candidate
     before = site.shape.parameters
     after = candidate.parameters if written else before
-    macs_after = None
+    macs_before = macs_after = None
     if positions is not None:
-        macs_after = written.form.macs(site.shape, written.rank, positions) if written else positions * before
+        macs_before = site.forms[0].dense_macs(site.shape, positions)
+        macs_after = written.form.macs(site.shape, written.rank, positions) if written else macs_before
     return SiteResult(
         name=site.name,
         op_type=site.op_type,
@@ -81,7 +82,7 @@ def _site_result(
         reason=choice.reason,
         parameters_before=before,
         parameters_after=after,
-        macs_before=None if positions is None else positions * before,
+        macs_before=macs_before,
         macs_after=macs_after,
         relative_error=written.relative_error if written else None,
         spectral_error=written.spectral_error if written else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 OP_TYPES: tuple[str, ...] = (
-    *("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"),
+    *("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "Gather"),
     *("FusedMatMul", "FusedGemm", "FusedConv", "Attention"),
 )
 """Operators whose weights can be factorized."""
@@ -17,5 +17,6 @@ FORM_NAMES: tuple[str, ...] = (
     "conv_input",
     "conv_tucker",
     "shared",
+    "embedding",
 )
 """The forms that weights can be written in (`lowrank_onnx.forms`)."""

@@ -151,6 +151,15 @@ OpTypesOption = Annotated[
     ),
 ]
 
+FixOverridableOption = Annotated[
+    bool,
+    typer.Option(
+        "--fix-overridable",
+        help="Also weights that are graph inputs with a default value; the result has no such inputs any more.",
+        rich_help_panel=_SELECT,
+    ),
+]
+
 FormsOption = Annotated[
     list[str] | None,
     typer.Option(

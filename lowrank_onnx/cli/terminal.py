@@ -13,8 +13,19 @@ from pathlib import Path
 from typing import Any, NoReturn, ParamSpec
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
+from rich.text import Text
 
 from lowrank_onnx.cli.checks import check_debug
 from lowrank_onnx.cli.config_file import options_text
@@ -162,6 +173,20 @@ class _Stage:
         self._bars.update(self._task, advance=n, detail=printable(detail))
 
 
+class _TimeColumn(ProgressColumn):
+    """Time left, or where nobody knows how much there is to do, the time that it has taken so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left, self._taken = TimeRemainingColumn(compact=True, elapsed_when_finished=True), TimeElapsedColumn()
+
+    def render(self, task: Task) -> Text:
+        """The time of one bar."""
+        if task.total is not None:
+            return Text.assemble(self._left.render(task), (" left", "dim") if not task.finished else "")
+        return Text.assemble(self._taken.render(task), (" so far", "dim"))
+
+
 class TerminalProgress:
     """Progress bars on standard error, one for each open stage; they disappear when the work is done."""
 
@@ -196,7 +221,7 @@ def _bars(*, quiet: bool) -> Iterator[ProgressProtocol]:
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        _TimeColumn(),
         TextColumn("{task.fields[detail]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
     )
     with Progress(*columns, console=console, transient=True, expand=True) as bars:

@@ -35,12 +35,14 @@ NEGATIVE_SHARE = 1e-3
 def checked_second_moment(second_moment: Array, in_features: int) -> tuple[NDArray[np.float64], float]:
     """The second moment in float64, symmetrized and scaled to a mean diagonal of 1, and that scale.
 
+    Of a diagonal one, the diagonal (in,) will do.
+
     Raises
     ------
     FactorizationError
         where it is not (in, in), not finite, not symmetric, or zero or negative on the whole diagonal.
     """
-    if second_moment.shape != (in_features, in_features):
+    if second_moment.shape not in ((in_features, in_features), (in_features,)):
         raise FactorizationError(
             f"second moment of shape {second_moment.shape}: expected {(in_features, in_features)}, the in side squared"
         )
@@ -50,9 +52,15 @@ def checked_second_moment(second_moment: Array, in_features: int) -> tuple[NDArr
         raise FactorizationError(
             "second moment with NaN or infinite entries: expected finite; check the calibration feeds"
         )
-    if float(np.trace(C)) <= 0.0:
+    diagonal = C if C.ndim == 1 else np.diagonal(C)
+    if not float(np.sum(diagonal / (largest or 1.0))) > 0.0:
         raise FactorizationError("second moment with a trace of 0: no input was ever non-zero; factorize without it")
-    scale = float(np.sum(np.diagonal(C) / largest)) / in_features
+    scale = float(np.sum(diagonal / largest)) / in_features
+    if C.ndim == 1:
+        least = float(np.min(C))
+        if least < 0.0:
+            raise FactorizationError(f"second moment with {least:.3g} on its diagonal: expected none below 0")
+        return C / largest / scale, scale * largest
     return _symmetrized(C, largest, scale), scale * largest
 
 
@@ -72,6 +80,20 @@ def _symmetrized(C: NDArray[np.float64], largest: float, scale: float) -> NDArra
             raise FactorizationError("second moment that is not symmetric: expected X'X of the inputs")
         symmetric[rows] = (block + mirrored) / (2.0 * scale)
     return symmetric
+
+
+def weigh(backend: Backend, C: NDArray[np.float64], W: DeviceArray) -> DeviceArray:
+    """``S' W`` with ``S S' = C + FLOOR * I``, in W's dtype; C is (in, in), or its diagonal (in,).
+
+    Raises
+    ------
+    FactorizationError
+        where C has a materially negative eigenvalue.
+    """
+    xp = backend.xp
+    if C.ndim == 1:
+        return xp.astype(backend.to_device(np.sqrt(C + FLOOR)), W.dtype, copy=False)[:, None] * W
+    return xp.astype(transposed_root(backend, C), W.dtype, copy=False) @ W
 
 
 def transposed_root(backend: Backend, C: NDArray[np.float64]) -> DeviceArray:

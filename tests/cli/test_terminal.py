@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -186,6 +187,23 @@ def test_bars_on_standard_error_where_there_is_one(
     assert r"[red]layer\x1b[2J" in drawn
     assert "2/3" in drawn
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("total", "words"), [(3, "left"), (None, "so far")])
+def test_bars_tell_the_time_left_or_that_gone_by(
+    monkeypatch: pytest.MonkeyPatch, total: int | None, words: str
+) -> None:
+    screen = _Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stderr", screen)
+    with showing_progress(quiet=False) as progress, progress.stage("a stage", total) as stage:
+        stage.advance(1, detail="a long name that a terminal has no room for " * 3)
+        assert isinstance(progress, TerminalProgress)
+        progress._bars.refresh()
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue()))
+    assert any(words in line for line in lines)
+    assert max(map(len, lines)) <= 80
 
 
 def test_quiet_means_no_bars_on_a_terminal_either(monkeypatch: pytest.MonkeyPatch) -> None:
