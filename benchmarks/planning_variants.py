@@ -5,7 +5,7 @@ The stages are the library's own, put together so that what two variants share i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +21,11 @@ from lowrank_onnx.config import Config, KeepMacs, KeepParams, Method
 from lowrank_onnx.effort import SensitivityLevel
 from lowrank_onnx.evaluate import Feeds, Session, open_session
 from lowrank_onnx.factorize import FactorizeOptions, spool_factors
+from lowrank_onnx.few_samples import honest_curves, validate_moments
 from lowrank_onnx.model_io import load_model, stage_model
 from lowrank_onnx.moments import Moment
-from lowrank_onnx.moments.shrinkage import shrunk_second_moment
+from lowrank_onnx.moments.cross_validation import Validated
+from lowrank_onnx.moments.shrinkage import ShrunkMoments
 from lowrank_onnx.observed import FeedSource, observe
 from lowrank_onnx.preparation import factorize_options
 from lowrank_onnx.progress import SILENT
@@ -48,6 +50,8 @@ class Variant:
     oversampling: int
     whiten: bool
     sensitivity: SensitivityLevel
+    cross_validated: bool = False
+    """Whether few samples are held against each other, as `compress` does."""
 
 
 PUBLISHED = 0
@@ -58,8 +62,8 @@ VARIANTS = (
     Variant("RSVD (q=1)", "rsvd", 1, PUBLISHED, False, "off"),
     Variant("RSI (q=4)", "rsi", 4, PUBLISHED, False, "off"),
     Variant("whitened, energy ranks", "svd", 1, PUBLISHED, True, "off"),
-    Variant("planner, fast", DEFAULTS.method, DEFAULTS.power_iterations, DEFAULTS.oversampling, True, "fast"),
-    Variant("planner, full", DEFAULTS.method, DEFAULTS.power_iterations, DEFAULTS.oversampling, True, "full"),
+    Variant("planner, fast", DEFAULTS.method, DEFAULTS.power_iterations, DEFAULTS.oversampling, True, "fast", True),
+    Variant("planner, full", DEFAULTS.method, DEFAULTS.power_iterations, DEFAULTS.oversampling, True, "full", True),
 )
 """Energy ranks minimise the sum of relative tail energies, each in the norm of its factors. "whitened, energy ranks" is
 the recipe of BALF (arXiv 2509.25136), re-implemented: whitening, full SVD, a knapsack on normalized energy."""
@@ -76,7 +80,7 @@ class Planned:
     trials: tuple[PlanTrial, ...]
 
 
-Key = tuple[Method, int, int, bool]
+Key = tuple[Method, int, int, bool, bool]
 
 
 class Workbench:
@@ -88,7 +92,8 @@ class Workbench:
         self._groups = group_by_weight(sites)
         self._observed = observe(self._model, sites, feeds, provider=DEFAULTS.provider, seed=seed)
         self._directory, self._seed = directory, seed
-        self._moments: dict[WeightRef, Array] | None = None
+        self._moments: dict[WeightRef, Moment | str] | None = None
+        self._validated: dict[WeightRef, Validated] | None = None
         self._factors: dict[Key, tuple[FactorSpool, tuple[Curves, ...]]] = {}
         self._measured: dict[Variant, dict[WeightRef, Sensitivity | Unmeasured]] = {}
 
@@ -102,7 +107,11 @@ class Workbench:
         spool, curves = self._factorized(variant)
         sensitivities = self.sensitivities(variant)
         weights = self._weights(sensitivities)
-        by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
+        validated = self._validate() if variant.cross_validated else {}
+        by_name = {
+            weight.name: honest_curves(known, validated.get(group.weight))
+            for weight, group, known in zip(weights, self._groups, curves, strict=True)
+        }
         workshop = Workshop(self._model, self._groups, spool, self._directory, self._observed)
         judge = plan_judge(workshop) if sensitivities else None
         config = Config(budget=KeepParams(share) if cost == "parameters" else KeepMacs(share), objective="size")
@@ -159,9 +168,9 @@ class Workbench:
             for group, damage in zip(self._groups, damages, strict=True)
         )
 
-    def _second_moments(self) -> dict[WeightRef, Array]:
+    def _seen(self) -> dict[WeightRef, Moment | str]:
         if self._moments is None:
-            found = weight_moments(
+            self._moments = weight_moments(
                 self._model.skeleton,
                 self._groups,
                 self._observed.run,
@@ -170,11 +179,35 @@ class Workbench:
                 directory=self._scratch("moments"),
                 progress=SILENT,
             )
-            self._moments = {weight: shrunk_second_moment(m) for weight, m in found.items() if isinstance(m, Moment)}
         return self._moments
 
+    def _validate(self) -> dict[WeightRef, Validated]:
+        if self._validated is None:
+            self._validated = validate_moments(
+                self._model,
+                self._groups,
+                self._seen(),
+                self._observed.run,
+                self._observed.session.inputs,
+                self._observed.calibration,
+                seed=self._seed,
+                directory=self._scratch("parts"),
+                progress=SILENT,
+            )
+        return self._validated
+
+    def _second_moments(self, cross_validated: bool) -> Mapping[WeightRef, Array]:
+        shares = {weight: found.share for weight, found in self._validate().items()} if cross_validated else {}
+        return ShrunkMoments({w: m for w, m in self._seen().items() if isinstance(m, Moment)}, shares)
+
     def _factorized(self, variant: Variant) -> tuple[FactorSpool, tuple[Curves, ...]]:
-        key = (variant.method, variant.power_iterations, variant.oversampling, variant.whiten)
+        key = (
+            variant.method,
+            variant.power_iterations,
+            variant.oversampling,
+            variant.whiten,
+            variant.cross_validated,
+        )
         if key not in self._factors:
             options = FactorizeOptions(
                 method=variant.method,
@@ -185,7 +218,7 @@ class Workbench:
             )
             spool = FactorSpool(self._scratch(f"factors-{len(self._factors)}"))
             ranks = [ranks_to_factor(weight, KeepParams(0.5), None) for weight in self._weights({})]
-            moments = self._second_moments() if variant.whiten else {}
+            moments = self._second_moments(variant.cross_validated) if variant.whiten else {}
             curves = spool_factors(self._model, self._groups, ranks, spool, options, moments, SILENT)
             self._factors[key] = (spool, curves)
         return self._factors[key]

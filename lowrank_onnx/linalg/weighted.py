@@ -25,6 +25,9 @@ FLOOR = 1e-8
 ASYMMETRY = 1e-3
 """Largest entry of C - C', relative to the largest of C, that is taken for rounding."""
 
+SYMMETRIZED_TILE = 128
+"""Order of the tiles in which a second moment is compared with its transpose."""
+
 NEGATIVE_SHARE = 1e-3
 """Largest negative eigenvalue, relative to the largest, that is taken for rounding of an accumulation in float32."""
 
@@ -42,18 +45,34 @@ def checked_second_moment(second_moment: Array, in_features: int) -> tuple[NDArr
             f"second moment of shape {second_moment.shape}: expected {(in_features, in_features)}, the in side squared"
         )
     C = second_moment.astype(np.float64)
-    largest = float(np.max(np.abs(C)))
+    largest = max(float(C.max()), -float(C.min()))
     if not np.isfinite(largest):
         raise FactorizationError(
             "second moment with NaN or infinite entries: expected finite; check the calibration feeds"
         )
     if float(np.trace(C)) <= 0.0:
         raise FactorizationError("second moment with a trace of 0: no input was ever non-zero; factorize without it")
-    C = C / largest
-    if float(np.max(np.abs(C - C.T))) > ASYMMETRY:
+    C /= largest
+    if _symmetrize(C) > ASYMMETRY:
         raise FactorizationError("second moment that is not symmetric: expected X'X of the inputs")
     scale = float(np.trace(C)) / in_features
-    return (C + C.T) / (2.0 * scale), scale * largest
+    C /= scale
+    return C, scale * largest
+
+
+def _symmetrize(C: NDArray[np.float64]) -> float:
+    """Replace C by the mean of C and C', in place and in tiles that fit the cache; the largest entry of C - C'."""
+    size, worst = C.shape[0], 0.0
+    for row in range(0, size, SYMMETRIZED_TILE):
+        for column in range(row, size, SYMMETRIZED_TILE):
+            upper = C[row : row + SYMMETRIZED_TILE, column : column + SYMMETRIZED_TILE]
+            lower = C[column : column + SYMMETRIZED_TILE, row : row + SYMMETRIZED_TILE].T
+            difference = float(np.max(np.abs(upper - lower)))
+            if difference > 0.0:
+                upper[...] = (upper + lower) / 2.0
+                lower[...] = upper
+                worst = max(worst, difference)
+    return worst
 
 
 def transposed_root(backend: Backend, C: NDArray[np.float64]) -> DeviceArray:
