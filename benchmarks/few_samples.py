@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--resume", action="store_true", help="keep the rows that are saved")
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     saved = options.out / "few_samples.json"
     rows = [Row(**row) for row in json.loads(saved.read_text())["rows"]] if options.resume and saved.exists() else []
     for name in options.models:

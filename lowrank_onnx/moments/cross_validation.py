@@ -31,6 +31,10 @@ LARGEST_SIDE = 2048
 """Weights whose smaller side is larger are not validated: each pull is an eigenproblem of that size for each part."""
 
 
+_ALL_LOST = (1.0, 1.0)
+"""Where nothing is kept, any samples agree."""
+
+
 @dataclass(frozen=True, slots=True)
 class Validated:
     """What held-out samples say of one weight.
@@ -49,13 +53,14 @@ class Validated:
         """The tail energy to expect on other samples where the moment predicts `tail`; it never falls as that grows."""
         if tail <= 0.0 or not self.tails:
             return max(tail, 0.0)
-        position = bisect_left(self.tails, (tail, -math.inf))
+        points = (*self.tails, _ALL_LOST)
+        position = bisect_left(points, (tail, -math.inf))
         if position == 0:
-            known, found = self.tails[0]
+            known, found = points[0]
             return found * (tail / known)
-        if position == len(self.tails):
-            return self.tails[-1][1] * (tail / self.tails[-1][0])
-        (low, below), (high, above) = self.tails[position - 1], self.tails[position]
+        if position == len(points):
+            return 1.0
+        (low, below), (high, above) = points[position - 1], points[position]
         part = (math.log(tail) - math.log(low)) / (math.log(high) - math.log(low))
         return math.exp(math.log(below) + part * (math.log(above) - math.log(below)))
 
@@ -95,7 +100,7 @@ def validate_shrinkage(
     _, share, missed = best
     predicted = _predicted(problems, share)[chosen]
     rising = np.maximum.accumulate(np.stack((predicted, missed))[:, ::-1], axis=1)
-    points = {float(known): float(found) for known, found in rising.T if known > _SMALLEST}
+    points = {float(known): min(float(found), 1.0) for known, found in rising.T if _SMALLEST < known < 1.0}
     return Validated(share, tuple(points.items()))
 
 
