@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -16,39 +13,22 @@ from typing import Literal
 import onnx
 
 from lowrank_onnx import __version__
-from lowrank_onnx.calibration import NO_LESSON, Lesson, exclusions
+from lowrank_onnx.calibration import NO_LESSON, Lesson
 from lowrank_onnx.candidate_model import CandidateModel
-from lowrank_onnx.candidates import PlannedWeight, tail_energy
+from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Config
 from lowrank_onnx.evaluate import Feeds
-from lowrank_onnx.forms import Form
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.outcome import allowed_error, find_reached
+from lowrank_onnx.override_sites import Asked
 from lowrank_onnx.results import CompressionResult, PlanTrial, Refinement, SearchStep, SiteResult, Totals
 from lowrank_onnx.rollback import PUT_BACK
-from lowrank_onnx.types import Site, SiteChoice, Skipped, Tails, Verdict, WeightRef
+from lowrank_onnx.site_rows import site_results
+from lowrank_onnx.stage_clock import StageClock
+from lowrank_onnx.types import SiteChoice, Skipped, Verdict, WeightRef
 from lowrank_onnx.unreached import unchanged_message
 from lowrank_onnx.weights import SharedWeight, count_parameters, decoding_notes, written_before
-
-CURVE_POINTS = 32
-"""Ranks at which the report states the error of a weight."""
-
-
-class StageClock:
-    """Adds up the wall time of named stages."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count the time spent inside towards `name`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +43,7 @@ class Bookkeeping:
     positions: Mapping[str, int]
     feeds: Feeds | None
     weights: tuple[PlannedWeight, ...]
+    asked: Mapping[WeightRef, Asked]
     choices: tuple[Choice, ...]
     search: tuple[SearchStep, ...]
     calibration_feeds: int
@@ -121,7 +102,14 @@ class Bookkeeping:
         verdict: Verdict | None = None,
     ) -> CompressionResult:
         rows = site_results(
-            self.groups, self.choices, written, self.positions, self.lessons, allowed_error(self.config)
+            self.groups,
+            self.weights,
+            self.choices,
+            written,
+            self.positions,
+            self.lessons,
+            self.asked,
+            allowed_error(self.config),
         )
         before = totals(self.model.skeleton, self.model.file_bytes, self.groups, None, self.positions)
         after = None if model is None else totals(model.skeleton, file_bytes, self.groups, rows, self.positions)
@@ -157,94 +145,6 @@ class Bookkeeping:
         return verdict.latency.original.median_ms / 1000 * self.calibration_feeds
 
 
-def site_results(
-    groups: Sequence[SharedWeight],
-    choices: Sequence[Choice],
-    written: Sequence[SiteChoice],
-    positions: Mapping[str, int],
-    lessons: Mapping[WeightRef, Lesson],
-    max_error: float | None = None,
-) -> dict[str, SiteResult]:
-    """The report's rows by site name, in the order of the groups; `max_error` is what the outputs' error may be."""
-    excluded = exclusions(groups, lessons, max_error)
-    done = {choice.site.name: choice for choice in written}
-    return {
-        site.name: _site_result(
-            site,
-            choice,
-            done.get(site.name),
-            positions.get(site.name),
-            lessons.get(site.weight, NO_LESSON),
-            excluded.get(site.weight, ""),
-        )
-        for group, choice in zip(groups, choices, strict=True)
-        for site in group.sites
-    }
-
-
-def _site_result(
-    site: Site, choice: Choice, written: SiteChoice | None, positions: int | None, lesson: Lesson, exclude: str
-) -> SiteResult:
-    """One row of the report; `written` is None where the site stays dense."""
-    candidate = choice.candidate
-    before = site.shape.parameters
-    after = candidate.parameters if written else before
-    macs_after = None
-    if positions is not None:
-        macs_after = written.form.macs(site.shape, written.rank, positions) if written else positions * before
-    return SiteResult(
-        name=site.name,
-        op_type=site.op_type,
-        weight=site.weight.name,
-        dtype=site.weight.dtype,
-        groups=site.shape.groups,
-        in_features=site.shape.in_features,
-        out_features=site.shape.out_features,
-        form=candidate.form,
-        rank=candidate.rank,
-        reason=choice.reason,
-        parameters_before=before,
-        parameters_after=after,
-        macs_before=None if positions is None else positions * before,
-        macs_after=macs_after,
-        relative_error=written.relative_error if written else None,
-        spectral_error=written.spectral_error if written else None,
-        solver=written.solver if written else "",
-        input_error=_input_error(lesson, written),
-        importance=lesson.importance,
-        predicted_error=math.sqrt(candidate.error) if written and lesson.importance is not None else None,
-        probes=_probes(lesson),
-        exclude=exclude,
-        error_curve=_error_curve(lesson, site.forms[0] if written is None else written.form),
-        note=lesson.note,
-    )
-
-
-def _probes(lesson: Lesson) -> tuple[tuple[int, float], ...]:
-    if lesson.sensitivity is None:
-        return ()
-    pairs = zip(lesson.sensitivity.ranks, lesson.sensitivity.output_errors, strict=True)
-    return tuple((rank, math.sqrt(error)) for rank, error in pairs)
-
-
-def _error_curve(lesson: Lesson, form: Form) -> tuple[tuple[int, float], ...]:
-    """The error of a form's factorization at evenly spaced ranks, from 0 (all is lost) to the largest there is."""
-    curve = lesson.curves.get(form.family)
-    if curve is None:
-        return ()
-    if isinstance(curve, Tails):
-        return tuple((rank, math.sqrt(error)) for rank, error in zip(curve.ranks, curve.errors, strict=True))
-    largest = curve.values.shape[-1]
-    ranks = sorted({round(largest * step / CURVE_POINTS) for step in range(CURVE_POINTS + 1)})
-    return tuple((rank, math.sqrt(tail_energy(curve, rank))) for rank in ranks)
-
-
-def _input_error(lesson: Lesson, written: SiteChoice | None) -> float | None:
-    if written is None or not lesson.curves or not lesson.whitened:
-        return None
-    return math.sqrt(tail_energy(lesson.curves[written.form.family], written.rank))
-
-
 def totals(
     skeleton: onnx.ModelProto,
     file_bytes: int,
@@ -264,7 +164,7 @@ def totals(
             if at is None:
                 known = False
                 continue
-            macs += at * site.shape.parameters if after is None else after
+            macs += site.forms[0].dense_macs(site.shape, at) if after is None else after
     return Totals(
         parameters=count_parameters(skeleton),
         site_parameters=parameters,

@@ -35,9 +35,10 @@ def build_candidate(
     spool: FactorSpool,
     *,
     measure: bool,
+    expansion: passes.Expansion | None = None,
     progress: Progress = SILENT,
 ) -> CandidateModel:
-    """Rewrite `model` with one choice per weight.
+    """Rewrite `model`, whose calls are written out, with one choice per weight; calls that nothing changed fold back.
 
     With `measure`, the errors of the factors are measured as they will be stored, one weight in memory at a time; else
     (attempts of a search) they are left at zero, and nothing of them is shown.
@@ -65,7 +66,8 @@ def build_candidate(
         return spool.tensor(new, forms[new.weight], bias)
 
     made = {tensor.key: partial(values_of, tensor) for tensor in rewrite.new_tensors}
-    return CandidateModel(model.with_rewrite(rewrite.skeleton, made), tuple(written))
+    folded = rewrite.skeleton if expansion is None else passes.fold_calls(rewrite.skeleton, expansion)
+    return CandidateModel(model.with_rewrite(folded, made), tuple(written))
 
 
 def _all_refs(groups: Sequence[SharedWeight]) -> Iterator[WeightRef]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -20,7 +21,7 @@ from lowrank_onnx.candidates import natural_rank_multiple
 from lowrank_onnx.chain_factors import ChainWeight, LeadingBases, chain_errors
 from lowrank_onnx.config import Device, Method
 from lowrank_onnx.errors import FactorizationError
-from lowrank_onnx.forms import MATRIX, PAIR, SHARED, ConvChain, ConvTucker
+from lowrank_onnx.forms import EMBEDDING, LOOKUP, MATRIX, PAIR, SHARED, ConvChain, ConvTucker, Form
 from lowrank_onnx.linalg.measure import measure_approximation
 from lowrank_onnx.linalg.precision import accumulation_dtype
 from lowrank_onnx.model_io import Model
@@ -76,8 +77,9 @@ def factorize(
     to_matrices : from the stored layout to (groups, in, out).
     rank : r, at most min(in, out).
     options : method and its parameters.
-    second_moment : (groups, in, in) of the weight's inputs. With it the factors minimise the error of ``x @ W`` over
-        such inputs, and the spectrum and its tails are in that norm; without it, that of W itself.
+    second_moment : (groups, in, in) of the weight's inputs, or its diagonal (groups, in). With it the factors minimise
+        the error of ``x @ W`` over such inputs, and the spectrum and its tails are in that norm; without it, that of W
+        itself.
 
     Raises
     ------
@@ -238,6 +240,7 @@ def _output_energy(matrix: Array, second_moment: Array | None) -> float:
 
 
 def _spool_matrix(
+    form: Form,
     group: SharedWeight,
     stored: Array,
     rank: int,
@@ -248,7 +251,7 @@ def _spool_matrix(
 ) -> ErrorCurve:
     arrangement = group.sites[0].to_matrices
     factors, spectrum = _remembered(cache, stored, group.weight, arrangement, rank, options, second_moment)
-    spool.put_nested(group.weight, MATRIX, PAIR, factors)
+    spool.put_nested(group.weight, form.family, form, factors)
     return spectrum
 
 
@@ -281,5 +284,7 @@ def _chain_ranks(shape: MatrixShape, form: ConvChain, largest: int) -> tuple[int
     return tuple(dict.fromkeys((*range(step, largest + 1, step), largest)))
 
 
-FAMILIES: Mapping[str, Callable[..., ErrorCurve]] = MappingProxyType({MATRIX: _spool_matrix})
+FAMILIES: Mapping[str, Callable[..., ErrorCurve]] = MappingProxyType(
+    {MATRIX: partial(_spool_matrix, PAIR), LOOKUP: partial(_spool_matrix, EMBEDDING)}
+)
 """For each family of forms whose factors are spooled: factorize a weight, and give its error by rank."""

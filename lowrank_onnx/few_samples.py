@@ -56,7 +56,7 @@ def validate_moments(
     for group in groups if by_part else ():
         whole, parts = moments[group.weight], [known[group.weight] for known in by_part]
         seen = [part for part in parts if isinstance(part, Moment)]
-        if not isinstance(whole, Moment) or len(seen) < len(parts):
+        if not isinstance(whole, Moment) or whole.diagonal or len(seen) < len(parts):
             continue
         least = min(shrinkage(matrix, whole.rows) for matrix in whole.second_moment)
         matrices = rearrange(weights.read(group.weight), group.sites[0].to_matrices)

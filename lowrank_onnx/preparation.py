@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from lowrank_onnx import passes
 from lowrank_onnx.cache import Cache
@@ -19,6 +20,8 @@ from lowrank_onnx.model_io import Model, ModelSource, load_model
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.cross_validation import Validated
 from lowrank_onnx.observed import FeedSource, Observed, observe
+from lowrank_onnx.override_sites import Asked, override_sites
+from lowrank_onnx.passes import Expansion
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.spool import FactorSpool
@@ -29,12 +32,26 @@ from lowrank_onnx.weights import SharedWeight, group_by_weight, room_for_factors
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is known of the model before any number is computed; `source` is the path as given, or a graph's name."""
+    """What is known of the model before any number is computed.
+
+    Attributes
+    ----------
+    source : the path as given, or a graph's name.
+    original : as it was loaded.
+    expansion : its calls of model-local functions, written out where these hold weights.
+    model : the original with its calls written out, to which sites and groups belong.
+    asked : what the user's overrides ask of weights.
+    notes : on overrides without effect.
+    """
 
     source: str
+    original: Model
+    expansion: Expansion
     model: Model
     groups: tuple[SharedWeight, ...]
     skipped: tuple[Skipped, ...]
+    asked: Mapping[WeightRef, Asked] = field(default_factory=lambda: MappingProxyType({}))
+    notes: tuple[str, ...] = ()
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -61,19 +78,38 @@ def factorize_options(config: Config) -> FactorizeOptions:
 def prepare(model: ModelSource, config: Config, base_directory: Path | None) -> Prepared:
     """Load a model and find the sites that the options select."""
     loaded = load_model(model, base_dir=base_directory)
-    sites, skipped = passes.find_sites(loaded.skeleton, op_types=config.op_types)
+    expansion = passes.expand_calls(loaded.skeleton)
+    expanded = loaded.with_rewrite(expansion.skeleton, {})
+    sites, skipped = passes.find_sites(
+        expansion.skeleton,
+        op_types=config.op_types,
+        fix_overridable=config.fix_overridable,
+        kept=expansion.kept,
+    )
     sites, filtered = passes.select_sites(sites, include=config.include, exclude=config.exclude)
     sites, formless = passes.offer_forms(sites, config.forms)
-    WeightReader(loaded, (site.weight for site in sites)).check_sizes()
+    left_alone = (*skipped, *filtered, *formless)
+    overridden = override_sites(sites, left_alone, config.overrides)
+    WeightReader(expanded, (site.weight for site in overridden.sites)).check_sizes()
     source = os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name
-    return Prepared(source, loaded, group_by_weight(sites), (*skipped, *filtered, *formless))
+    groups = group_by_weight(overridden.sites)
+    return Prepared(
+        source,
+        loaded,
+        expansion,
+        expanded,
+        groups,
+        (*left_alone, *overridden.skipped),
+        overridden.asked,
+        overridden.notes,
+    )
 
 
 def observe_if_needed(prepared: Prepared, config: Config, feeds: FeedSource | None) -> Observed | None:
     """Run the original, unless nothing that was asked for needs it."""
     if not config.validate and not isinstance(config.budget, KeepMacs) and feeds is None:
         return None
-    return observe(prepared.model, prepared.sites, feeds, provider=config.provider, seed=config.seed)
+    return observe(prepared.model, prepared.sites, feeds, provider=config.runs_on, seed=config.seed)
 
 
 def input_moments(
@@ -131,8 +167,18 @@ def measured_sensitivities(
     if observed is None or observed.feeds.synthetic or not isinstance(config.budget, PlannedBudget):
         return {}
     feeds, level = observed.calibration, config.preset.sensitivity
+    reader = WeightReader(prepared.model, (group.weight for group in prepared.groups))
     return weight_sensitivities(
-        prepared.model.skeleton, prepared.groups, curves, spool, observed.run, feeds, level, progress, cache
+        prepared.model.skeleton,
+        prepared.groups,
+        curves,
+        spool,
+        observed.run,
+        feeds,
+        level,
+        progress,
+        cache,
+        reader.read,
     )
 
 
@@ -147,6 +193,7 @@ def planned_weights(
     """The weights as the planner sees them, with the damage that was measured where it was."""
     positions = observed.positions if observed else {}
     damages = predicted_damage(prepared.groups, sensitivities)
+    overrides = [asked.override if (asked := prepared.asked.get(g.weight)) else None for g in prepared.groups]
     return tuple(
         PlannedWeight(
             name=f"{group.weight.scope!r} {group.weight.name}",
@@ -156,6 +203,8 @@ def planned_weights(
             damage=damage,
             itemsize=group.weight.itemsize,
             room=room_for_factors(group.weight),
+            rank=None if override is None else override.rank,
+            emphasis=1.0 if override is None else override.sensitivity or 1.0,
         )
-        for group, damage in zip(prepared.groups, damages, strict=True)
+        for group, damage, override in zip(prepared.groups, damages, overrides, strict=True)
     )

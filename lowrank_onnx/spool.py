@@ -130,6 +130,8 @@ class FactorSpool:
             return made
         if self._make is not None and (weight, form.family) not in self._nested:
             self.put(weight, form, rank, *self._make(weight, form, rank))
+            # Who asked may hold on to them when better ones are put in their place.
+            self._borrowed |= {(weight, form.name, rank)}
             return self._made[weight, form.name, rank]
         nested = self._nested[weight, form.family]
         if not 1 <= rank <= nested.rank or form.part_names != nested.form.part_names:

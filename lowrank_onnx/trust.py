@@ -107,6 +107,18 @@ def with_trust(weights: Sequence[PlannedWeight], trust: float) -> tuple[PlannedW
     return tuple(replace(weight, damage=partial(_blended, weight.damage, trust)) for weight in weights)
 
 
+def emphasised(weights: Sequence[PlannedWeight]) -> tuple[PlannedWeight, ...]:
+    """The weights with damage that counts as many times as the user said."""
+    return tuple(
+        weight if weight.emphasis == 1.0 else replace(weight, damage=partial(_times, weight.damage, weight.emphasis))
+        for weight in weights
+    )
+
+
+def _times(damage: Callable[[float], float], factor: float, tail: float) -> float:
+    return factor * damage(tail)
+
+
 def _blended(damage: Callable[[float], float], trust: float, tail: float) -> float:
     measured = damage(tail)
     if tail == 0.0 or math.isinf(measured):

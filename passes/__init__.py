@@ -1,19 +1,32 @@
 """The compiler pass: finds nodes whose weight can be factorized and rewrites them. Graph knowledge only, no numerics.
 
 `find_sites` walks a model's skeleton (the proto without weight bytes) and gives `Site`s and `Skipped` nodes;
-`select_sites` narrows them by globs, `offer_forms` what they may be written in; `rewrite` puts smaller nodes where the
-chosen sites were and leaves all else byte for byte. One module per operator holds its legality and its nodes together
-(`RULES`).
+`expand_calls` writes the calls of model-local functions out before, and `fold_calls` puts back those in which nothing
+was replaced; `select_sites` narrows them by globs, `offer_forms` what they may be written in; `rewrite` puts smaller
+nodes where the chosen sites were and leaves all else byte for byte. One module per operator holds its legality and its
+nodes together (`RULES`).
 """
 
 if __name__ == "passes":
     raise ImportError("this folder is the package lowrank_onnx.passes: write 'from lowrank_onnx import passes'")
 
 from lowrank_onnx.passes.find_sites import find_sites
+from lowrank_onnx.passes.functions import Expansion, expand_calls, fold_calls
 from lowrank_onnx.passes.rewrite import Rewrite, rewrite
 from lowrank_onnx.passes.rule import Rule
 from lowrank_onnx.passes.rules import RULES
 from lowrank_onnx.passes.select_sites import select_sites
 from lowrank_onnx.passes.shared import offer_forms
 
-__all__ = ["RULES", "Rewrite", "Rule", "find_sites", "offer_forms", "rewrite", "select_sites"]
+__all__ = [
+    "RULES",
+    "Expansion",
+    "Rewrite",
+    "Rule",
+    "expand_calls",
+    "find_sites",
+    "fold_calls",
+    "offer_forms",
+    "rewrite",
+    "select_sites",
+]

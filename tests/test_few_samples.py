@@ -66,7 +66,7 @@ def test_honest_curves_have_the_tails_of_held_out_samples() -> None:
     for rank in range(1, 16):
         expected = found.honest(tail_energy(spectrum, rank))
         assert tail_energy(curves[MATRIX], rank) == pytest.approx(expected, rel=1e-6, abs=1e-12)
-    assert curves["spatial"] == Tails((2, 4), (pytest.approx(0.2), pytest.approx(0.04)))
+    assert [tail_energy(curves["spatial"], rank) for rank in (2, 4)] == pytest.approx([0.2, 0.04])
     assert honest_curves({MATRIX: spectrum}, None) == {MATRIX: spectrum}
 
 

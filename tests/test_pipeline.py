@@ -25,8 +25,8 @@ from lowrank_onnx import (
     KeepParams,
     MaxError,
     UsageError,
+    attempt,
     judging,
-    pipeline,
 )
 from lowrank_onnx.types import LatencyComparison, Timing
 from tests.tiny_model import classifier, decaying
@@ -52,7 +52,7 @@ def fixed_latency(monkeypatch: pytest.MonkeyPatch, speedup: float) -> None:
     def measure(*args: object, **kwargs: object) -> LatencyComparison:
         return LatencyComparison(timing, timing, speedup, speedup * 0.98, speedup * 1.02, 0.95, 12)
 
-    for module in (judging, pipeline):
+    for module in (judging, attempt):
         monkeypatch.setattr(module, "measure_latency", measure)
 
 

@@ -111,6 +111,9 @@ def test_what_no_factorization_here_gives_is_made_once_when_it_is_asked_for(tmp_
         np.testing.assert_array_equal(stored.values("second"), parts["second"])
     assert spool.get(WEIGHT, PAIR, 3).solver == "svd"
     assert asked == [(WEIGHT, form, 3)]
+    held = spool.get(WEIGHT, form, 3)
+    spool.put(WEIGHT, form, 3, {part: 2 * values for part, values in parts.items()}, "better")
+    np.testing.assert_array_equal(held.values("second"), parts["second"])
 
 
 def test_drafts_see_what_the_spool_has_and_gets_and_keep_what_they_make_to_themselves(tmp_path: Path) -> None:

@@ -119,6 +119,13 @@ def solve_upper(R: NDArray[np.float64], B: NDArray[np.float64], transposed: bool
     return solved
 
 
+def eigenvalues(G: NDArray[Any]) -> NDArray[Any]:
+    """All eigenvalues of a symmetric G, descending."""
+    with single_thread(G.shape[0] <= SINGLE_THREAD_SIZE):
+        values: NDArray[Any] = scipy.linalg.eigvalsh(G, check_finite=False)
+    return values[::-1]
+
+
 def eigh_leading(G: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """The `count` largest eigenvalues of a symmetric G, descending, and their eigenvectors as columns.
 
