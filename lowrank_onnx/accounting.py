@@ -16,6 +16,7 @@ from typing import Literal
 import onnx
 
 from lowrank_onnx import __version__
+from lowrank_onnx.absorb import Absorbed
 from lowrank_onnx.calibration import NO_LESSON, Lesson, exclusions
 from lowrank_onnx.candidate_model import CandidateModel
 from lowrank_onnx.candidates import PlannedWeight, tail_energy
@@ -24,12 +25,13 @@ from lowrank_onnx.config import Config
 from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.forms import Form
 from lowrank_onnx.model_io import Model
+from lowrank_onnx.model_totals import NOTHING_SAVED, totals, without_absorbed
 from lowrank_onnx.outcome import allowed_error, find_reached
-from lowrank_onnx.results import CompressionResult, PlanTrial, Refinement, SearchStep, SiteResult, Totals
+from lowrank_onnx.results import CompressionResult, PlanTrial, Refinement, SearchStep, SiteResult
 from lowrank_onnx.rollback import PUT_BACK
 from lowrank_onnx.types import Site, SiteChoice, Skipped, Tails, Verdict, WeightRef
 from lowrank_onnx.unreached import unchanged_message
-from lowrank_onnx.weights import SharedWeight, count_parameters, decoding_notes, written_before
+from lowrank_onnx.weights import SharedWeight, decoding_notes, written_before
 
 CURVE_POINTS = 32
 """Ranks at which the report states the error of a weight."""
@@ -56,7 +58,9 @@ class Bookkeeping:
     """Everything that the report needs once the choices are made; its verbs close a run in one of three ways."""
 
     source: str
+    original: Model
     model: Model
+    absorbed: tuple[Absorbed, ...]
     groups: tuple[SharedWeight, ...]
     skipped: tuple[Skipped, ...]
     lessons: Mapping[WeightRef, Lesson]
@@ -80,14 +84,14 @@ class Bookkeeping:
             [self.lessons.get(group.weight, NO_LESSON).curves for group in self.groups],
             self.choices,
             self.search,
-            compressed_before=written_before(self.model.skeleton),
+            compressed_before=written_before(self.original.skeleton),
         )
-        return self._result("unchanged", message, ())
+        return self._result("unchanged", message)
 
     def rejected(self, candidate: CandidateModel, file_bytes: int, verdict: Verdict) -> CompressionResult:
         """The candidate did not hold; nothing is written."""
         message = "not written: " + "; ".join(verdict.failures) + self._put_back("had been put back")
-        return self._result("rejected", message, candidate.written, candidate.model, file_bytes, verdict)
+        return self._result("rejected", message, candidate, file_bytes, verdict)
 
     def written(
         self,
@@ -103,7 +107,7 @@ class Bookkeeping:
         if verdict is None:
             message += ", not validated"
         message += self._put_back("put back, since the model was not faster with all of them low-rank")
-        result = self._result("written", message, candidate.written, candidate.model, file_bytes, verdict)
+        result = self._result("written", message, candidate, file_bytes, verdict)
         return replace(result, output=None if output is None else str(output), model=model)
 
     def _put_back(self, outcome: str) -> str:
@@ -115,16 +119,21 @@ class Bookkeeping:
         self,
         status: Literal["written", "rejected", "unchanged"],
         message: str,
-        written: Sequence[SiteChoice],
-        model: Model | None = None,
+        candidate: CandidateModel | None = None,
         file_bytes: int = 0,
         verdict: Verdict | None = None,
     ) -> CompressionResult:
+        written = () if candidate is None else candidate.written
+        saved = {one.output: one.saved for one in self.absorbed}
         rows = site_results(
-            self.groups, self.choices, written, self.positions, self.lessons, allowed_error(self.config)
+            self.groups, self.choices, written, self.positions, self.lessons, allowed_error(self.config), saved
         )
-        before = totals(self.model.skeleton, self.model.file_bytes, self.groups, None, self.positions)
-        after = None if model is None else totals(model.skeleton, file_bytes, self.groups, rows, self.positions)
+        original = self.original
+        before = totals(original.skeleton, original.file_bytes, self.groups, None, self.positions, saved)
+        after = None
+        if candidate is not None:
+            after = totals(candidate.model.skeleton, file_bytes, self.groups, rows, self.positions)
+            after = without_absorbed(after, candidate.absorbed, self.groups, self.positions)
         sites = tuple(rows.values())
         return CompressionResult(
             status=status,
@@ -144,10 +153,14 @@ class Bookkeeping:
             versions=versions(),
             feeds="" if self.feeds is None else self.feeds.description,
             synthetic=self.feeds is not None and self.feeds.synthetic,
-            already_compressed=written_before(self.model.skeleton),
+            already_compressed=written_before(self.original.skeleton),
             trials=tuple(self.trials),
             refinement=self.refinement,
-            notes=(*self.notes, *decoding_notes(dict.fromkeys(choice.site.weight for choice in written))),
+            notes=(
+                *self.notes,
+                *(one.note for one in (*self.absorbed, *(candidate.absorbed if candidate else ()))),
+                *decoding_notes(dict.fromkeys(choice.site.weight for choice in written)),
+            ),
         )
 
     def _pass_seconds(self, verdict: Verdict | None) -> float | None:
@@ -164,8 +177,13 @@ def site_results(
     positions: Mapping[str, int],
     lessons: Mapping[WeightRef, Lesson],
     max_error: float | None = None,
+    saved: Mapping[str, int] = NOTHING_SAVED,
 ) -> dict[str, SiteResult]:
-    """The report's rows by site name, in the order of the groups; `max_error` is what the outputs' error may be."""
+    """The report's rows by site name, in the order of the groups.
+
+    `max_error` is what the outputs' error may be; `saved` is by the first output of a site that stands for several
+    nodes how many weights fewer it has than those.
+    """
     excluded = exclusions(groups, lessons, max_error)
     done = {choice.site.name: choice for choice in written}
     return {
@@ -176,6 +194,7 @@ def site_results(
             positions.get(site.name),
             lessons.get(site.weight, NO_LESSON),
             excluded.get(site.weight, ""),
+            saved.get(site.output, 0),
         )
         for group, choice in zip(groups, choices, strict=True)
         for site in group.sites
@@ -183,15 +202,22 @@ def site_results(
 
 
 def _site_result(
-    site: Site, choice: Choice, written: SiteChoice | None, positions: int | None, lesson: Lesson, exclude: str
+    site: Site,
+    choice: Choice,
+    written: SiteChoice | None,
+    positions: int | None,
+    lesson: Lesson,
+    exclude: str,
+    saved: int,
 ) -> SiteResult:
     """One row of the report; `written` is None where the site stays dense."""
     candidate = choice.candidate
-    before = site.shape.parameters
-    after = candidate.parameters if written else before
+    dense = site.shape.parameters
+    before = dense + saved
+    after = candidate.parameters if written else dense
     macs_after = None
     if positions is not None:
-        macs_after = written.form.macs(site.shape, written.rank, positions) if written else positions * before
+        macs_after = written.form.macs(site.shape, written.rank, positions) if written else positions * dense
     return SiteResult(
         name=site.name,
         op_type=site.op_type,
@@ -243,34 +269,6 @@ def _input_error(lesson: Lesson, written: SiteChoice | None) -> float | None:
     if written is None or not lesson.curves or not lesson.whitened:
         return None
     return math.sqrt(tail_energy(lesson.curves[written.form.family], written.rank))
-
-
-def totals(
-    skeleton: onnx.ModelProto,
-    file_bytes: int,
-    groups: Sequence[SharedWeight],
-    rows: Mapping[str, SiteResult] | None,
-    positions: Mapping[str, int],
-) -> Totals:
-    """Figures of a model: the original's where `rows` is None, else those after the choices in `rows` (by site)."""
-    parameters = macs = 0
-    known = True
-    for group in groups:
-        first = group.sites[0]
-        parameters += rows[first.name].parameters_after if rows else group.shape.parameters
-        for site in group.sites:
-            at = positions.get(site.name)
-            after = rows[site.name].macs_after if rows else None
-            if at is None:
-                known = False
-                continue
-            macs += at * site.shape.parameters if after is None else after
-    return Totals(
-        parameters=count_parameters(skeleton),
-        site_parameters=parameters,
-        macs=macs if known else None,
-        file_bytes=file_bytes,
-    )
 
 
 def versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ from functools import partial
 import onnx
 
 from lowrank_onnx import __version__, passes
+from lowrank_onnx.absorb import Absorbed, absorb_products
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.factorize import measure_errors
 from lowrank_onnx.forms import Form
@@ -22,10 +23,11 @@ from lowrank_onnx.weights import SharedWeight
 
 @dataclass(frozen=True, slots=True)
 class CandidateModel:
-    """A rewritten model, and what was written at each site."""
+    """A rewritten model, what was written at each site, and the factors that were multiplied into their neighbours."""
 
     model: Model
     written: tuple[SiteChoice, ...]
+    absorbed: tuple[Absorbed, ...]
 
 
 def build_candidate(
@@ -65,7 +67,11 @@ def build_candidate(
         return spool.tensor(new, forms[new.weight], bias)
 
     made = {tensor.key: partial(values_of, tensor) for tensor in rewrite.new_tensors}
-    return CandidateModel(model.with_rewrite(rewrite.skeleton, made), tuple(written))
+    sites = [site for group in groups for site in group.sites]
+    absorption = absorb_products(
+        model.with_rewrite(rewrite.skeleton, made), passes.linear_outputs(rewrite.skeleton, sites)
+    )
+    return CandidateModel(absorption.model, tuple(written), absorption.absorbed)
 
 
 def _all_refs(groups: Sequence[SharedWeight]) -> Iterator[WeightRef]:

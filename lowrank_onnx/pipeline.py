@@ -15,7 +15,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lowrank_onnx.accounting import Bookkeeping, StageClock, totals
+from lowrank_onnx.absorb import credited
+from lowrank_onnx.accounting import Bookkeeping, StageClock
 from lowrank_onnx.attempt import Workshop, drop_of, error_of, plan_judge, race
 from lowrank_onnx.cache import open_cache
 from lowrank_onnx.cache.facts import environment_facts, model_facts
@@ -38,6 +39,7 @@ from lowrank_onnx.model_io import (
     scratch_directory,
     stage_model,
 )
+from lowrank_onnx.model_totals import totals
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
 from lowrank_onnx.observed import FeedSource, find_feeds, observe, open_model
@@ -105,7 +107,7 @@ def compress(
     ModelError, FactorizationError
         The model can't be read, run or factorized.
     """
-    clock = StageClock()
+    asked, clock = config, StageClock()
     kept = open_cache(None if cache is None else Path(cache), partial(environment_facts, config.device))
     with ExitStack() as stack:
         with clock.stage("load"):
@@ -117,6 +119,8 @@ def compress(
         directory = stack.enter_context(scratch_directory(target))
         with clock.stage("observe"):
             observed = observe_if_needed(prepared, config, feeds)
+            positions = observed.positions if observed else {}
+            config = replace(config, budget=credited(asked.budget, prepared.groups, prepared.saved, positions))
             unmeasured = planned_weights(prepared, observed, {})
             check_feasible(unmeasured, config)
             metric = None if observed is None else metric_judge(observed.session, config, models_searched(config))
@@ -152,22 +156,24 @@ def compress(
         choices, search = settled(config)
         book = Bookkeeping(
             source=prepared.source,
+            original=prepared.original,
             model=prepared.model,
+            absorbed=prepared.absorbed,
             groups=prepared.groups,
             skipped=prepared.skipped,
             lessons=lessons(prepared.groups, curves, moments, sensitivities),
-            positions=observed.positions if observed else {},
+            positions=positions,
             feeds=observed.feeds if observed else None,
             weights=timed_weights() if planned else weights,
             choices=choices,
             search=search,
             calibration_feeds=len(observed.calibration) if observed else 0,
-            config=config,
+            config=asked,
             clock=clock,
             notes=kept.notes,
             trials=() if judge_of_plans is None else judge_of_plans.trials,
         )
-        if all(choice.candidate.rank is None for choice in choices):
+        if all(choice.candidate.rank is None for choice in choices) and not prepared.absorbed:
             return book.unchanged()
         reviser = Reviser(config, timed_weights, lambda speedup, start: settled(replace(config, budget=speedup), start))
         return _finish(book, workshop, reviser, target, force=force, progress=progress)
@@ -182,7 +188,7 @@ def _finish(
     rounds = 0
     while True:
         spool = workshop.spool
-        if refines(config, workshop.observed):
+        if refines(config, workshop.observed) and any(choice.candidate.rank is not None for choice in book.choices):
             with clock.stage("refine"):
                 refined = refine_factors(workshop, book.choices, factorize_options(config), progress=progress)
             spool, book = refined.spool, replace(book, refinement=refined.report)
@@ -287,7 +293,7 @@ def inspect(
     InspectResult
         MACs are of one run on one feed; where the model could not be run, they are None and a note says why.
     """
-    prepared = prepare(model, config, base_directory)
+    prepared = prepare(model, config, base_directory, absorb=False)
     positions: Mapping[str, int] = {}
     notes: list[str] = []
     try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lowrank_onnx import passes
+from lowrank_onnx.absorb import Absorbed, absorb_products
 from lowrank_onnx.cache import Cache
 from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_sensitivities
 from lowrank_onnx.candidates import PlannedWeight
@@ -27,12 +28,22 @@ from lowrank_onnx.weights import SharedWeight, group_by_weight, room_for_factors
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is known of the model before any number is computed; `source` is the path as given, or a graph's name."""
+    """What is known of the model before anything is factorized; `source` is the path as given, or a graph's name.
+
+    `model` is `original` but for the linear nodes that were multiplied into each other: `absorbed`.
+    """
 
     source: str
+    original: Model
     model: Model
+    absorbed: tuple[Absorbed, ...]
     groups: tuple[SharedWeight, ...]
     skipped: tuple[Skipped, ...]
+
+    @property
+    def saved(self) -> dict[str, int]:
+        """How many weights each product saves, by its node's first output."""
+        return {one.output: one.saved for one in self.absorbed}
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -56,22 +67,30 @@ def factorize_options(config: Config) -> FactorizeOptions:
     )
 
 
-def prepare(model: ModelSource, config: Config, base_directory: Path | None) -> Prepared:
-    """Load a model and find the sites that the options select."""
+def prepare(model: ModelSource, config: Config, base_directory: Path | None, *, absorb: bool = True) -> Prepared:
+    """Load a model and find the sites that the options select; `absorb` those that a smaller product can stand for."""
     loaded = load_model(model, base_dir=base_directory)
     sites, skipped = passes.find_sites(loaded.skeleton, op_types=config.op_types)
     sites, filtered = passes.select_sites(sites, include=config.include, exclude=config.exclude)
-    sites, formless = passes.offer_forms(sites, config.forms)
     WeightReader(loaded, (site.weight for site in sites)).check_sizes()
+    selected = {site.output for site in sites}
+    absorption = absorb_products(loaded, selected if absorb else ())
+    if absorption.absorbed:
+        found, _ = passes.find_sites(absorption.model.skeleton, op_types=config.op_types)
+        sites = tuple(site for site in found if site.output in selected)
+    sites, formless = passes.offer_forms(sites, config.forms)
     source = os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name
-    return Prepared(source, loaded, group_by_weight(sites), (*skipped, *filtered, *formless))
+    groups = group_by_weight(sites)
+    return Prepared(source, loaded, absorption.model, absorption.absorbed, groups, (*skipped, *filtered, *formless))
 
 
 def observe_if_needed(prepared: Prepared, config: Config, feeds: FeedSource | None) -> Observed | None:
     """Run the original, unless nothing that was asked for needs it."""
     if not config.validate and not isinstance(config.budget, KeepMacs) and feeds is None:
         return None
-    return observe(prepared.model, prepared.sites, feeds, provider=config.provider, seed=config.seed)
+    return observe(
+        prepared.model, prepared.sites, feeds, provider=config.provider, seed=config.seed, original=prepared.original
+    )
 
 
 def input_moments(

@@ -2,7 +2,8 @@
 
 `find_sites` walks a model's skeleton (the proto without weight bytes) and gives `Site`s and `Skipped` nodes;
 `select_sites` narrows them by globs, `offer_forms` what they may be written in; `rewrite` puts smaller nodes where the
-chosen sites were and leaves all else byte for byte. One module per operator holds its legality and its nodes together
+chosen sites were and leaves all else byte for byte. `find_products` finds linear nodes that meet with nothing in
+between, `write_products` writes them as one. One module per operator holds its legality and its nodes together
 (`RULES`).
 """
 
@@ -10,10 +11,27 @@ if __name__ == "passes":
     raise ImportError("this folder is the package lowrank_onnx.passes: write 'from lowrank_onnx import passes'")
 
 from lowrank_onnx.passes.find_sites import find_sites
+from lowrank_onnx.passes.products import Apart, Product, find_products, linear_outputs
 from lowrank_onnx.passes.rewrite import Rewrite, rewrite
 from lowrank_onnx.passes.rule import Rule
 from lowrank_onnx.passes.rules import RULES
 from lowrank_onnx.passes.select_sites import select_sites
 from lowrank_onnx.passes.shared import offer_forms
+from lowrank_onnx.passes.write_products import ProductTensor, product_tensors, write_products
 
-__all__ = ["RULES", "Rewrite", "Rule", "find_sites", "offer_forms", "rewrite", "select_sites"]
+__all__ = [
+    "RULES",
+    "Apart",
+    "Product",
+    "ProductTensor",
+    "Rewrite",
+    "Rule",
+    "find_products",
+    "find_sites",
+    "linear_outputs",
+    "offer_forms",
+    "product_tensors",
+    "rewrite",
+    "select_sites",
+    "write_products",
+]
