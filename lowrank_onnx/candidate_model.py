@@ -15,6 +15,7 @@ from lowrank_onnx.factorize import measure_errors
 from lowrank_onnx.forms import Form
 from lowrank_onnx.model_io import Model, new_tensor_proto
 from lowrank_onnx.progress import SILENT, Progress
+from lowrank_onnx.reorder import reorder_neighbours
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import Array, NewTensor, SiteChoice, WeightRef
 from lowrank_onnx.weight_reader import WeightReader
@@ -67,10 +68,9 @@ def build_candidate(
         return spool.tensor(new, forms[new.weight], bias)
 
     made = {tensor.key: partial(values_of, tensor) for tensor in rewrite.new_tensors}
+    rewritten = reorder_neighbours(model.with_rewrite(rewrite.skeleton, made), written)
     sites = [site for group in groups for site in group.sites]
-    absorption = absorb_products(
-        model.with_rewrite(rewrite.skeleton, made), passes.linear_outputs(rewrite.skeleton, sites)
-    )
+    absorption = absorb_products(rewritten, passes.linear_outputs(rewritten.skeleton, sites))
     return CandidateModel(absorption.model, tuple(written), absorption.absorbed)
 
 

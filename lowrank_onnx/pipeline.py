@@ -56,6 +56,7 @@ from lowrank_onnx.preparation import (
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.realise import Realiser
 from lowrank_onnx.refine import refine_factors
+from lowrank_onnx.reorder import OutputOrders
 from lowrank_onnx.results import CompressionResult, InspectResult
 from lowrank_onnx.revision import MAX_ROUNDS, Reviser
 from lowrank_onnx.settle import Settled, check_feasible, models_searched, settle
@@ -137,7 +138,8 @@ def compress(
         weights = planned_weights(prepared, observed, sensitivities)
         by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
         refs = {weight.name: group.weight for weight, group in zip(weights, prepared.groups, strict=True)}
-        realiser = Realiser(spool, refs, by_name, whitening, config.seed)
+        orders = OutputOrders(prepared.model.skeleton, prepared.groups)
+        realiser = Realiser(spool, refs, by_name, whitening, config.seed, orders.may_change)
         workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric)
         judge_of_plans = plan_judge(workshop) if sensitivities else None
 

@@ -3,7 +3,8 @@
 `find_sites` walks a model's skeleton (the proto without weight bytes) and gives `Site`s and `Skipped` nodes;
 `select_sites` narrows them by globs, `offer_forms` what they may be written in; `rewrite` puts smaller nodes where the
 chosen sites were and leaves all else byte for byte. `find_products` finds linear nodes that meet with nothing in
-between, `write_products` writes them as one. One module per operator holds its legality and its nodes together
+between, `write_products` writes them as one; `find_followers` says what has to follow a site's outputs into another
+order, `reorder_tensors` makes it follow. One module per operator holds its legality and its nodes together
 (`RULES`).
 """
 
@@ -11,6 +12,7 @@ if __name__ == "passes":
     raise ImportError("this folder is the package lowrank_onnx.passes: write 'from lowrank_onnx import passes'")
 
 from lowrank_onnx.passes.find_sites import find_sites
+from lowrank_onnx.passes.permutation import find_followers, reorder_tensors
 from lowrank_onnx.passes.products import Apart, Product, find_products, linear_outputs
 from lowrank_onnx.passes.rewrite import Rewrite, rewrite
 from lowrank_onnx.passes.rule import Rule
@@ -26,11 +28,13 @@ __all__ = [
     "ProductTensor",
     "Rewrite",
     "Rule",
+    "find_followers",
     "find_products",
     "find_sites",
     "linear_outputs",
     "offer_forms",
     "product_tensors",
+    "reorder_tensors",
     "rewrite",
     "select_sites",
     "write_products",

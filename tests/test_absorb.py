@@ -64,7 +64,7 @@ def dense(
     name = "x"
     for i, op_type in enumerate(op_types):
         if op_type == "Gemm":
-            attributes = {"transB": 1} if transposed else {}
+            attributes: dict[str, Any] = {"transB": 1} if transposed else {}
             if transposed:
                 weights[f"w{i}"] = weights[f"w{i}"].T.copy()
             inputs = [name, f"w{i}", *([f"b{i}"] if biases[i] else [])]
