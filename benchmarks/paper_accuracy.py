@@ -20,9 +20,11 @@ from onnx import helper, numpy_helper
 from scipy.special import softmax
 
 from benchmarks.kernel_solvers import Factors, solve_exact, textbook_rsi
-from benchmarks.saved_results import circumstances
+from benchmarks.peer_ranks import SMALLEST
+from benchmarks.peers import INT8, RECIPES, PeerBench
+from benchmarks.saved_results import Size, circumstances
 from lowrank_onnx import Config, KeepParams, compress
-from lowrank_onnx.demo import DemoFiles, find_demo_files
+from lowrank_onnx.demo import find_demo_files
 from lowrank_onnx.evaluate import open_session
 from lowrank_onnx.linalg import certify_classifier
 
@@ -31,8 +33,10 @@ ALPHAS = (0.8, 0.6, 0.4, 0.2)
 ITERATIONS = (1, 2, 3, 4)
 BATCH = 250
 
-SMALLEST = 32
-"""Rows or columns below which a weight stays dense: a classifier of ten classes cut to rank 4 destroys any model."""
+PEERS = ("BALF", "SVD-LLM", "PIFA", "AIMET greedy", "Tucker-2", INT8)
+"""Beside the paper's own rows; those at uniform ranks are plain SVD, RSVD and RSI already."""
+
+QUICK_PEERS = ("BALF", "SVD-LLM")
 
 Meaning = Literal["rank", "parameters"]
 """What alpha is a share of: the rank, r = ceil(alpha min(C, D)), or the stored parameters, r (C + D) <= alpha C D."""
@@ -71,10 +75,10 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class AccuracyResult:
-    """One model."""
+    """One model at one alpha."""
 
     model: str
-    quick: bool
+    size: Size
     images: int
     top1: float
     top5: float
@@ -84,28 +88,20 @@ class AccuracyResult:
     versions: Mapping[str, str]
 
 
-def measure_accuracy(name: str, scratch: Path, *, quick: bool) -> AccuracyResult:
-    """Every way at every alpha on one of the shipped models."""
-    files = find_demo_files()
-    bench = _Bench(next(path for path in files.models if path.stem == name), files, 250 if quick else len(files.images))
-    alphas = (0.4,) if quick else ALPHAS
-    ways: dict[str, Solve] = {f"RSI q={q}": textbook_rsi(q) for q in ((1, 4) if quick else ITERATIONS)}
-    ways["exact SVD"] = solve_exact
-    rows: list[Judged] = []
-    meanings: tuple[Meaning, ...] = ("rank", "parameters")
-    for meaning in meanings:
-        for alpha in alphas:
-            rows += [bench.judge_uniform(way, solve, meaning, alpha) for way, solve in ways.items()]
-            rows += bench.judge_planner(meaning, alpha, rows[-1].kept, scratch)
-    top1, top5 = bench.accuracy(bench.expected)
-    return AccuracyResult(name, quick, bench.labels.size, top1, top5, tuple(rows), **circumstances())
+def alphas_for(size: Size) -> tuple[float, ...]:
+    """What is measured."""
+    return (0.4,) if size == "quick" else ALPHAS
 
 
-class _Bench:
+class AccuracyBench:
     """One model with its images, and what it makes of them."""
 
-    def __init__(self, path: Path, files: DemoFiles, count: int) -> None:
-        self.path, self.model = path, onnx.load(path)
+    def __init__(self, name: str, scratch: Path, size: Size) -> None:
+        files = find_demo_files()
+        count = {"quick": 250, "default": 1000, "full": len(files.images)}[size]
+        self.name, self.scratch, self.size = name, scratch, size
+        self.path = next(path for path in files.models if path.stem == name)
+        self.model = onnx.load(self.path)
         self.images, self.labels = files.images[:count], files.labels[:count]
         self.calibration = [{"image": part} for part in np.split(files.calibration, len(files.calibration) // 32)]
         self.weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in eligible_weights(self.model)}
@@ -113,13 +109,41 @@ class _Bench:
         self.head = next(node for node in reversed(self.model.graph.node) if node.op_type in ("Gemm", "MatMul"))
         self.expected = self.run(self.model)
         self.features = self.run(with_output(self.model, self.head.input[0]), self.head.input[0])
+        (scratch / "peers").mkdir()
+        self.peers = PeerBench(self.path, self.calibration, scratch / "peers", seed=0)
+
+    def measure(self, alpha: float) -> AccuracyResult:
+        """Every way, for both meanings of alpha; the peers for that of stored parameters."""
+        quick = self.size == "quick"
+        ways: dict[str, Solve] = {f"RSI q={q}": textbook_rsi(q) for q in ((1, 4) if quick else ITERATIONS)}
+        ways["exact SVD"] = solve_exact
+        rows: list[Judged] = []
+        meanings: tuple[Meaning, ...] = ("rank", "parameters")
+        for meaning in meanings:
+            rows += [self.judge_uniform(way, solve, meaning, alpha) for way, solve in ways.items()]
+            kept = rows[-1].kept
+            rows += self.judge_planner(meaning, alpha, kept)
+            if meaning == "parameters":
+                rows += self.judge_peers(alpha, kept)
+        top1, top5 = self.accuracy(self.expected)
+        return AccuracyResult(self.name, self.size, self.labels.size, top1, top5, tuple(rows), **circumstances())
+
+    def judge_peers(self, alpha: float, kept: float) -> Iterator[Judged]:
+        """Other work's recipes at the same number of parameters."""
+        names = QUICK_PEERS if self.size == "quick" else PEERS
+        for recipe in (recipe for recipe in RECIPES if recipe.name in names):
+            target = self.scratch / "peer.onnx"
+            share = recipe.write(self.peers, "parameters", kept, target)
+            yield self._judged(recipe.name, "parameters", alpha, share, self.run(onnx.load(target)), None)
 
     def run(self, model: onnx.ModelProto, output: str = "probabilities") -> NDArray[Any]:
+        """The output on all images."""
         session = open_session(model.SerializeToString())
         starts = range(0, len(self.images), BATCH)
         return np.concatenate([session.run({"image": self.images[s : s + BATCH]})[output] for s in starts])
 
     def accuracy(self, probabilities: NDArray[Any]) -> tuple[float, float]:
+        """Shares of images whose class is first, and among the first five."""
         order = np.argsort(-probabilities, axis=1, kind="stable")
         hits = order == self.labels[:, None]
         return float(hits[:, 0].mean()), float(hits[:, :5].any(axis=1).mean())
@@ -142,14 +166,14 @@ class _Bench:
         head, _ = solve(classifier, rank_for(classifier.shape[0], classifier.shape[1], meaning, alpha))
         return self._judged(way, meaning, alpha, kept, probabilities, head)
 
-    def judge_planner(self, meaning: Meaning, alpha: float, kept: float, scratch: Path) -> Iterator[Judged]:
+    def judge_planner(self, meaning: Meaning, alpha: float, kept: float) -> Iterator[Judged]:
         """The library at the same number of parameters; nothing where that is no fewer than the original's."""
         if kept >= 1.0:
             return
-        target = scratch / "planned.onnx"
+        target = self.scratch / "planned.onnx"
         config = Config(budget=KeepParams(kept), objective="size", validate=False)
         result = compress(
-            self.path, config, feeds=self.calibration, output=target, force=True, cache=scratch / self.path.stem
+            self.path, config, feeds=self.calibration, output=target, force=True, cache=self.scratch / "cache"
         )
         if result.after is None or result.status != "written":
             raise ValueError(f"{self.path.stem} at {kept:.3f} of its parameters: {result.message}")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from benchmarks.large_model import run_measured
-from benchmarks.saved_results import circumstances
+from benchmarks.saved_results import Size, circumstances
 from benchmarks.spectra import matrix, slow
 from models.graph_writer import GraphWriter, write_model
 from models.transformer_writer import Transformer
@@ -48,7 +48,7 @@ class GraphResult:
     """
 
     network: str
-    quick: bool
+    size: Size
     alpha: float
     seconds: float
     peak_gigabytes: float
@@ -160,7 +160,7 @@ NARROWED: Mapping[str, Callable[[], onnx.ModelProto]] = {
 """The same for quick runs."""
 
 
-def measure_graph(network: str, alpha: float, *, quick: bool) -> GraphResult:
+def measure_graph(network: str, alpha: float, size: Size) -> GraphResult:
     """Write the network, compress it by the command line for size, and read what its report says.
 
     Raises
@@ -168,7 +168,7 @@ def measure_graph(network: str, alpha: float, *, quick: bool) -> GraphResult:
     RuntimeError
         If the command fails.
     """
-    build = (NARROWED if quick else NETWORKS)[network]
+    build = (NARROWED if size == "quick" else NETWORKS)[network]
     with tempfile.TemporaryDirectory() as scratch:
         source, target, report = (Path(scratch) / name for name in ("in.onnx", "out.onnx", "report.json"))
         write_model(build(), source)
@@ -180,7 +180,7 @@ def measure_graph(network: str, alpha: float, *, quick: bool) -> GraphResult:
         latency = verdict["latency"]
         return GraphResult(
             network=network,
-            quick=quick,
+            size=size,
             alpha=alpha,
             seconds=seconds,
             peak_gigabytes=peak,

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.markdown_table import table
-from benchmarks.paper_accuracy import SMALLEST
+from benchmarks.paper_accuracy import PEERS
+from benchmarks.peer_ranks import SMALLEST
+from benchmarks.peers import RECIPES
+from benchmarks.saved_results import measured_on
 
 Row = Mapping[str, Any]
 
@@ -33,8 +36,8 @@ def markdown(saved: Mapping[str, Sequence[Row]]) -> str:
         "",
     ]
     lines += _kernel(saved["kernel"]) if saved["kernel"] else []
-    for result in saved["accuracy"]:
-        lines += _accuracy(result)
+    for model in dict.fromkeys(result["model"] for result in saved["accuracy"]):
+        lines += _accuracy([result for result in saved["accuracy"] if result["model"] == model])
     lines += _graphs(saved["graphs"]) if saved["graphs"] else []
     return "\n".join(lines)
 
@@ -66,7 +69,8 @@ def _timed(timed: Row, exact: float) -> str:
     return f"{timed['seconds']:.3g} s ({exact / timed['seconds']:.1f}x), {timed['error']:.3f}"
 
 
-def _accuracy(result: Row) -> list[str]:
+def _accuracy(results: Sequence[Row]) -> list[str]:
+    result = results[0]
     lines = [
         f"## Accuracy without retraining: {result['model']}",
         "",
@@ -77,12 +81,17 @@ def _accuracy(result: Row) -> list[str]:
         "change that makes, its certified bound, the paper's bound (which is on the Euclidean norm of the change, at",
         "most 1.414), and the share of images whose class is certified not to change.",
         "",
+        "Rows of other work, for the same number of stored parameters:",
+        "",
+        *(f"- {recipe.name}: {recipe.source}." for recipe in RECIPES if recipe.name in PEERS),
+        "",
     ]
     head = ["alpha", "way", "kept", "top-1", "top-5", "change", "classifier", "bound", "paper's bound", "certified"]
     for meaning, title in MEANINGS.items():
-        rows = [_judged(row) for row in result["rows"] if row["meaning"] == meaning]
+        found = sorted(results, key=lambda result: -float(result["rows"][0]["alpha"]))
+        rows = [_judged(row) for result in found for row in result["rows"] if row["meaning"] == meaning]
         lines += [f"With {title}.", "", *table(head, rows), ""]
-    return [*lines, *_measured([result])]
+    return [*lines, *_measured(results)]
 
 
 def _judged(row: Row) -> list[str]:
@@ -110,7 +119,7 @@ def _graphs(results: Sequence[Row]) -> list[str]:
     head = ["network", "alpha", "seconds", "peak memory", "file", "latency", "speed"]
     rows = [
         [
-            result["network"] + (" (narrowed)" if result["quick"] else ""),
+            result["network"] + (" (narrowed)" if result["size"] == "quick" else ""),
             f"{result['alpha']:g}",
             f"{result['seconds']:.0f}",
             f"{result['peak_gigabytes']:.2f} GB",
@@ -125,6 +134,4 @@ def _graphs(results: Sequence[Row]) -> list[str]:
 
 def _measured(results: Sequence[Row]) -> list[str]:
     """When, on what, and whether in a hurry."""
-    dates, machines = (", ".join(sorted({result[name] for result in results})) for name in ("date", "machine"))
-    quick = " Part of it is from a quick run." if any(result["quick"] for result in results) else ""
-    return [f"Measured on {dates}: {machines}.{quick}", ""]
+    return [measured_on([dict(result) for result in results]), ""]

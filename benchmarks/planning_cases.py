@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.detection_tasks import calibration_feeds, judged_pages, page_feed, word_f1
 from benchmarks.sentence_tasks import calibration_sentences, encode_texts, judge_encoder, load_tasks
 from lowrank_onnx.choose import CostName
 from lowrank_onnx.demo import find_demo_files
 from lowrank_onnx.types import Array, Feed
+from models.export_craft import export_craft
 from models.export_minilm import export_minilm
 
 Feeds = tuple[Feed, ...]
@@ -25,6 +27,8 @@ JUDGED_PER_FEED = 250
 SENTENCES = 512
 """Calibration sentences: as many as calibration images."""
 
+PAGES, QUICK_PAGES = 32, 6
+"""Of the text detector, to calibrate with and to judge by."""
 
 FEW = 8
 LIKE_FEW = 250
@@ -59,7 +63,9 @@ class Case:
 
 
 def load_case(name: str, *, quick: bool) -> Case:
-    """One of "vgg", "vit", "minilm"; `quick` judges the first by fewer samples."""
+    """One of "vgg", "vit", "minilm", "craft"; `quick` judges by fewer samples."""
+    if name == "craft":
+        return _load_craft(quick)
     return _load_minilm(quick) if name == "minilm" else _load_fashion(name, quick)
 
 
@@ -106,4 +112,23 @@ def _load_minilm(quick: bool) -> Case:
         costs=("parameters",),
         data=f"calibrated with {SENTENCES} sentences of Lee's background stories, judged on Lee's 50 documents and the "
         f"words of {' and '.join(name for name in tasks if name != 'Lee')}",
+    )
+
+
+def _load_craft(quick: bool) -> Case:
+    calibration, pages = (
+        calibration_feeds(QUICK_PAGES if quick else PAGES),
+        judged_pages(QUICK_PAGES if quick else PAGES),
+    )
+    return Case(
+        name="craft",
+        path=export_craft(),
+        calibration=calibration,
+        few=calibration[:FEW],
+        like_few=calibration[FEW:],
+        judged=tuple(page_feed(page) for page in pages),
+        metrics=lambda outputs: {"word F1": word_f1(outputs, pages)},
+        costs=("parameters", "macs"),
+        data=f"calibrated with {len(calibration)} rendered pages of Lee's background stories, judged on {len(pages)} "
+        "pages of other stories",
     )

@@ -23,7 +23,7 @@ from lowrank_onnx.evaluate import Feeds, Session, open_session
 from lowrank_onnx.factorize import FactorizeOptions, spool_factors
 from lowrank_onnx.model_io import load_model, stage_model
 from lowrank_onnx.moments import Moment
-from lowrank_onnx.moments.shrinkage import shrunk_second_moment
+from lowrank_onnx.moments.shrinkage import ShrunkMoments
 from lowrank_onnx.observed import FeedSource, observe
 from lowrank_onnx.preparation import factorize_options
 from lowrank_onnx.progress import SILENT
@@ -32,8 +32,9 @@ from lowrank_onnx.results import PlanTrial
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.settle import settle
 from lowrank_onnx.spool import FactorSpool
-from lowrank_onnx.types import Array, Curves, WeightRef
-from lowrank_onnx.weights import group_by_weight, total_positions
+from lowrank_onnx.stage_clock import StageClock
+from lowrank_onnx.types import Curves, WeightRef
+from lowrank_onnx.weights import SharedWeight, group_by_weight, total_positions
 
 DEFAULTS = Config()
 
@@ -80,22 +81,27 @@ Key = tuple[Method, int, int, bool]
 
 
 class Workbench:
-    """A model with its feeds, and everything of it that was computed so far."""
+    """A model with its feeds, and everything of it that was computed so far.
+
+    Attributes
+    ----------
+    model, groups, observed : the model, its weights with their sites, and its runs, as the library has them.
+    """
 
     def __init__(self, path: Path, feeds: FeedSource, directory: Path, *, seed: int) -> None:
-        self._model = load_model(path)
-        sites, _ = passes.find_sites(self._model.skeleton, op_types=DEFAULTS.op_types)
-        self._groups = group_by_weight(sites)
-        self._observed = observe(self._model, sites, feeds, provider=DEFAULTS.provider, seed=seed)
+        self.model = load_model(path)
+        sites, _ = passes.find_sites(self.model.skeleton, op_types=DEFAULTS.op_types)
+        self.groups = group_by_weight(sites)
+        self.observed = observe(self.model, sites, feeds, provider=DEFAULTS.provider, seed=seed)
         self._directory, self._seed = directory, seed
-        self._moments: dict[WeightRef, Array] | None = None
+        self._moments: dict[WeightRef, Moment] | None = None
         self._factors: dict[Key, tuple[FactorSpool, tuple[Curves, ...]]] = {}
         self._measured: dict[Variant, dict[WeightRef, Sensitivity | Unmeasured]] = {}
 
     @property
     def original(self) -> Session:
         """The model as it is."""
-        return self._observed.session
+        return self.observed.session
 
     def plan(self, variant: Variant, cost: CostName, share: float) -> Planned:
         """What the library settles for a share, blind to time."""
@@ -103,7 +109,7 @@ class Workbench:
         sensitivities = self.sensitivities(variant)
         weights = self._weights(sensitivities)
         by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
-        workshop = Workshop(self._model, self._groups, spool, self._directory, self._observed)
+        workshop = Workshop(self.model, self.groups, spool, self._directory, self.observed)
         judge = plan_judge(workshop) if sensitivities else None
         config = Config(budget=KeepParams(share) if cost == "parameters" else KeepMacs(share), objective="size")
         choices, _ = settle(weights, by_name, config, partial(error_of, workshop), SILENT, plan_judge=judge)
@@ -115,63 +121,86 @@ class Workbench:
     def build(self, variant: Variant, choices: Sequence[Choice], spool: FactorSpool | None = None) -> Iterator[Session]:
         """A session for the model of these choices, with the variant's factors unless others are given."""
         chosen = self._factorized(variant)[0] if spool is None else spool
-        candidate = build_candidate(self._model, self._groups, choices, chosen, measure=False)
+        candidate = build_candidate(self.model, self.groups, choices, chosen, measure=False)
         with stage_model(candidate.model, self._directory / "candidate.onnx") as staged:
             yield open_session(staged.path)
 
-    def refine(self, variant: Variant, choices: Sequence[Choice]) -> Refined:
+    def write(self, variant: Variant, choices: Sequence[Choice], target: Path) -> None:
+        """Write the model of these choices with the variant's factors."""
+        spool, _ = self._factorized(variant)
+        self.write_with(spool, choices, target)
+
+    def write_with(self, spool: FactorSpool, choices: Sequence[Choice], target: Path) -> None:
+        """Write the model of these choices with the factors of a spool."""
+        candidate = build_candidate(self.model, self.groups, choices, spool, measure=False)
+        with stage_model(candidate.model, target, force=True) as staged:
+            staged.commit()
+
+    def one_by_one(self, choices: Sequence[Choice]) -> Iterator[tuple[Choice, ...]]:
+        """For each weight that is replaced the choices that replace it alone."""
+        dense = [Choice(dense_candidate(weight), "") for weight in self._weights({})]
+        for index, choice in enumerate(choices):
+            if choice.candidate.rank is not None:
+                yield (*dense[:index], choice, *dense[index + 1 :])
+
+    def refine(self, variant: Variant, choices: Sequence[Choice], clock: StageClock | None = None) -> Refined:
         """The stage that solves the factors again, for these choices."""
         spool, _ = self._factorized(variant)
-        workshop = Workshop(self._model, self._groups, spool, self._directory, self._observed)
-        return refine_factors(workshop, choices, factorize_options(Config(seed=self._seed)))
+        workshop = Workshop(self.model, self.groups, spool, self._directory, self.observed)
+        return refine_factors(workshop, choices, factorize_options(Config(seed=self._seed)), clock=clock)
 
     @property
     def calibration(self) -> Feeds:
         """The feeds that the library learns from."""
-        return self._observed.calibration
+        return self.observed.calibration
 
     def sensitivities(self, variant: Variant) -> dict[WeightRef, Sensitivity | Unmeasured]:
         """What was measured of each weight; empty for a variant without sensitivity."""
         if variant not in self._measured:
             spool, curves = self._factorized(variant)
             self._measured[variant] = weight_sensitivities(
-                self._model.skeleton,
-                self._groups,
+                self.model.skeleton,
+                self.groups,
                 curves,
                 spool,
-                self._observed.run,
-                self._observed.calibration,
+                self.observed.run,
+                self.observed.calibration,
                 variant.sensitivity,
                 SILENT,
             )
         return self._measured[variant]
 
     def _weights(self, sensitivities: dict[WeightRef, Sensitivity | Unmeasured]) -> tuple[PlannedWeight, ...]:
-        damages = predicted_damage(self._groups, sensitivities)
+        damages = predicted_damage(self.groups, sensitivities)
         return tuple(
             PlannedWeight(
                 name=f"{group.weight.scope!r} {group.weight.name}",
                 shape=group.shape,
                 forms=group.forms[:1],
-                positions=total_positions(group.sites, self._observed.positions),
+                positions=self.positions(group),
                 damage=damage,
             )
-            for group, damage in zip(self._groups, damages, strict=True)
+            for group, damage in zip(self.groups, damages, strict=True)
         )
 
-    def _second_moments(self) -> dict[WeightRef, Array]:
+    def moments(self) -> dict[WeightRef, Moment]:
+        """What each weight's inputs look like on the calibration feeds."""
         if self._moments is None:
             found = weight_moments(
-                self._model.skeleton,
-                self._groups,
-                self._observed.run,
-                self._observed.calibration,
+                self.model.skeleton,
+                self.groups,
+                self.observed.run,
+                self.observed.calibration,
                 seed=self._seed,
-                directory=self._scratch("moments"),
+                directory=self.scratch("moments"),
                 progress=SILENT,
             )
-            self._moments = {weight: shrunk_second_moment(m) for weight, m in found.items() if isinstance(m, Moment)}
+            self._moments = {weight: moment for weight, moment in found.items() if isinstance(moment, Moment)}
         return self._moments
+
+    def positions(self, group: SharedWeight) -> int | None:
+        """How often a weight is applied in one run."""
+        return total_positions(group.sites, self.observed.positions)
 
     def _factorized(self, variant: Variant) -> tuple[FactorSpool, tuple[Curves, ...]]:
         key = (variant.method, variant.power_iterations, variant.oversampling, variant.whiten)
@@ -183,14 +212,15 @@ class Workbench:
                 seed=self._seed,
                 device=DEFAULTS.device,
             )
-            spool = FactorSpool(self._scratch(f"factors-{len(self._factors)}"))
+            spool = FactorSpool(self.scratch(f"factors-{len(self._factors)}"))
             ranks = [ranks_to_factor(weight, KeepParams(0.5), None) for weight in self._weights({})]
-            moments = self._second_moments() if variant.whiten else {}
-            curves = spool_factors(self._model, self._groups, ranks, spool, options, moments, SILENT)
+            moments = ShrunkMoments(self.moments()) if variant.whiten else {}
+            curves = spool_factors(self.model, self.groups, ranks, spool, options, moments, SILENT)
             self._factors[key] = (spool, curves)
         return self._factors[key]
 
-    def _scratch(self, name: str) -> Path:
+    def scratch(self, name: str) -> Path:
+        """A new directory, which goes with the workbench's own."""
         place = self._directory / name
         place.mkdir(parents=True)
         return place

@@ -1,14 +1,17 @@
 """What solving the factors again brings, at what cost, with how many feeds: ``python -m benchmarks.refine``.
 
-For each model and share of MACs kept: the outputs' relative error and the model's figures of merit on samples that
-calibration did not see, for plain SVD, whitened factors with energy ranks, the planner's, and the planner's refined.
-Beside that the same over the number of calibration feeds, and what the stage takes in time and memory.
+For each model and share of MACs kept: the outputs' relative error, in all and of the typical sample, and the model's
+figures of merit on samples that calibration did not see, for plain SVD, whitened factors with energy ranks, the
+planner's, and the planner's refined. Beside that the same over the number of calibration feeds, what the errors of the
+weights make together if each is replaced alone, and what the stage takes in time and memory. Each model is saved share
+by share; ``--resume`` goes on with what a run that was broken off has left.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import tempfile
 import time
@@ -17,49 +20,90 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from benchmarks import detection_tasks
 from benchmarks.markdown_table import table
-from benchmarks.planning import RESULTS, SEED, Judge
+from benchmarks.planning import RESULTS, SEED
 from benchmarks.planning_cases import Case, Feeds, load_case
 from benchmarks.planning_variants import BALF, VARIANTS, Workbench
 from benchmarks.saved_results import circumstances
+from lowrank_onnx.choose import Choice
+from lowrank_onnx.evaluate import Session, open_session
+from lowrank_onnx.refine import Refined
+from lowrank_onnx.refine.trial import NEGLIGIBLE, Errors, ErrorSum
+from lowrank_onnx.refine.walk import EQUATIONS, RUN, SOLVE
+from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.stage_clock import StageClock
+from lowrank_onnx.types import Array
+from models.export_craft import export_craft
 
-MODELS = ("vgg", "vit", "minilm")
+MODELS = ("vgg", "vit", "minilm", "craft")
+CURVED = ("vgg", "vit", "minilm")
+"""Models of which the error over the number of feeds is measured."""
+
+PAGES, JUDGED_PAGES = 16, 16
+"""Of CRAFT, to calibrate with and to judge by."""
+
 SHARES = (0.6, 0.45, 0.33)
 COUNTS = (8, 32, 128, 512)
 """Feeds of one sample, of which the library keeps a quarter to itself to judge by."""
 
 CURVE_SHARE = 0.45
+FEW_JUDGED = 8
+"""Judged feeds on which weights are replaced one by one."""
+
 PLANNED, REFINED = "planner, fast", "refined"
 WAYS = {variant.name: variant for variant in VARIANTS if variant.name in ("plain SVD", BALF, PLANNED)}
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One way at one share and number of feeds."""
+    """One way at one share and number of feeds.
+
+    `error` is of all outputs together, `typical` the geometric mean over the samples.
+    """
 
     way: str
     share: float
     feeds: int
     error: float
+    typical: float
     metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What the stage took once, in processor seconds, which other work on the machine disturbs less than wall time.
+    """What the stage took once, in seconds.
 
-    `pass_seconds` is one pass of the original over the feeds that the stage learns from.
+    `run_seconds` went into running models, `solve_seconds` into equations and their solutions; `pass_seconds` is one
+    pass of the original over the feeds that the stage learns from.
     """
 
     share: float
     feeds: int
     seconds: float
+    run_seconds: float
+    solve_seconds: float
     pass_seconds: float
     peak_megabytes: float
     refined: int
     weights: int
     error_before: float | None
     error_after: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Errors on the first `feeds` judged feeds: of the weights replaced one by one, squared and added up, and the root
+    taken; of all of them planned, and refined. What refinement can make good is what is above the first.
+    """
+
+    share: float
+    feeds: int
+    one_by_one: float
+    planned: float
+    refined: float
 
 
 @dataclass(slots=True)
@@ -73,56 +117,164 @@ class ModelResult:
     points: list[Point] = field(default_factory=list)
     curve: list[Point] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
+    alone: list[Alone] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """All about one share and number of feeds."""
+
+    points: tuple[Point, ...]
+    cost: Cost
+    alone: Alone | None
+
+    def keep(self, points: list[Point], result: ModelResult) -> None:
+        """Add this to a model's results."""
+        points += self.points
+        result.costs.append(self.cost)
+        if self.alone is not None:
+            result.alone.append(self.alone)
 
 
 def main() -> None:
     arguments = _parse()
     for name in arguments.models:
-        case = load_case(name, quick=arguments.quick)
-        judge = Judge(case)
+        case = load_refined_case(name, quick=arguments.quick)
+        judge = RefineJudge(case)
         result = ModelResult(name, case.data, circumstances(), judge.metrics)
-        for found in _measure(case, judge, case.calibration, arguments.shares, tuple(WAYS)):
-            (result.costs if isinstance(found, Cost) else result.points).append(found)  # type: ignore[arg-type]
-            print(found, flush=True)
-            save(arguments.out, result)
-        for count in arguments.counts:
-            feeds = one_sample_feeds(case.calibration, count)
-            for found in _measure(case, judge, feeds, (CURVE_SHARE,), (PLANNED,)):
-                (result.costs if isinstance(found, Cost) else result.curve).append(found)  # type: ignore[arg-type]
+        if arguments.resume:
+            result = resumed(arguments.out, result)
+        counts = arguments.counts if name in CURVED else ()
+        for points, feeds, shares, ways in (
+            (result.points, case.calibration, arguments.shares, tuple(WAYS)),
+            *(
+                (result.curve, one_sample_feeds(case.calibration, count), (CURVE_SHARE,), (PLANNED,))
+                for count in counts
+            ),
+        ):
+            done = {point.share for point in points if point.way == REFINED and point.feeds == len(feeds)}
+            for found in _measure(case, judge, feeds, [share for share in shares if share not in done], ways):
+                found.keep(points, result)
                 print(found, flush=True)
                 save(arguments.out, result)
 
 
 def _measure(
-    case: Case, judge: Judge, feeds: Feeds, shares: Sequence[float], ways: Sequence[str]
-) -> Iterator[Point | Cost]:
+    case: Case, judge: RefineJudge, feeds: Feeds, shares: Sequence[float], ways: Sequence[str]
+) -> Iterator[Found]:
+    if not shares:
+        return
     with tempfile.TemporaryDirectory() as scratch:
         bench = Workbench(case.path, feeds, Path(scratch), seed=SEED)
         for share in shares:
+            points = []
             for way in ways:
                 planned = bench.plan(WAYS[way], "macs", share)
                 with bench.build(WAYS[way], planned.choices) as model:
-                    yield Point(way, share, len(feeds), *judge.judge(model))
-            begin = time.process_time()
-            refined = bench.refine(WAYS[PLANNED], planned.choices)
-            seconds = time.process_time() - begin
+                    points.append(Point(way, share, len(feeds), *judge.judge(model)))
+            clock = StageClock()
+            begin = time.perf_counter()
+            refined = bench.refine(WAYS[PLANNED], planned.choices, clock)
+            seconds = time.perf_counter() - begin
             with bench.build(WAYS[PLANNED], planned.choices, refined.spool) as model:
-                yield Point(REFINED, share, len(feeds), *judge.judge(model))
-            begin = time.process_time()
+                points.append(Point(REFINED, share, len(feeds), *judge.judge(model)))
+            begin = time.perf_counter()
             for feed in bench.calibration:
                 bench.original.run(feed)
             report = refined.report
-            yield Cost(
+            cost = Cost(
                 share=share,
                 feeds=len(bench.calibration),
                 seconds=seconds,
-                pass_seconds=time.process_time() - begin,
+                run_seconds=clock.seconds.get(RUN, 0.0),
+                solve_seconds=sum(clock.seconds.get(part, 0.0) for part in (EQUATIONS, SOLVE)),
+                pass_seconds=time.perf_counter() - begin,
                 peak_megabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
                 refined=sum(weight.refined for weight in report.weights),
                 weights=len(report.weights),
                 error_before=report.error_before,
                 error_after=report.error_after,
             )
+            alone = _alone(bench, judge, planned.choices, refined, share) if len(ways) > 1 else None
+            yield Found(tuple(points), cost, alone)
+
+
+def _alone(
+    bench: Workbench, judge: RefineJudge, choices: Sequence[Choice], refined: Refined, share: float
+) -> Alone | None:
+    """What the weights do one by one, where that takes few runs."""
+    if share != CURVE_SHARE:
+        return None
+    variant = WAYS[PLANNED]
+
+    def error(choices: Sequence[Choice], spool: FactorSpool | None = None) -> float:
+        with bench.build(variant, choices, spool) as model:
+            return judge.judge_few(model)
+
+    squares = sum(error(one) ** 2 for one in bench.one_by_one(choices))
+    return Alone(share, judge.few, math.sqrt(squares), error(choices), error(choices, refined.spool))
+
+
+class RefineJudge:
+    """The original's outputs on the judged feeds, to which those of compressed models are compared."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+        self._expected = self._outputs(open_session(case.path), len(case.judged))
+        self.metrics = case.metrics(self._expected)
+        self.few = min(len(case.judged), FEW_JUDGED)
+
+    def judge(self, model: Session) -> tuple[float, float, Mapping[str, float]]:
+        """The relative L2 error of the outputs over all feeds, that of the typical sample, and the figures of merit."""
+        actual = self._outputs(model, len(self._case.judged))
+        errors = self._errors(actual)
+        if not math.isfinite(errors.relative_l2):
+            raise ValueError(f"{self._case.name}: the compressed model's outputs aren't finite")
+        typical = math.exp(0.5 * float(np.log(errors.squares + NEGLIGIBLE).mean()))
+        return errors.relative_l2, typical, self._case.metrics(actual)
+
+    def judge_few(self, model: Session) -> float:
+        """The relative L2 error of the outputs over the first `few` feeds."""
+        return self._errors(self._outputs(model, self.few)).relative_l2
+
+    def _outputs(self, model: Session, count: int) -> list[Array]:
+        return [np.asarray(model.run(feed)[model.outputs[0]]) for feed in self._case.judged[:count]]
+
+    def _errors(self, actual: Sequence[Array]) -> Errors:
+        total = ErrorSum()
+        for feed, expected, got in zip(self._case.judged, self._expected, actual, strict=False):
+            total.add(feed, {"output": expected}, {"output": got})
+        return total.finish()
+
+
+def load_refined_case(name: str, *, quick: bool) -> Case:
+    """One of `MODELS`."""
+    if name != "craft":
+        return load_case(name, quick=quick)
+    pages = detection_tasks.judged_pages(4 if quick else JUDGED_PAGES)
+    learned = detection_tasks.calibration_feeds(8 if quick else PAGES)
+    return Case(
+        name=name,
+        path=export_craft(),
+        calibration=learned,
+        few=(),
+        like_few=(),
+        judged=tuple(detection_tasks.page_feed(page) for page in pages),
+        metrics=lambda outputs: {"word-box F1": detection_tasks.word_f1(outputs, pages)},
+        costs=("macs",),
+        data=f"calibrated with {len(learned)} rendered pages of words, judged on {len(pages)} pages of other words",
+    )
+
+
+def resumed(directory: Path, fresh: ModelResult) -> ModelResult:
+    """What is saved of a model, where machine, versions and data are the fresh result's; else the fresh result."""
+    place = directory / "refine.json"
+    for model in json.loads(place.read_text(encoding="utf-8"))["models"] if place.is_file() else ():
+        same = all(model["circumstances"][key] == fresh.circumstances[key] for key in ("machine", "versions"))
+        if model["model"] == fresh.model and same and model["data"] == fresh.data:
+            kinds = {"points": Point, "curve": Point, "costs": Cost, "alone": Alone}
+            return ModelResult(**model | {key: [kind(**one) for one in model[key]] for key, kind in kinds.items()})
+    return fresh
 
 
 def one_sample_feeds(feeds: Feeds, count: int) -> Feeds:
@@ -167,34 +319,65 @@ def _model(model: Mapping[str, Any]) -> list[str]:
     lines = [f"## {model['model']}", "", f"{model['data'][0].upper()}{model['data'][1:]}.", ""]
     lines += [f"Measured on {around['date']}: {around['machine']}. Uncompressed: {metrics}.", ""]
     lines += [verdict(model), ""]
+    lines += [
+        f"At {a['share']:g} of the MACs, on {a['feeds']} of the judged feeds: the weights replaced one by one, their "
+        f"squared errors added up, make {a['one_by_one']:.4f}; all of them as planned {a['planned']:.4f}; refined "
+        f"{a['refined']:.4f}.\n"
+        for a in model["alone"]
+    ]
     names = list(model["metrics"])
     rows = [
-        (f"{p['share']:g}", p["way"], f"{p['error']:.4f}", *(f"{p['metrics'][name]:.4f}" for name in names))
+        (
+            f"{p['share']:g}",
+            p["way"],
+            f"{p['error']:.4f}",
+            f"{p['typical']:.4f}",
+            *(f"{p['metrics'][name]:.4f}" for name in names),
+        )
         for p in model["points"]
     ]
-    lines += [*table(("kept MACs", "way", "error", *names), rows), ""]
+    lines += [*table(("kept MACs", "way", "error", "typical", *names), rows), ""]
     if model["curve"]:
         rows = [
-            (str(p["feeds"]), p["way"], f"{p['error']:.4f}", *(f"{p['metrics'][name]:.4f}" for name in names))
+            (
+                str(p["feeds"]),
+                p["way"],
+                f"{p['error']:.4f}",
+                f"{p['typical']:.4f}",
+                *(f"{p['metrics'][name]:.4f}" for name in names),
+            )
             for p in model["curve"]
         ]
         lines += [f"Over the number of feeds of one sample, at {CURVE_SHARE:g} of the MACs:", ""]
-        lines += [*table(("feeds", "way", "error", *names), rows), ""]
+        lines += [*table(("feeds", "way", "error", "typical", *names), rows), ""]
     rows = [
         (
             f"{c['share']:g}",
             str(c["feeds"]),
             f"{c['refined']} of {c['weights']}",
             "" if c["error_before"] is None else f"{c['error_before']:.4f} -> {c['error_after']:.4f}",
-            f"{c['seconds']:.1f}",
+            f"{c['run_seconds']:.2f}",
+            f"{c['run_seconds'] / c['pass_seconds']:.1f}",
+            f"{c['solve_seconds']:.2f}",
             f"{c['seconds'] / c['pass_seconds']:.1f}",
             f"{c['peak_megabytes']:.0f}",
         )
         for c in model["costs"]
     ]
-    head = ("kept MACs", "calibration feeds", "refined", "held-out error", "processor s", "in passes", "peak MB")
+    head = (
+        "kept MACs",
+        "calibration feeds",
+        "refined",
+        "held-out error",
+        "running s",
+        "in passes",
+        "solving s",
+        "all in passes",
+        "peak MB",
+    )
     lines += [
-        "What the stage took, factorizations included, and its own held-out error; peak memory is of the whole run:"
+        "What the stage took, running the models and solving equations apart, and its own held-out error; a pass is",
+        "one of the original over the calibration feeds, peak memory is of the whole run:",
     ]
     return [*lines, "", *table(head, rows), ""]
 
@@ -203,16 +386,19 @@ def verdict(model: Mapping[str, Any]) -> str:
     """How much less error refinement leaves, and whether it is ever worse."""
     pairs = []
     for points in (model["points"], model["curve"]):
-        errors = {(p["way"], p["share"], p["feeds"]): p["error"] for p in points}
+        by_way = {(p["way"], p["share"], p["feeds"]): p for p in points}
         pairs += [
-            (share, feeds, errors[PLANNED, share, feeds], error)
-            for (way, share, feeds), error in errors.items()
+            (share, feeds, by_way[PLANNED, share, feeds], point)
+            for (way, share, feeds), point in by_way.items()
             if way == REFINED
         ]
-    worse = [f"{share:g} of the MACs with {feeds} feeds" for share, feeds, before, after in pairs if after > before]
-    gains = ", ".join(f"{after / before:.2f} ({share:g}, {feeds} feeds)" for share, feeds, before, after in pairs)
+    worse = [f"{share:g} of the MACs with {feeds} feeds" for share, feeds, p, r in pairs if r["error"] > p["error"]]
+    gains = "; ".join(
+        f"{r['error'] / p['error']:.2f}, {r['typical'] / p['typical']:.2f} ({share:g}, {feeds} feeds)"
+        for share, feeds, p, r in pairs
+    )
     text = f"Worse than the planner's at {', '.join(worse)}." if worse else "Nowhere worse than the planner's."
-    return f"{text} Error relative to the planner's: {gains}."
+    return f"{text} Error relative to the planner's, in all and of the typical sample: {gains}."
 
 
 def _parse() -> argparse.Namespace:
@@ -221,6 +407,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--models", type=lambda text: tuple(text.split(",")), default=MODELS, metavar=",".join(MODELS))
     parser.add_argument("--shares", type=_numbers(float), default=SHARES, metavar="S,...")
     parser.add_argument("--counts", type=_numbers(int), default=COUNTS, metavar="N,...")
+    parser.add_argument("--resume", action="store_true", help="leave out what --out already holds of this machine")
     parser.add_argument("--out", type=Path, default=RESULTS, help="directory of refine.json and refine.md")
     return parser.parse_args()
 

@@ -1,12 +1,13 @@
-"""Results that are saved one by one, so that a run that was stopped goes on behind the last of them."""
+"""Results that are saved one by one in one file, so that a run that was stopped goes on behind the last of them."""
 
 from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lowrank_onnx import Config
 from lowrank_onnx.accounting import versions
@@ -15,27 +16,54 @@ from lowrank_onnx.latency.machine import machine_key
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+Size: TypeAlias = Literal["quick", "default", "full"]
+"""How much is measured: enough to see that everything runs, what the tables need, all there is."""
 
-def save(place: Path, result: DataclassInstance) -> None:
-    """Write one result in one step. It says in `quick` whether it is from a short run."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = place.with_name(f".{place.name}.unfinished")
-    unfinished.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(place)
+SIZES: tuple[Size, ...] = ("quick", "default", "full")
 
 
-def read(place: Path) -> dict[str, Any]:
-    """One saved result."""
-    found: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
-    return found
+class SavedResults:
+    """Results by key in a JSON file, written in one step after each of them.
 
+    Every result says in `size` how much was measured, and in `seconds_taken` how long that took.
+    """
 
-def is_saved(place: Path, quick: bool) -> bool:
-    """Whether a result is there that is good enough: a full one, or a quick one where that is asked for."""
-    return place.is_file() and (quick or not read(place)["quick"])
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._found: dict[str, Any] = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        found: dict[str, Any] = self._found[key]
+        return found
+
+    def has(self, key: str, size: Size) -> bool:
+        """Whether a result is there that took as many samples, or more."""
+        return key in self._found and SIZES.index(self._found[key]["size"]) >= SIZES.index(size)
+
+    def put(self, key: str, result: DataclassInstance, seconds: float) -> None:
+        """Keep a result, in place of one that was there."""
+        self._found[key] = asdict(result) | {"seconds_taken": round(seconds, 1)}
+        self._place.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self._place.with_name(f".{self._place.name}.unfinished")
+        ordered = dict(sorted(self._found.items()))
+        unfinished.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(self._place)
+
+    def part(self, prefix: str) -> list[dict[str, Any]]:
+        """All results whose key starts so, by key."""
+        return [self._found[key] for key in sorted(self._found) if key.startswith(prefix)]
 
 
 def circumstances() -> dict[str, Any]:
     """Date, machine and versions, as every result has them."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return {"date": today, "machine": machine_key(Config().provider, None), "versions": versions()}
+
+
+def measured_on(results: list[dict[str, Any]]) -> str:
+    """One line: when, on what, with which versions, and whether in a hurry."""
+    dates, machines = (", ".join(sorted({result[name] for result in results})) for name in ("date", "machine"))
+    newest: Mapping[str, Any] = max(results, key=lambda result: str(result["date"]))["versions"]
+    versions = ", ".join(f"{name} {version}" for name, version in newest.items() if version)
+    quick = " Part of it is from a quick run on few samples." if any(r["size"] == "quick" for r in results) else ""
+    return f"Measured on {dates}: {machines}; {versions}.{quick}"

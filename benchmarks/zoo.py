@@ -1,43 +1,75 @@
-"""Real models on real tasks, before and after compression: ``python -m benchmarks.zoo``.
+"""Real models on real tasks, before and after compression, beside other work: ``python -m benchmarks.zoo``.
 
 For each model and budget: the task's figures, parameters, file size, MACs and the paired latency, on samples that
-calibration did not see. Models and data are fetched and exported on the way. Each result is saved when it is there, and
-a run that was stopped goes on behind the last one; `--again` measures anew what is there already.
+calibration did not see; at one budget the recipes of `benchmarks.peers` too, on the same weights and feeds. Models and
+data are fetched and exported on the way. Each result is saved when it is there, and a run that was stopped goes on
+behind the last one; `--again` measures anew what is there already. `--full` takes all samples, budgets and recipes, and
+hours; the default what fits into half an hour on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import functools
 import math
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
-from benchmarks.saved_results import circumstances, is_saved, read, save
+from benchmarks.narrow_models import quantize_dynamically
+from benchmarks.peers import INT8, OURS_INT8, RECIPES, PeerBench
+from benchmarks.saved_results import SavedResults, Size, circumstances
 from benchmarks.zoo_cases import CASES, ZooCase
-from benchmarks.zoo_report import markdown
+from benchmarks.zoo_report import OURS, markdown
 from lowrank_onnx import CompressionResult, Config, KeepMacs, compress
-from lowrank_onnx.evaluate import open_session
+from lowrank_onnx.evaluate import Session, measure_latency, open_session
+from lowrank_onnx.evaluate.accumulate import OutputAccumulator
 from models.packages import FetchError
 
 RESULTS = Path(__file__).parent / "results"
-SHARES = (0.8, 0.6, 0.5, 0.4)
 SEED = 0
+TIMED_SECONDS = 5.0
+"""For one pair of models; it ends sooner where the difference is plain."""
+
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 
 
 @dataclass(frozen=True, slots=True)
+class Agenda:
+    """What is measured of one model: this program at `shares` of the MACs, and the peers at one of them."""
+
+    shares: tuple[float, ...]
+    peer_share: float
+    peers: tuple[str, ...]
+
+
+ALL = tuple(recipe.name for recipe in RECIPES)
+FULL = Agenda((0.8, 0.6, 0.5, 0.4), 0.6, ALL)
+QUICK = Agenda((0.6,), 0.6, ("plain SVD", "BALF", "SVD-LLM", INT8))
+STRONGEST = ("plain SVD", "BALF", "SVD-LLM", INT8)
+"""Of models that take long to judge, the peers that say most: the floor, the two that whiten, and the other way."""
+
+AGENDAS: Mapping[str, Agenda] = {
+    "minilm-l6": Agenda((0.8, 0.6), 0.6, ALL),
+    "ppocr-v4-recogniser": Agenda((0.8, 0.6), 0.8, tuple(name for name in ALL if name != "AIMET greedy")),
+    "efficientnet-lite2": Agenda((0.8,), 0.8, STRONGEST),
+    "craft": Agenda((0.6, 0.4), 0.6, (*STRONGEST, "Tucker-2")),
+    "whisper-base-encoder": Agenda((0.8, 0.6), 0.8, STRONGEST),
+    "whisper-base-decoder": Agenda((0.8, 0.6), 0.8, STRONGEST),
+}
+"""By default: chosen by what a quiet machine of two cores does in 25 minutes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Original:
-    """One model as it came: the task's figures, and its size. `quick` says that only a few samples were taken."""
+    """One model as it came: the task's figures, and its size."""
 
     model: str
-    quick: bool
+    size: Size
     data: str
     lower_is_better: bool
     metrics: Mapping[str, float]
@@ -50,23 +82,25 @@ class Original:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One model at one budget.
+    """One way to compress one model at one budget.
 
     Attributes
     ----------
-    share : of the MACs that were to be kept; None of `macs` where no run was observed.
-    status, message : the library's own; the figures below are None where it wrote no model.
+    way, objective : "this program" with the objective that it was written for ("latency", its default, or "size" where
+        that wrote nothing), or a peer, which has none.
+    share : of the MACs that were to be kept.
+    message : why nothing was written; the figures below are None then.
     macs_kept : share of the MACs of the weights that can be factorized.
     error : relative L2 error of the outputs on calibration feeds that were held out.
     speedup, speedup_low, speedup_high : of one run, the median of interleaved pairs with its 95 % interval.
     milliseconds, milliseconds_before : medians of one run on one calibration feed.
-    seconds : that the compression took.
     """
 
     model: str
-    quick: bool
+    size: Size
+    way: str
+    objective: str
     share: float
-    status: str
     message: str
     metrics: Mapping[str, float] | None
     parameters: int | None
@@ -78,7 +112,6 @@ class Point:
     speedup_high: float | None
     milliseconds: float | None
     milliseconds_before: float | None
-    seconds: float
     date: str
     machine: str
     versions: Mapping[str, str]
@@ -89,9 +122,10 @@ def main() -> int:
     arguments = _parse()
     failed = False
     for name in arguments.models:
-        load = functools.partial(CASES[name], arguments.quick)
+        agenda = {"quick": QUICK, "default": AGENDAS[name], "full": FULL}[arguments.size]
+        saved = SavedResults(arguments.out / "zoo.json")
         try:
-            run_model(load, name, arguments.shares, arguments.out, quick=arguments.quick, again=arguments.again)
+            run_model(CASES[name], name, agenda, saved, size=arguments.size, again=arguments.again)
         except FetchError as error:
             failed = True
             print(f"{name} is left out: {error}", file=sys.stderr)
@@ -101,76 +135,140 @@ def main() -> int:
 
 
 def run_model(
-    load: Callable[[], ZooCase], name: str, shares: Sequence[float], out: Path, *, quick: bool, again: bool
+    load: Callable[[Size], ZooCase], name: str, agenda: Agenda, saved: SavedResults, *, size: Size, again: bool
 ) -> None:
     """Measure what isn't there yet of one model, and save each result."""
-    places = {share: out / "zoo" / f"{name}-macs-{share:g}.json" for share in shares}
-    original = out / "zoo" / f"{name}.json"
-    missing = [share for share, place in places.items() if again or not is_saved(place, quick)]
-    if not missing and is_saved(original, quick) and not again:
+    wanted = [name, *(f"{name}/{OURS}/{share:g}" for share in agenda.shares)]
+    wanted += [f"{name}/{way}/{agenda.peer_share:g}" for way in (*agenda.peers, OURS_INT8)]
+    missing = [key for key in wanted if again or not saved.has(key, size)]
+    if not missing:
         return
-    case = load()
-    if again or not is_saved(original, quick):
-        save(original, measure_original(case, quick=quick))
-        print(f"{name}: {read(original)['metrics']}", flush=True)
+    case = load(size)
     with tempfile.TemporaryDirectory() as scratch:
-        for share in missing:
-            point = measure_point(case, share, Path(scratch), quick=quick)
-            save(places[share], point)
-            print(f"{name} at {share:g}: {point.metrics or point.message}", flush=True)
+        runner = _Runner(case, Path(scratch), size)
+        for key in missing:
+            started = time.perf_counter()
+            result = runner.measure(*key.split("/")[1:])
+            saved.put(key, result, time.perf_counter() - started)
+            text = result.metrics or (result.message if isinstance(result, Point) else "")
+            print(f"{key}: {text} ({saved[key]['seconds_taken']:.0f} s)", flush=True)
 
 
-def measure_original(case: ZooCase, *, quick: bool) -> Original:
-    """The task's figures of the model as it is."""
-    return Original(
-        model=case.name,
-        quick=quick,
-        data=case.data,
-        lower_is_better=case.lower_is_better,
-        metrics=case.judge(open_session(case.path)),
-        parameters=count_parameters(case.path),
-        file_bytes=case.path.stat().st_size,
-        **circumstances(),
-    )
+class _Runner:
+    """One model with what was made of it so far."""
 
+    def __init__(self, case: ZooCase, scratch: Path, size: Size) -> None:
+        self._case, self._scratch, self._size = case, scratch, size
+        self._bench: PeerBench | None = None
 
-def measure_point(case: ZooCase, share: float, scratch: Path, *, quick: bool) -> Point:
-    """Compress to a share of the MACs, and judge; what one budget learns of the model serves the next."""
-    target = scratch / f"{case.name}-{share:g}.onnx"
-    config = Config(budget=KeepMacs(share), seed=SEED)
-    result = compress(case.path, config, feeds=case.calibration, output=target, cache=scratch / "cache")
-    written = result.status == "written"
-    metrics = case.judge(open_session(target)) if written else None
-    parameters, file_bytes = (count_parameters(target), target.stat().st_size) if written else (None, None)
-    target.unlink(missing_ok=True)
-    latency = result.verdict.latency if result.verdict is not None else None
-    return Point(
-        model=case.name,
-        quick=quick,
-        share=share,
-        status=result.status,
-        message=result.message,
-        metrics=metrics,
-        parameters=parameters,
-        file_bytes=file_bytes,
-        macs_kept=_macs_kept(result),
-        error=result.verdict.relative_error if result.verdict is not None else None,
-        speedup=latency.speedup if latency is not None else None,
-        speedup_low=latency.speedup_low if latency is not None else None,
-        speedup_high=latency.speedup_high if latency is not None else None,
-        milliseconds=latency.candidate.median_ms if latency is not None else None,
-        milliseconds_before=latency.original.median_ms if latency is not None else None,
-        seconds=sum(result.seconds.values()),
-        **circumstances(),
-    )
+    @property
+    def bench(self) -> PeerBench:
+        if self._bench is None:
+            self._bench = PeerBench(self._case.path, self._case.calibration, self._scratch, seed=SEED)
+        return self._bench
+
+    def measure(self, way: str = "", share: str = "") -> Original | Point:
+        if not way:
+            return self.original()
+        if way == OURS:
+            return self.ours(float(share))
+        return self.ours_in_int8(float(share)) if way == OURS_INT8 else self.peer(way, float(share))
+
+    def original(self) -> Original:
+        """The task's figures of the model as it is."""
+        case = self._case
+        return Original(
+            model=case.name,
+            size=self._size,
+            data=case.data,
+            lower_is_better=case.lower_is_better,
+            metrics=case.judge(open_session(case.path)),
+            parameters=count_parameters(case.path),
+            file_bytes=case.path.stat().st_size,
+            **circumstances(),
+        )
+
+    def ours(self, share: float) -> Point:
+        """Compress to a share of the MACs as by default, or for size alone where nothing faster came of that."""
+        result = self._compress(share, Config(budget=KeepMacs(share), seed=SEED))
+        if result.status == "rejected":
+            result = self._compress(share, Config(budget=KeepMacs(share), seed=SEED, objective="size"))
+        target = self._target(share)
+        if result.status != "written":
+            return self._point(OURS, share, None, None, message=result.message)
+        return self._point(OURS, share, target, _macs_kept(result), objective=result.config.objective)
+
+    def ours_in_int8(self, share: float) -> Point:
+        """That, quantized by onnxruntime."""
+        made = self.ours(share) if not self._target(share).is_file() else None
+        if made is not None and made.metrics is None:
+            return self._point(OURS_INT8, share, None, None, message=made.message)
+        target = self._scratch / "int8.onnx"
+        quantize_dynamically(self._target(share), target)
+        return self._point(OURS_INT8, share, target, None)
+
+    def peer(self, name: str, share: float) -> Point:
+        """One recipe."""
+        recipe = next(recipe for recipe in RECIPES if recipe.name == name)
+        target = self._scratch / "peer.onnx"
+        kept = recipe.write(self.bench, "macs", share, target)
+        return self._point(name, share, target, kept)
+
+    def _target(self, share: float) -> Path:
+        return self._scratch / f"{share:g}.onnx"
+
+    def _compress(self, share: float, config: Config) -> CompressionResult:
+        feeds, target, cache = self._case.calibration, self._target(share), self._scratch / "cache"
+        return compress(self._case.path, config, feeds=feeds, output=target, cache=cache, force=True)
+
+    def _point(
+        self,
+        way: str,
+        share: float,
+        target: Path | None,
+        kept: float | None,
+        *,
+        objective: str = "",
+        message: str = "",
+    ) -> Point:
+        head = (self._case.name, self._size, way, objective, share, message)
+        if target is None:
+            return Point(*head, *[None] * 10, **circumstances())  # type: ignore[arg-type]
+        session = open_session(target)
+        latency = measure_latency(
+            self.bench.original, session, self.bench.observed.held_out, seed=SEED, max_seconds=TIMED_SECONDS
+        )
+        return Point(
+            *head,
+            metrics=self._case.judge(session),
+            parameters=count_parameters(target),
+            file_bytes=target.stat().st_size,
+            macs_kept=kept,
+            error=self._error(session),
+            speedup=latency.speedup,
+            speedup_low=latency.speedup_low,
+            speedup_high=latency.speedup_high,
+            milliseconds=latency.candidate.median_ms,
+            milliseconds_before=latency.original.median_ms,
+            **circumstances(),
+        )
+
+    def _error(self, session: Session) -> float:
+        accumulators = [OutputAccumulator(name) for name in session.outputs]
+        for feed in self.bench.observed.held_out:
+            expected, actual = self.bench.original.run(feed), session.run(feed)
+            for accumulator in accumulators:
+                accumulator.add(expected[accumulator.name], actual[accumulator.name])
+        return max(accumulator.statistics().relative_l2 for accumulator in accumulators)
 
 
 def count_parameters(path: Path) -> int:
-    """Floating-point values that a model's main graph stores, as initializers or in Constant nodes."""
+    """Values that a model's main graph stores in tensors of floats or of 8 bits, initializers or Constant nodes."""
     graph = onnx.load(path).graph
     constants = (a.t for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.name == "value")
     tensors = (*graph.initializer, *constants)
-    return sum(math.prod(tensor.dims) for tensor in tensors if tensor.data_type in FLOATS)
+    counted = (*FLOATS, onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    return sum(math.prod(tensor.dims) for tensor in tensors if tensor.data_type in counted)
 
 
 def _macs_kept(result: CompressionResult) -> float | None:
@@ -182,20 +280,21 @@ def _macs_kept(result: CompressionResult) -> float | None:
 def write_report(out: Path) -> None:
     """All that was saved, as Markdown."""
     out.mkdir(parents=True, exist_ok=True)
-    saved = [read(place) for place in sorted((out / "zoo").glob("*.json"))]
-    fields = {field.name for field in dataclasses.fields(Point)}
-    points = [result for result in saved if set(result) == fields]
+    saved = SavedResults(out / "zoo.json").part("")
     originals = {result["model"]: result for result in saved if "data" in result}
+    points = [result for result in saved if "way" in result]
     (out / "zoo.md").write_text(markdown(originals, points), encoding="utf-8")
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few samples, to see that everything runs")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--quick", action="store_const", dest="size", const="quick", help="few samples, one budget")
+    sizes.add_argument("--full", action="store_const", dest="size", const="full", help="all samples, budgets, recipes")
     parser.add_argument("--again", action="store_true", help="measure what is saved already")
-    parser.add_argument("--models", type=_names, default=tuple(CASES), metavar=",".join(CASES))
-    parser.add_argument("--shares", type=_shares, default=SHARES, metavar=",".join(f"{share:g}" for share in SHARES))
-    parser.add_argument("--out", type=Path, default=RESULTS, help="directory of zoo.md and zoo/*.json")
+    parser.add_argument("--models", type=_names, default=tuple(AGENDAS), metavar=",".join(AGENDAS))
+    parser.add_argument("--out", type=Path, default=RESULTS, help="directory of zoo.json and zoo.md")
+    parser.set_defaults(size="default")
     return parser.parse_args()
 
 
@@ -208,13 +307,6 @@ def _known(names: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
     if unknown:
         raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: expected some of {', '.join(known)}")
     return tuple(names)
-
-
-def _shares(text: str) -> tuple[float, ...]:
-    shares = tuple(float(part) for part in text.split(","))
-    if not all(0.0 < share <= 1.0 for share in shares):
-        raise argparse.ArgumentTypeError(f"{text}: expected shares above 0 and at most 1, e.g. 0.8,0.6")
-    return shares
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The real models that compression is judged on: what each is calibrated with, and the task that it is judged by.
 
 No sample that is judged was seen in calibration. Models and data are fetched, and graphs exported, when a case is
-loaded; `quick` takes fewer samples of both, to see that everything runs.
+loaded. A size says how many samples of both are taken; the counts stand beside each other in `pick`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import detection_tasks, gloss_probe, image_tasks, recognition_tasks, sentence_tasks, speech_tasks
+from benchmarks.saved_results import Size
 from lowrank_onnx.evaluate import Session, open_session
 from lowrank_onnx.types import Array, Feed
 from models.export_craft import export_craft
@@ -45,17 +46,22 @@ class ZooCase:
     data: str
 
 
+def pick(size: Size, quick: int, default: int, full: int) -> int:
+    """How many samples to take."""
+    return {"quick": quick, "default": default, "full": full}[size]
+
+
 def _outputs(session: Session, feeds: Sequence[Feed]) -> list[Array]:
     return [np.asarray(session.run(feed)[session.outputs[0]]) for feed in feeds]
 
 
-def load_minilm(quick: bool) -> ZooCase:
+def load_minilm(size: Size) -> ZooCase:
     """The sentence encoder: similarities as people judge them, and topics of definitions."""
     tasks = {task.name: (task, sentence_tasks.encode_texts(task.texts)) for task in sentence_tasks.load_tasks()}
-    glosses = gloss_probe.load_glosses(600 if quick else 3000)
+    glosses = gloss_probe.load_glosses(pick(size, 600, 1500, 3000))
     encoded = sentence_tasks.encode_texts(glosses.texts)
     judged = [feed for _, texts in tasks.values() for feed in texts.feeds]
-    count = 64 if quick else 512
+    count = pick(size, 64, 256, 512)
 
     def judge(session: Session) -> Mapping[str, float]:
         figures = sentence_tasks.judge_encoder(_outputs(session, judged), tasks)
@@ -74,10 +80,10 @@ def load_minilm(quick: bool) -> ZooCase:
     )
 
 
-def load_whisper_encoder(quick: bool) -> ZooCase:
+def load_whisper_encoder(size: Size) -> ZooCase:
     """The speech recogniser's encoder, with the original decoder behind it."""
     encoder, decoder = export_whisper()
-    learned, judged = _prompts(quick)
+    learned, judged = _prompts(size)
 
     def judge(session: Session) -> Mapping[str, float]:
         return {"WER": _transcribe(judged, lambda prompt: _encode(session, prompt), open_session(decoder))}
@@ -92,10 +98,10 @@ def load_whisper_encoder(quick: bool) -> ZooCase:
     )
 
 
-def load_whisper_decoder(quick: bool) -> ZooCase:
+def load_whisper_decoder(size: Size) -> ZooCase:
     """The speech recogniser's decoder, behind the original encoder."""
     encoder, decoder = export_whisper()
-    learned, judged = _prompts(quick)
+    learned, judged = _prompts(size)
     original = open_session(encoder)
     states = {prompt.name: _encode(original, prompt) for prompt in (*learned, *judged)}
 
@@ -119,10 +125,11 @@ def load_whisper_decoder(quick: bool) -> ZooCase:
 Prompts = Sequence[speech_tasks.Prompt]
 
 
-def _prompts(quick: bool) -> tuple[Prompts, Prompts]:
+def _prompts(size: Size) -> tuple[Prompts, Prompts]:
     """To learn from, and to judge by."""
     prompts = speech_tasks.load_prompts()
-    return (prompts[:8], prompts[24:32]) if quick else (prompts[:24], prompts[24:])
+    learned, judged = pick(size, 8, 16, 24), pick(size, 8, 40, len(prompts) - 24)
+    return prompts[:learned], prompts[24 : 24 + judged]
 
 
 def _prompt_data(learned: Prompts, judged: Prompts, beside: str) -> str:
@@ -149,10 +156,10 @@ def _transcribe(prompts: Prompts, states_of: Callable[[speech_tasks.Prompt], Arr
     return speech_tasks.word_error_rate(texts, prompts)
 
 
-def load_craft(quick: bool) -> ZooCase:
+def load_craft(size: Size) -> ZooCase:
     """The detector of text."""
-    pages = detection_tasks.judged_pages(6 if quick else 48)
-    learned = detection_tasks.calibration_feeds(8 if quick else 32)
+    pages = detection_tasks.judged_pages(pick(size, 6, 16, 48))
+    learned = detection_tasks.calibration_feeds(pick(size, 8, 16, 32))
     feeds = [detection_tasks.page_feed(page) for page in pages]
     return ZooCase(
         name="craft",
@@ -165,12 +172,12 @@ def load_craft(quick: bool) -> ZooCase:
     )
 
 
-def load_efficientnet(quick: bool) -> ZooCase:
+def load_efficientnet(size: Size) -> ZooCase:
     """The classifier of images, in which low rank finds little: the control."""
     tasks = image_tasks.judged_images()
-    tasks = {name: images[:: 8 if quick else 1] for name, images in tasks.items()}
+    tasks = {name: images[:: pick(size, 8, 1, 1)] for name, images in tasks.items()}
     feeds = {name: image_tasks.image_feeds([image.image for image in images]) for name, images in tasks.items()}
-    count = 32 if quick else 256
+    count = pick(size, 32, 128, 256)
 
     def judge(session: Session) -> Mapping[str, float]:
         return {name: image_tasks.top1(_outputs(session, feeds[name]), images) for name, images in tasks.items()}
@@ -186,10 +193,10 @@ def load_efficientnet(quick: bool) -> ZooCase:
     )
 
 
-def load_ppocr(quick: bool) -> ZooCase:
+def load_ppocr(size: Size) -> ZooCase:
     """The recogniser of text."""
-    lines = recognition_tasks.judged_lines(40 if quick else 400)
-    count = 32 if quick else 256
+    lines = recognition_tasks.judged_lines(pick(size, 40, 200, 400))
+    count = pick(size, 32, 128, 256)
     feeds, characters = recognition_tasks.line_feeds(lines), recognition_tasks.load_characters()
 
     def judge(session: Session) -> Mapping[str, float]:
@@ -206,7 +213,7 @@ def load_ppocr(quick: bool) -> ZooCase:
     )
 
 
-CASES: Mapping[str, Callable[[bool], ZooCase]] = {
+CASES: Mapping[str, Callable[[Size], ZooCase]] = {
     "minilm-l6": load_minilm,
     "whisper-base-encoder": load_whisper_encoder,
     "whisper-base-decoder": load_whisper_decoder,

@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.markdown_table import table
+from benchmarks.peers import AIDGE, INT8, OURS_INT8, RECIPES
+from benchmarks.saved_results import measured_on
+
+OURS = "this program"
 
 Row = Mapping[str, Any]
 
@@ -18,51 +22,71 @@ def markdown(originals: Mapping[str, Row], points: Sequence[Row]) -> str:
         "Made by `python -m benchmarks.zoo`. Every model is compressed with default options to a share of the MACs of",
         "the weights that can be factorized, with no retraining. `error` is the relative L2 error of the outputs on",
         "feeds that calibration held out; `speed` the original's latency over the compressed model's, the median of",
-        "interleaved pairs with its 95 % interval. A model that isn't measurably faster is not written.",
+        "interleaved pairs with its 95 % interval. Where the program found nothing that is measurably faster, it was",
+        "run for size alone, and the row says so. Other ways, on the same weights and feeds:",
+        "",
+        *(f"- {recipe.name}: {recipe.source}." for recipe in RECIPES),
+        "",
+        AIDGE,
         "",
     ]
     for name in sorted(originals):
-        own = sorted((point for point in points if point["model"] == name), key=lambda point: -point["share"])
+        own = sorted((point for point in points if point["model"] == name), key=_place)
         lines += _model(originals[name], own)
     return "\n".join(lines)
+
+
+def _place(point: Row) -> tuple[float, int]:
+    """By falling share; at each this program first, then the others in their order."""
+    order = [OURS, OURS_INT8, *(recipe.name for recipe in RECIPES)]
+    return -point["share"], order.index(point["way"])
 
 
 def _model(original: Row, points: Sequence[Row]) -> list[str]:
     metrics = list(original["metrics"])
     better = "lower is better" if original["lower_is_better"] else "higher is better"
-    head = ["kept MACs", *metrics, "parameters", "file", "MACs", "error", "speed", "latency"]
+    head = ["kept MACs", "way", *metrics, "parameters", "file", "MACs", "error", "speed", "latency"]
     rows = [
-        ["all", *(f"{original['metrics'][name]:.4f}" for name in metrics), *_size(original), "1.000", "", "", ""],
+        ["all", "original", *(f"{original['metrics'][name]:.4f}" for name in metrics), *_size(original), "1.000"]
+        + [""] * 3,
         *(_point(point, metrics) for point in points),
     ]
-    dates = ", ".join(sorted({row["date"] for row in (original, *points)}))
-    versions = ", ".join(f"{name} {version}" for name, version in original["versions"].items() if version)
-    return [
-        f"## {original['model']}",
-        "",
-        f"{original['data'][0].upper()}{original['data'][1:]}; {better}."
-        + (" A quick run on few samples." if original["quick"] else ""),
-        "",
-        *table(head, rows),
-        "",
-        *(f"Nothing written at {point['share']:g}: {point['message']}\n" for point in points if not point["metrics"]),
-        f"Measured on {dates}: {original['machine']}; {versions}.",
-        "",
-    ]
+    said = f"{original['data'][0].upper()}{original['data'][1:]}; {better}."
+    lines = [f"## {original['model']}", "", said, "", *table(head, rows), ""]
+    lines += [f"- {verdict}" for verdict in verdicts(points)]
+    lines += [f"- {p['way']} at {p['share']:g}: {p['message']}" for p in points if not p["metrics"]]
+    return [*lines, "", measured_on([dict(row) for row in (original, *points)]), ""]
+
+
+def verdicts(points: Sequence[Row]) -> list[str]:
+    """Who has the least error, and who the highest speed, where peers were run; int8 keeps other bytes and is apart."""
+    lines = []
+    for share in dict.fromkeys(point["share"] for point in points):
+        ways = {p["way"]: p for p in points if p["share"] == share and p["metrics"]}
+        peers = [p for name, p in ways.items() if name not in (OURS, OURS_INT8, INT8)]
+        if OURS not in ways or not peers:
+            continue
+        best = min(peers, key=lambda point: float(point["error"]))
+        fastest = max(peers, key=lambda point: float(point["speedup"]))
+        ours = ways[OURS]
+        error, speed = best["error"] / ours["error"], fastest["speedup"] / ours["speedup"]
+        lines.append(
+            f"At {share:g} the error of the best peer ({best['way']}) is {error:.2f} times this program's; the speed "
+            f"of the fastest ({fastest['way']}) {speed:.2f} times."
+        )
+    return lines
 
 
 def _point(point: Row, metrics: Sequence[str]) -> list[str]:
-    share = f"{point['share']:g}" + (" (quick)" if point["quick"] else "")
+    share = "" if point["way"] == INT8 else f"{point['share']:g}" + (" (quick)" if point["size"] == "quick" else "")
+    way = point["way"] + (" (for size)" if point["objective"] == "size" else "")
     if not point["metrics"]:
-        return [share, *["not written"] * len(metrics), "", "", "", "", "", ""]
-    speed = latency = ""
-    if point["speedup"] is not None:
-        speed = f"{point['speedup']:.2f} ({point['speedup_low']:.2f}-{point['speedup_high']:.2f})"
-        latency = f"{point['milliseconds_before']:.3g} -> {point['milliseconds']:.3g} ms"
+        return [share, way, *["not written"] * len(metrics), *[""] * 6]
+    speed = f"{point['speedup']:.2f} ({point['speedup_low']:.2f}-{point['speedup_high']:.2f})"
+    latency = f"{point['milliseconds_before']:.3g} -> {point['milliseconds']:.3g} ms"
     macs = "" if point["macs_kept"] is None else f"{point['macs_kept']:.3f}"
-    error = "" if point["error"] is None else f"{point['error']:.4f}"
     figures = [f"{point['metrics'][name]:.4f}" for name in metrics]
-    return [share, *figures, *_size(point), macs, error, speed, latency]
+    return [share, way, *figures, *_size(point), macs, f"{point['error']:.4f}", speed, latency]
 
 
 def _size(row: Row) -> list[str]:

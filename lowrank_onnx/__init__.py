@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lowrank_onnx.metric import Metric
     from lowrank_onnx.pipeline import compress, inspect, validate
     from lowrank_onnx.results import CompressionResult, InspectResult, SweepResult
+    from lowrank_onnx.site_override import SiteOverride
     from lowrank_onnx.types import Verdict
 
 __version__ = "0.1.0"
@@ -66,6 +67,7 @@ _HOMES = {
     "lowrank_onnx.metric": ("Metric",),
     "lowrank_onnx.pipeline": ("compress", "inspect", "validate"),
     "lowrank_onnx.results": ("CompressionResult", "InspectResult", "SweepResult"),
+    "lowrank_onnx.site_override": ("SiteOverride",),
     "lowrank_onnx.types": ("Verdict",),
 }
 
@@ -88,6 +90,7 @@ __all__ = [
     "MissingDependencyError",
     "ModelError",
     "OutputError",
+    "SiteOverride",
     "Speedup",
     "SweepResult",
     "UsageError",

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -17,40 +14,23 @@ import onnx
 
 from lowrank_onnx import __version__
 from lowrank_onnx.absorb import Absorbed
-from lowrank_onnx.calibration import NO_LESSON, Lesson, exclusions
+from lowrank_onnx.calibration import NO_LESSON, Lesson
 from lowrank_onnx.candidate_model import CandidateModel
-from lowrank_onnx.candidates import PlannedWeight, tail_energy
+from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Config
 from lowrank_onnx.evaluate import Feeds
-from lowrank_onnx.forms import Form
 from lowrank_onnx.model_io import Model
-from lowrank_onnx.model_totals import NOTHING_SAVED, totals, without_absorbed
+from lowrank_onnx.model_totals import totals, without_absorbed
 from lowrank_onnx.outcome import allowed_error, find_reached
-from lowrank_onnx.results import CompressionResult, PlanTrial, Refinement, SearchStep, SiteResult
+from lowrank_onnx.override_sites import Asked
+from lowrank_onnx.results import CompressionResult, PlanTrial, Refinement, SearchStep
 from lowrank_onnx.rollback import PUT_BACK
-from lowrank_onnx.types import Site, SiteChoice, Skipped, Tails, Verdict, WeightRef
+from lowrank_onnx.site_rows import site_results
+from lowrank_onnx.stage_clock import StageClock
+from lowrank_onnx.types import Skipped, Verdict, WeightRef
 from lowrank_onnx.unreached import unchanged_message
 from lowrank_onnx.weights import SharedWeight, decoding_notes, written_before
-
-CURVE_POINTS = 32
-"""Ranks at which the report states the error of a weight."""
-
-
-class StageClock:
-    """Adds up the wall time of named stages."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count the time spent inside towards `name`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +38,6 @@ class Bookkeeping:
     """Everything that the report needs once the choices are made; its verbs close a run in one of three ways."""
 
     source: str
-    original: Model
     model: Model
     absorbed: tuple[Absorbed, ...]
     groups: tuple[SharedWeight, ...]
@@ -67,6 +46,7 @@ class Bookkeeping:
     positions: Mapping[str, int]
     feeds: Feeds | None
     weights: tuple[PlannedWeight, ...]
+    asked: Mapping[WeightRef, Asked]
     choices: tuple[Choice, ...]
     search: tuple[SearchStep, ...]
     calibration_feeds: int
@@ -84,7 +64,7 @@ class Bookkeeping:
             [self.lessons.get(group.weight, NO_LESSON).curves for group in self.groups],
             self.choices,
             self.search,
-            compressed_before=written_before(self.original.skeleton),
+            compressed_before=written_before(self.model.skeleton),
         )
         return self._result("unchanged", message)
 
@@ -126,10 +106,17 @@ class Bookkeeping:
         written = () if candidate is None else candidate.written
         saved = {one.output: one.saved for one in self.absorbed}
         rows = site_results(
-            self.groups, self.choices, written, self.positions, self.lessons, allowed_error(self.config), saved
+            self.groups,
+            self.weights,
+            self.choices,
+            written,
+            self.positions,
+            self.lessons,
+            self.asked,
+            allowed_error(self.config),
+            saved,
         )
-        original = self.original
-        before = totals(original.skeleton, original.file_bytes, self.groups, None, self.positions, saved)
+        before = totals(self.model.skeleton, self.model.file_bytes, self.groups, None, self.positions, saved)
         after = None
         if candidate is not None:
             after = totals(candidate.model.skeleton, file_bytes, self.groups, rows, self.positions)
@@ -153,7 +140,7 @@ class Bookkeeping:
             versions=versions(),
             feeds="" if self.feeds is None else self.feeds.description,
             synthetic=self.feeds is not None and self.feeds.synthetic,
-            already_compressed=written_before(self.original.skeleton),
+            already_compressed=written_before(self.model.skeleton),
             trials=tuple(self.trials),
             refinement=self.refinement,
             notes=(
@@ -168,107 +155,6 @@ class Bookkeeping:
         if verdict is None or verdict.latency is None:
             return None
         return verdict.latency.original.median_ms / 1000 * self.calibration_feeds
-
-
-def site_results(
-    groups: Sequence[SharedWeight],
-    choices: Sequence[Choice],
-    written: Sequence[SiteChoice],
-    positions: Mapping[str, int],
-    lessons: Mapping[WeightRef, Lesson],
-    max_error: float | None = None,
-    saved: Mapping[str, int] = NOTHING_SAVED,
-) -> dict[str, SiteResult]:
-    """The report's rows by site name, in the order of the groups.
-
-    `max_error` is what the outputs' error may be; `saved` is by the first output of a site that stands for several
-    nodes how many weights fewer it has than those.
-    """
-    excluded = exclusions(groups, lessons, max_error)
-    done = {choice.site.name: choice for choice in written}
-    return {
-        site.name: _site_result(
-            site,
-            choice,
-            done.get(site.name),
-            positions.get(site.name),
-            lessons.get(site.weight, NO_LESSON),
-            excluded.get(site.weight, ""),
-            saved.get(site.output, 0),
-        )
-        for group, choice in zip(groups, choices, strict=True)
-        for site in group.sites
-    }
-
-
-def _site_result(
-    site: Site,
-    choice: Choice,
-    written: SiteChoice | None,
-    positions: int | None,
-    lesson: Lesson,
-    exclude: str,
-    saved: int,
-) -> SiteResult:
-    """One row of the report; `written` is None where the site stays dense."""
-    candidate = choice.candidate
-    dense = site.shape.parameters
-    before = dense + saved
-    after = candidate.parameters if written else dense
-    macs_after = None
-    if positions is not None:
-        macs_after = written.form.macs(site.shape, written.rank, positions) if written else positions * dense
-    return SiteResult(
-        name=site.name,
-        op_type=site.op_type,
-        weight=site.weight.name,
-        dtype=site.weight.dtype,
-        groups=site.shape.groups,
-        in_features=site.shape.in_features,
-        out_features=site.shape.out_features,
-        form=candidate.form,
-        rank=candidate.rank,
-        reason=choice.reason,
-        parameters_before=before,
-        parameters_after=after,
-        macs_before=None if positions is None else positions * before,
-        macs_after=macs_after,
-        relative_error=written.relative_error if written else None,
-        spectral_error=written.spectral_error if written else None,
-        solver=written.solver if written else "",
-        input_error=_input_error(lesson, written),
-        importance=lesson.importance,
-        predicted_error=math.sqrt(candidate.error) if written and lesson.importance is not None else None,
-        probes=_probes(lesson),
-        exclude=exclude,
-        error_curve=_error_curve(lesson, site.forms[0] if written is None else written.form),
-        note=lesson.note,
-    )
-
-
-def _probes(lesson: Lesson) -> tuple[tuple[int, float], ...]:
-    if lesson.sensitivity is None:
-        return ()
-    pairs = zip(lesson.sensitivity.ranks, lesson.sensitivity.output_errors, strict=True)
-    return tuple((rank, math.sqrt(error)) for rank, error in pairs)
-
-
-def _error_curve(lesson: Lesson, form: Form) -> tuple[tuple[int, float], ...]:
-    """The error of a form's factorization at evenly spaced ranks, from 0 (all is lost) to the largest there is."""
-    curve = lesson.curves.get(form.family)
-    if curve is None:
-        return ()
-    if isinstance(curve, Tails):
-        return tuple((rank, math.sqrt(error)) for rank, error in zip(curve.ranks, curve.errors, strict=True))
-    largest = curve.values.shape[-1]
-    ranks = sorted({round(largest * step / CURVE_POINTS) for step in range(CURVE_POINTS + 1)})
-    return tuple((rank, math.sqrt(tail_energy(curve, rank))) for rank in ranks)
-
-
-def _input_error(lesson: Lesson, written: SiteChoice | None) -> float | None:
-    if written is None or not lesson.curves or not lesson.whitened:
-        return None
-    return math.sqrt(tail_energy(lesson.curves[written.form.family], written.rank))
 
 
 def versions() -> dict[str, str]:

@@ -6,17 +6,25 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from lowrank_onnx.candidate_model import build_candidate
+from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import Choice
-from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, open_session
+from lowrank_onnx.config import Config, Speedup
+from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, measure_latency, open_session
 from lowrank_onnx.evaluate.accumulate import OutputAccumulator
 from lowrank_onnx.evaluate.feeds import last_feeds
 from lowrank_onnx.evaluate.scores import MetricJudge
+from lowrank_onnx.latency.plan import time_runs
 from lowrank_onnx.model_io import Model, stage_model
 from lowrank_onnx.observed import Observed
+from lowrank_onnx.passes import Expansion
+from lowrank_onnx.progress import Progress
+from lowrank_onnx.realise import Realiser
+from lowrank_onnx.settle import Settled, settle
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.trust import TRUSTS, PlanJudge
 from lowrank_onnx.types import LatencyComparison, MetricComparison
@@ -30,8 +38,8 @@ Stopwatch: TypeAlias = Callable[[Session, Session, Feeds], LatencyComparison]
 class Workshop:
     """What a model is made from once the factors are there, where, and the original to hold against it.
 
-    `observed` is None where the original was never run; then nothing can be searched for. `metric` is the user's own
-    measure, where there is one.
+    `model` has the calls of its functions written out, as `expansion` knows. `observed` is None where the original was
+    never run; then nothing can be searched for. `metric` is the user's own measure, where there is one.
     """
 
     model: Model
@@ -40,6 +48,7 @@ class Workshop:
     directory: Path
     observed: Observed | None
     metric: MetricJudge | None = None
+    expansion: Expansion | None = None
 
     @property
     def original(self) -> Observed:
@@ -58,7 +67,7 @@ def error_on(workshop: Workshop, choices: Sequence[Choice], feeds: Feeds) -> flo
     """The relative output error of the model that these choices make, on some feeds."""
     if _is_original(choices):
         return 0.0
-    with _attempt(workshop, choices) as session:
+    with attempt(workshop, choices) as session:
         return _error(workshop.original, session, feeds)
 
 
@@ -66,7 +75,7 @@ def race(workshop: Workshop, stopwatch: Stopwatch, choices: Sequence[Choice]) ->
     """The relative output error and the speedup of the model that these choices make, on the held-out feeds."""
     if _is_original(choices):
         return 0.0, 1.0
-    with _attempt(workshop, choices) as session:
+    with attempt(workshop, choices) as session:
         original = workshop.original
         error = _error(original, session, original.held_out)
         return error, stopwatch(original.session, session, original.held_out).speedup
@@ -79,7 +88,7 @@ def drop_of(workshop: Workshop, choices: Sequence[Choice]) -> tuple[float, Metri
         raise ValueError("a search for a drop needs a metric")
     if _is_original(choices):
         return 0.0, judge(workshop.original.session)
-    with _attempt(workshop, choices) as session:
+    with attempt(workshop, choices) as session:
         return _error(workshop.original, session, workshop.original.held_out), judge(session)
 
 
@@ -104,7 +113,7 @@ class PlanError:
         if self._expected is None:
             self._expected = tuple(self._workshop.original.session.run(feed) for feed in self._feeds)
         accumulators = [OutputAccumulator(name) for name in self._workshop.original.session.outputs]
-        with _attempt(self._workshop, choices) as session:
+        with attempt(self._workshop, choices) as session:
             for feed, expected in zip(self._feeds, self._expected, strict=True):
                 actual = session.run(feed)
                 for accumulator in accumulators:
@@ -150,8 +159,11 @@ def _is_original(choices: Sequence[Choice]) -> bool:
 
 
 @contextmanager
-def _attempt(workshop: Workshop, choices: Sequence[Choice]) -> Iterator[Session]:
-    candidate = build_candidate(workshop.model, workshop.groups, choices, workshop.spool, measure=False)
+def attempt(workshop: Workshop, choices: Sequence[Choice]) -> Iterator[Session]:
+    """A session of the model that these choices make."""
+    candidate = build_candidate(
+        workshop.model, workshop.groups, choices, workshop.spool, measure=False, expansion=workshop.expansion
+    )
     with stage_model(candidate.model, workshop.directory / "attempt.onnx") as staged:
         yield open_session(staged.path, provider=workshop.original.provider)
 
@@ -159,3 +171,35 @@ def _attempt(workshop: Workshop, choices: Sequence[Choice]) -> Iterator[Session]
 def _error(original: Observed, session: Session, feeds: Feeds) -> float:
     outputs = compare_outputs(original.session, session, feeds)
     return max((output.relative_l2 for output in outputs), default=float("inf"))
+
+
+def settled_choices(
+    workshop: Workshop,
+    weights: Sequence[PlannedWeight],
+    realiser: Realiser,
+    config: Config,
+    start: float | None,
+    judge_of_plans: PlanJudge | None,
+    progress: Progress,
+) -> Settled:
+    """`settle`, with the models of its attempts built and measured in the workshop."""
+
+    def stopwatch(original: Session, candidate: Session, feeds: Feeds) -> LatencyComparison:
+        return measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=config.preset.attempt_seconds)
+
+    original_ms = None
+    if isinstance(config.budget, Speedup):
+        original_ms = time_runs(workshop.original.session, next(iter(workshop.original.feeds)))
+    return settle(
+        weights,
+        realiser.curves,
+        config,
+        partial(error_of, workshop),
+        progress,
+        race=partial(race, workshop, stopwatch),
+        drop_of=partial(drop_of, workshop),
+        original_ms=original_ms,
+        start=start,
+        holds=realiser.holds,
+        plan_judge=judge_of_plans,
+    )

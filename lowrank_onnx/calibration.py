@@ -142,11 +142,13 @@ def weight_sensitivities(
     level: SensitivityLevel,
     progress: Progress,
     cache: Cache = NO_CACHE,
+    decode: Callable[[WeightRef], Array] | None = None,
 ) -> dict[WeightRef, Sensitivity | Unmeasured]:
     """The measured effect on the outputs of compressing each factorized weight alone; empty where `level` is "off".
 
     "fast" tries one rank of each weight, "full" three; `feeds_to_probe` says on how many feeds. `cache` is as in
-    `weight_moments`; each weight is kept when it is measured.
+    `weight_moments`; each weight is kept when it is measured. `decode` reads the weights that are stored with an
+    encoding.
     """
     by_weight = {g.weight: known for g, known in zip(groups, curves, strict=True) if known}
     measured = [group for group in groups if group.weight in by_weight]
@@ -173,6 +175,7 @@ def weight_sensitivities(
             tails,
             ranks_of,
             max_feeds=max_feeds,
+            decode=decode,
             known=known,
             finished=lambda result: slots[result.weight].put(sensitivity_codec(result.weight), result),
             progress=stage,

@@ -38,9 +38,10 @@ def build_candidate(
     spool: FactorSpool,
     *,
     measure: bool,
+    expansion: passes.Expansion | None = None,
     progress: Progress = SILENT,
 ) -> CandidateModel:
-    """Rewrite `model` with one choice per weight.
+    """Rewrite `model`, whose calls are written out, with one choice per weight; calls that nothing changed fold back.
 
     With `measure`, the errors of the factors are measured as they will be stored, one weight in memory at a time; else
     (attempts of a search) they are left at zero, and nothing of them is shown.
@@ -71,7 +72,10 @@ def build_candidate(
     rewritten = reorder_neighbours(model.with_rewrite(rewrite.skeleton, made), written)
     sites = [site for group in groups for site in group.sites]
     absorption = absorb_products(rewritten, passes.linear_outputs(rewritten.skeleton, sites))
-    return CandidateModel(absorption.model, tuple(written), absorption.absorbed)
+    finished = absorption.model
+    if expansion is not None:
+        finished = finished.with_rewrite(passes.fold_calls(finished.skeleton, expansion), {})
+    return CandidateModel(finished, tuple(written), absorption.absorbed)
 
 
 def _all_refs(groups: Sequence[SharedWeight]) -> Iterator[WeightRef]:

@@ -54,7 +54,8 @@ class PlannedWeight:
     `unmeasured` then says why, if measuring was tried. Times that differ by no more than the share `noise` can't be
     told apart. `itemsize` is the bytes of one value of the factors. `room` is the number of values that factors must
     stay below to take fewer bytes than what is stored now, which may be narrower than they are; None where that is the
-    weight's own number.
+    weight's own number. `rank` is the only one that it may have, where the user said so; it is then not left dense, and
+    need not be faster. In plans its damage counts `emphasis` times.
     """
 
     name: str
@@ -67,6 +68,8 @@ class PlannedWeight:
     unmeasured: str = ""
     itemsize: int = 4
     room: int | None = None
+    rank: int | None = None
+    emphasis: float = 1.0
 
     @property
     def plain(self) -> Form:
@@ -98,7 +101,12 @@ def natural_rank_multiple(shape: MatrixShape) -> int:
 
 
 def useful_ranks(weight: PlannedWeight, form: Form, rank_multiple: int | None) -> tuple[int, ...]:
-    """The ranks worth considering, ascending: multiples of `rank_multiple` at which the form stores less than dense."""
+    """The ranks worth considering, ascending: multiples of `rank_multiple` at which the form stores less than dense.
+
+    Of a weight whose rank is given, that one, if the form stores less at it.
+    """
+    if weight.rank is not None:
+        return (weight.rank,) if weight.rank <= weight.largest_useful_rank(form) else ()
     multiple = rank_multiple or natural_rank_multiple(weight.shape)
     return tuple(range(multiple, weight.largest_useful_rank(form) + 1, multiple))
 
@@ -136,7 +144,7 @@ def tail_energy(curve: ErrorCurve, rank: int) -> float:
 def dense_candidate(weight: PlannedWeight) -> Candidate:
     """The candidate that leaves `weight` as it is."""
     parameters = weight.shape.parameters
-    macs = None if weight.positions is None else weight.positions * parameters
+    macs = None if weight.positions is None else weight.plain.dense_macs(weight.shape, weight.positions)
     latency = None if weight.latency is None else weight.latency(DENSE, None)
     stored = (parameters if weight.room is None else weight.room) * weight.itemsize
     return Candidate(DENSE, None, parameters, macs, 0.0, latency, stored)
@@ -152,14 +160,21 @@ def low_rank_candidate(weight: PlannedWeight, form: Form, curves: Curves, rank: 
 
 
 def maybe_faster(weight: PlannedWeight, form: str, rank: int) -> bool:
-    """False where the weight was measured, and so written isn't faster than dense by more than the noise."""
-    return weight.latency is None or weight.latency(form, rank) < weight.latency(DENSE, None) * (1.0 - weight.noise)
+    """False where the weight was measured, and so written isn't faster than dense by more than the noise.
+
+    A rank that was given is not a matter of speed.
+    """
+    if weight.latency is None or weight.rank is not None:
+        return True
+    return weight.latency(form, rank) < weight.latency(DENSE, None) * (1.0 - weight.noise)
 
 
 def find_candidates(
     weight: PlannedWeight, curves: Curves, rank_multiple: int | None, *, only_faster: bool = False
 ) -> tuple[Candidate, ...]:
     """Every candidate of one weight, form by form by rising rank, "leave dense" last.
+
+    A weight whose rank is given has no "leave dense" beside the forms at that rank.
 
     With `only_faster`, those that were measured and aren't faster than dense by more than the noise are left out.
     """
@@ -168,7 +183,7 @@ def find_candidates(
         for form, rank in useful_options(weight, rank_multiple)
         if is_known(curves.get(form.family), rank) and (not only_faster or maybe_faster(weight, form.name, rank))
     ]
-    return (*found, dense_candidate(weight))
+    return tuple(found) if found and weight.rank is not None else (*found, dense_candidate(weight))
 
 
 def is_known(curve: ErrorCurve | None, rank: int) -> bool:

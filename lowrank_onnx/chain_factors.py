@@ -1,9 +1,14 @@
-"""The factors of convolutions that are written as chains of convolutions: their errors by rank, and their parts."""
+"""The factors of convolutions that are written as chains of convolutions: their errors by rank, and their parts.
+
+What takes longest, the leading factor, is found once at the largest rank that is wanted and kept on disk: its first
+columns serve every smaller rank.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +20,7 @@ from lowrank_onnx.forms.conv_spatial import ConvSpatial
 from lowrank_onnx.forms.conv_tucker import ConvTucker
 from lowrank_onnx.linalg.leading import LeadingFamily, fit_leading
 from lowrank_onnx.linalg.tucker import factor_tucker, tucker_errors
-from lowrank_onnx.model_io import Model
+from lowrank_onnx.model_io import Model, save_array
 from lowrank_onnx.types import Array, MatrixShape, Rearrangement, Tails, WeightRef, rearrange
 from lowrank_onnx.weight_reader import WeightReader
 from lowrank_onnx.weights import SharedWeight
@@ -54,10 +59,54 @@ class ChainWeight:
         return "svd" if self.second_moment is None else f"als({SWEEPS} sweep), weighted"
 
 
+class LeadingBases:
+    """The leading factors of kernels at the largest rank that is wanted, in a directory that the caller owns.
+
+    Parameters
+    ----------
+    directory : where they are kept.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._largest: dict[tuple[WeightRef, tuple[int, ...]], int] = {}
+        self._files: dict[tuple[WeightRef, tuple[int, ...]], list[Path]] = {}
+
+    def expect(self, kernel: ChainWeight, form: ConvChain, rank: int) -> None:
+        """Say that no rank above this one will be asked for of forms with the same leading axes."""
+        key = (kernel.weight, leading_axes(form))
+        self._largest[key] = max(rank, self._largest.get(key, 0))
+
+    def keep(self, kernel: ChainWeight, form: ConvChain, fits: Sequence[LeadingFamily]) -> None:
+        """Keep what was found; `fits` has one entry for each group."""
+        number = len(self._files)
+        files = [self._directory / f"basis.{number}.{group}.npy" for group in range(len(fits))]
+        for file, fit in zip(files, fits, strict=True):
+            save_array(file, np.ascontiguousarray(fit.first))
+        self._files[kernel.weight, leading_axes(form)] = files
+
+    def find(self, kernel: ChainWeight, form: ConvChain, rank: int) -> Sequence[Array | None]:
+        """The leading factor of each group at this rank or a larger one, found first if need be; None where unknown."""
+        key = (kernel.weight, leading_axes(form))
+        if rank > self._largest.get(key, 0):
+            return (None,) * kernel.shape.groups
+        if key not in self._files:
+            self.keep(kernel, form, _fit(kernel, form, self._largest[key]))
+        return [np.load(file, allow_pickle=False) for file in self._files[key]]
+
+
 def chain_maker(
-    model: Model, groups: Sequence[SharedWeight], second_moments: Mapping[WeightRef, Array], device: Device
+    model: Model,
+    groups: Sequence[SharedWeight],
+    second_moments: Mapping[WeightRef, Array],
+    device: Device,
+    bases: LeadingBases | None = None,
+    sweeps: int = SWEEPS,
 ) -> Callable[[WeightRef, Form, int], tuple[Mapping[str, Array], str]]:
-    """Makes the parts of chains of convolutions, for a `FactorSpool`; each kernel is read when it is asked for."""
+    """Makes the parts of chains of convolutions, for a `FactorSpool`; each kernel is read when it is asked for.
+
+    `bases` and `sweeps` are as for `chain_parts`.
+    """
     weights = WeightReader(model, (group.weight for group in groups))
     arrangements = {group.weight: group.sites[0].to_matrices for group in groups}
 
@@ -65,15 +114,18 @@ def chain_maker(
         if not isinstance(form, ConvChain):
             raise KeyError(f"weight {weight.name!r} has no {form.name} at rank {rank}")
         kernel = ChainWeight(weight, weights.read(weight), arrangements[weight], second_moments.get(weight), device)
-        return chain_parts(kernel, form, rank), kernel.solver
+        return chain_parts(kernel, form, rank, bases, sweeps=sweeps), kernel.solver
 
     return make
 
 
-def chain_errors(kernel: ChainWeight, asked: Sequence[tuple[ConvChain, Sequence[int]]]) -> tuple[Tails, ...]:
+def chain_errors(
+    kernel: ChainWeight, asked: Sequence[tuple[ConvChain, Sequence[int]]], bases: LeadingBases | None = None
+) -> tuple[Tails, ...]:
     """The relative squared errors over all groups, in the norm of the inputs where known, of forms at ascending ranks.
 
-    They are those of the factors before `SWEEPS`, which only lower them. Forms with the same leading axes share a fit.
+    They are those of the factors before `SWEEPS`, which only lower them. Forms with the same leading axes share a fit,
+    whose leading factor is left in `bases`.
 
     Raises
     ------
@@ -84,6 +136,8 @@ def chain_errors(kernel: ChainWeight, asked: Sequence[tuple[ConvChain, Sequence[
     for axes in dict.fromkeys(leading_axes(form) for form, _ in asked):
         alike = [number for number, (form, _) in enumerate(asked) if leading_axes(form) == axes]
         fits = _fit(kernel, asked[alike[0]][0], max(max(asked[number][1]) for number in alike))
+        if bases is not None:
+            bases.keep(kernel, asked[alike[0]][0], fits)
         found.update((number, _tails(fits, *asked[number], kernel.shape)) for number in alike)
     return tuple(found[number] for number in range(len(asked)))
 
@@ -95,15 +149,18 @@ def _tails(fits: Sequence[LeadingFamily], form: ConvChain, ranks: Sequence[int],
     return Tails(tuple(ranks), tuple(float(error) for error in errors))
 
 
-def chain_parts(kernel: ChainWeight, form: ConvChain, rank: int) -> dict[str, Array]:
-    """The parts at a rank, in the accumulation dtype.
+def chain_parts(
+    kernel: ChainWeight, form: ConvChain, rank: int, bases: LeadingBases | None = None, *, sweeps: int = SWEEPS
+) -> dict[str, Array]:
+    """The parts at a rank, in the accumulation dtype, after so many sweeps, from the leading factor in `bases`.
 
     Raises
     ------
     FactorizationError
         If the weight isn't finite; the message names it.
     """
-    return family_parts(_fit(kernel, form, rank), form, kernel.shape, rank, sweeps=SWEEPS)
+    known = None if bases is None else bases.find(kernel, form, rank)
+    return family_parts(_fit(kernel, form, rank, known), form, kernel.shape, rank, sweeps=sweeps)
 
 
 def family_parts(
@@ -122,8 +179,10 @@ def leading_axes(form: ConvChain) -> tuple[int, ...]:
     return (0, 1 + form.axis) if isinstance(form, ConvSpatial) else (0,)
 
 
-def _fit(kernel: ChainWeight, form: ConvChain, rank: int) -> list[LeadingFamily]:
-    """One for each group."""
+def _fit(
+    kernel: ChainWeight, form: ConvChain, rank: int, known: Sequence[Array | None] | None = None
+) -> list[LeadingFamily]:
+    """One for each group, from its leading factor where that is known."""
     leading = leading_axes(form)
     axes = (form.geometry.channels, *form.geometry.kernel)
     fits = []
@@ -131,7 +190,14 @@ def _fit(kernel: ChainWeight, form: ConvChain, rank: int) -> list[LeadingFamily]
         moment = None if kernel.second_moment is None else kernel.second_moment[group]
         try:
             fits.append(
-                fit_leading(matrix.reshape(*axes, -1), leading, rank, second_moment=moment, device=kernel.device)
+                fit_leading(
+                    matrix.reshape(*axes, -1),
+                    leading,
+                    rank,
+                    second_moment=moment,
+                    device=kernel.device,
+                    first=None if known is None else known[group],
+                )
             )
         except FactorizationError as error:
             raise FactorizationError(f"weight {kernel.weight.name!r}: {error}") from error

@@ -67,7 +67,9 @@ def _too_large(weight: PlannedWeight, rank: int) -> str:
 
 
 def asked_rank(weight: PlannedWeight, budget: FixedRank | Alpha, rank_multiple: int | None) -> int:
-    """The rank that the budget names for this weight, rounded up to `rank_multiple`."""
+    """The rank that the budget names for this weight, rounded up to `rank_multiple`; a rank given for it stands."""
+    if weight.rank is not None:
+        return weight.rank
     exact = budget.rank if isinstance(budget, FixedRank) else ceil(budget.alpha * weight.shape.max_rank)
     multiple = rank_multiple or 1
     return ceil(exact / multiple) * multiple
@@ -81,6 +83,8 @@ def ranks_to_factor(
     With `allow_larger`, a budget that names a rank may take any that the weight has, smaller than dense or not.
     """
     plain = weight.plain
+    if isinstance(budget, Energy) and weight.rank is not None:
+        budget = FixedRank(weight.rank)
     if isinstance(budget, (FixedRank, Alpha)):
         rank = asked_rank(weight, budget, rank_multiple)
         if allow_larger:
@@ -98,6 +102,8 @@ def choose_alone(
     weight: PlannedWeight, curves: Curves, budget: FixedRank | Alpha | Energy, rank_multiple: int | None
 ) -> Choice:
     """Settle one weight under a budget that looks at no other. `curves` is empty where it wasn't factorized."""
+    if isinstance(budget, Energy) and weight.rank is not None:
+        budget = FixedRank(weight.rank)
     if isinstance(budget, Energy):
         return _choose_energy(weight, curves, budget, rank_multiple)
     rank = asked_rank(weight, budget, rank_multiple)
@@ -125,6 +131,8 @@ def _choose_energy(weight: PlannedWeight, curves: Curves, budget: Energy, rank_m
 
 def nothing_useful(weight: PlannedWeight, rank_multiple: int | None) -> str:
     """Why a weight has no candidate but dense."""
+    if weight.rank is not None:
+        return _too_large(weight, weight.rank)
     useful = max(weight.largest_useful_rank(form) for form in weight.forms)
     if useful == 0:
         return f"too small: no rank of {weight.shape.in_features} x {weight.shape.out_features} saves weights"
@@ -180,13 +188,15 @@ def choose_together(
             break
         for weight, candidate in broken:
             _strike(alone[weight.name], joint, candidate)
+            if not alone[weight.name]:
+                alone[weight.name].append(dense_candidate(weight))
     if only_faster and not plan.feasible:
         return choose_together(weights, curves, cost=cost, share=share, rank_multiple=rank_multiple, holds=holds)
     chosen = {weight.name: candidate for weight, candidate in zip(ordered, plan.choices, strict=True)}
     choices = (
         Choice(chosen[weight.name], _dense_reason(weight, chosen[weight.name], rank_multiple, only_faster))
         if weight.name in chosen
-        else Choice(dense_candidate(weight), _unknown(weight, cost))
+        else _choose_unknown(weight, curves.get(weight.name, {}), cost)
         for weight in weights
     )
     return tuple(choices), plan
@@ -209,21 +219,32 @@ def smallest_share(
     least = dense = 0
     for bundle in find_bundles([weight for weight in weights if _dense_figure(weight, cost) is not None]):
         whole = [_dense_figure(weight, cost) or 0 for weight in bundle.weights]
-        alone = (
+        alone = [
             [
                 _figure_at(weight, form, rank, cost)
                 for form, rank in useful_options(weight, rank_multiple)
                 if not only_faster or maybe_faster(weight, form.name, rank)
             ]
             for weight in bundle.weights
-        )
+        ]
         joint = [
             sum(_figure_at(weight, form, rank, cost) for weight, form in bundle.pairs)
             for rank in joint_ranks(bundle, rank_multiple, only_faster=only_faster)
         ]
+        lowest = (
+            min((*found, *(() if weight.rank is not None and found else (one,))))
+            for weight, found, one in zip(bundle.weights, alone, whole, strict=True)
+        )
         dense += sum(whole)
-        least += min(sum(min(found, default=one) for found, one in zip(alone, whole, strict=True)), *joint, sum(whole))
+        least += min((sum(lowest), *joint))
     return least / dense if dense else 1.0
+
+
+def _choose_unknown(weight: PlannedWeight, curves: Curves, cost: CostName) -> Choice:
+    """A weight that has no place in the budget: dense, unless its rank is given."""
+    if weight.rank is not None:
+        return choose_alone(weight, curves, FixedRank(weight.rank), None)
+    return Choice(dense_candidate(weight), _unknown(weight, cost))
 
 
 def _unknown(weight: PlannedWeight, cost: CostName) -> str:
@@ -238,6 +259,8 @@ def _dense_reason(weight: PlannedWeight, candidate: Candidate, rank_multiple: in
     options = useful_options(weight, rank_multiple)
     if not options:
         return nothing_useful(weight, rank_multiple)
+    if weight.rank is not None:
+        return f"{options[0][0].name} at rank {weight.rank} would round too much in the stored dtype"
     if only_faster and not any(maybe_faster(weight, form.name, rank) for form, rank in options):
         return f"{NOT_FASTER} ({candidate.latency_ms:.3g} ms)"
     return NOT_NEEDED

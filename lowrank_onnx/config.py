@@ -8,6 +8,10 @@ from typing import Literal, TypeAlias
 from lowrank_onnx.effort import EFFORTS, Effort, EffortLevel, SensitivityLevel
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.metric import Metric
+from lowrank_onnx.provider import Provider, ProviderOptions, check_provider_options
+from lowrank_onnx.site_override import SiteOverride
+from lowrank_onnx.vocabulary import FORM_NAMES as FORM_NAMES
+from lowrank_onnx.vocabulary import OP_TYPES as OP_TYPES
 
 Method: TypeAlias = Literal["auto", "rsi", "rsvd", "svd"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
@@ -150,25 +154,6 @@ class Gates:
             _check_drop(self.max_drop)
 
 
-OP_TYPES: tuple[str, ...] = (
-    *("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"),
-    *("FusedMatMul", "FusedGemm", "FusedConv", "Attention"),
-)
-"""Operators whose weights can be factorized."""
-
-FORM_NAMES: tuple[str, ...] = (
-    "pair",
-    "conv_channel",
-    "conv_transpose_channel",
-    "pivoted",
-    "conv_spatial",
-    "conv_input",
-    "conv_tucker",
-    "shared",
-)
-"""The forms that weights can be written in (`lowrank_onnx.forms`)."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """How to compress a model. Every field is a flag of ``lowrank-onnx compress`` of the same name.
@@ -189,6 +174,10 @@ class Config:
     op_types : the operators to compress.
     forms : the forms that weights may be written in. Budgets over the whole model choose among all of those that a
         weight's operator has; those that name a rank take the plain form, the first of them.
+    overrides : rank, form, exclusion or sensitivity of single weights, by pattern. Later ones win, option by option;
+        `exclude` wins over all of them.
+    fix_overridable : also compress weights that are graph inputs with a default value, which a run could override (old
+        exporters list every initializer so). The compressed model has no such input any more.
     whiten : with real feeds, minimise the error of what each site computes on them, not that of its weight.
     effort : how much time to take for how much quality: sets `sensitivity` (fast: off, default: fast, full: full)
         unless that is given, how finely a search looks, and how long is timed; see `lowrank_onnx.effort`.
@@ -202,6 +191,7 @@ class Config:
         then rewrites exactly, which shows what the rewriting alone does on a runtime.
     device : where to factorize.
     provider : the onnxruntime execution provider that validates and times.
+    provider_options : pairs of a name and a value that onnxruntime hands to the provider.
     validate : False skips validation, and the report says so.
     gates : conditions on the outputs.
     metric : the user's own measure of a model, of which original and result are reported; `MaxDrop` needs it.
@@ -217,6 +207,8 @@ class Config:
     exclude: tuple[str, ...] = ()
     op_types: tuple[str, ...] = OP_TYPES
     forms: tuple[str, ...] = FORM_NAMES
+    overrides: tuple[SiteOverride, ...] = ()
+    fix_overridable: bool = False
     whiten: bool = True
     effort: EffortLevel = "default"
     sensitivity: SensitivityLevel | None = None
@@ -225,6 +217,7 @@ class Config:
     allow_larger: bool = False
     device: Device = "auto"
     provider: str = "CPUExecutionProvider"
+    provider_options: ProviderOptions = ()
     validate: bool = True
     gates: Gates = field(default_factory=Gates)
     metric: Metric | None = None
@@ -239,6 +232,7 @@ class Config:
         if self.rank_multiple is not None and self.rank_multiple < 1:
             raise UsageError(f"--rank-multiple {self.rank_multiple}: expected at least 1, e.g. 16")
         self._check_forms()
+        check_provider_options(self.provider_options)
         unknown = sorted(set(self.op_types) - set(OP_TYPES))
         if unknown:
             raise UsageError(f"--op-types {','.join(unknown)}: expected some of {', '.join(OP_TYPES)}")
@@ -256,6 +250,11 @@ class Config:
         unknown = sorted(set(self.forms) - set(FORM_NAMES))
         if unknown or not self.forms:
             raise UsageError(f"--forms {','.join(unknown)}: expected some of {', '.join(FORM_NAMES)}")
+
+    @property
+    def runs_on(self) -> Provider:
+        """The provider with its options."""
+        return Provider(self.provider, self.provider_options)
 
     @property
     def preset(self) -> Effort:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -17,10 +18,10 @@ from lowrank_onnx import linalg
 from lowrank_onnx.cache import NO_CACHE, Cache, remember
 from lowrank_onnx.cache.codecs import factors_codec, tails_codec
 from lowrank_onnx.candidates import natural_rank_multiple
-from lowrank_onnx.chain_factors import ChainWeight, chain_errors
+from lowrank_onnx.chain_factors import ChainWeight, LeadingBases, chain_errors
 from lowrank_onnx.config import Device, Method
 from lowrank_onnx.errors import FactorizationError
-from lowrank_onnx.forms import MATRIX, PAIR, SHARED, ConvChain, ConvTucker
+from lowrank_onnx.forms import EMBEDDING, LOOKUP, MATRIX, PAIR, SHARED, ConvChain, ConvTucker, Form
 from lowrank_onnx.linalg.measure import measure_approximation
 from lowrank_onnx.linalg.precision import accumulation_dtype
 from lowrank_onnx.model_io import Model
@@ -76,8 +77,9 @@ def factorize(
     to_matrices : from the stored layout to (groups, in, out).
     rank : r, at most min(in, out).
     options : method and its parameters.
-    second_moment : (groups, in, in) of the weight's inputs. With it the factors minimise the error of ``x @ W`` over
-        such inputs, and the spectrum and its tails are in that norm; without it, that of W itself.
+    second_moment : (groups, in, in) of the weight's inputs, or its diagonal (groups, in). With it the factors minimise
+        the error of ``x @ W`` over such inputs, and the spectrum and its tails are in that norm; without it, that of W
+        itself.
 
     Raises
     ------
@@ -152,12 +154,13 @@ def spool_factors(
     second_moments: Mapping[WeightRef, Array],
     progress: Progress,
     cache: Cache = NO_CACHE,
+    bases: LeadingBases | None = None,
 ) -> tuple[Curves, ...]:
     """Factorize each weight for each family of forms at the rank given for it, one weight in memory at a time.
 
     `second_moments` holds those of the inputs of the weights for which they are known; `cache` gives factors that an
-    earlier run made of the same weight with the same options. Returns the errors by rank of each weight, empty for a
-    weight that was left alone.
+    earlier run made of the same weight with the same options; `bases` keeps what chains begin with. Returns the errors
+    by rank of each weight, empty for a weight that was left alone.
     """
     weights = WeightReader(model, (group.weight for group in groups))
     found: list[dict[str, ErrorCurve]] = []
@@ -167,7 +170,7 @@ def spool_factors(
             if wanted:
                 stored = weights.read(group.weight)
                 moment = second_moments.get(group.weight)
-                curves.update(_chain_curves(group, stored, wanted, options, moment, cache))
+                curves.update(_chain_curves(group, stored, wanted, options, moment, cache, bases))
                 for family in [family for family in wanted if family not in curves and family != SHARED]:
                     curves[family] = FAMILIES[family](group, stored, wanted[family], spool, options, moment, cache)
                 del stored
@@ -237,6 +240,7 @@ def _output_energy(matrix: Array, second_moment: Array | None) -> float:
 
 
 def _spool_matrix(
+    form: Form,
     group: SharedWeight,
     stored: Array,
     rank: int,
@@ -247,7 +251,7 @@ def _spool_matrix(
 ) -> ErrorCurve:
     arrangement = group.sites[0].to_matrices
     factors, spectrum = _remembered(cache, stored, group.weight, arrangement, rank, options, second_moment)
-    spool.put_nested(group.weight, MATRIX, PAIR, factors)
+    spool.put_nested(group.weight, form.family, form, factors)
     return spectrum
 
 
@@ -258,6 +262,7 @@ def _chain_curves(
     options: FactorizeOptions,
     second_moment: Array | None,
     cache: Cache,
+    bases: LeadingBases | None,
 ) -> dict[str, Tails]:
     """The errors of chains of convolutions, by family; their factors are made when a rank is chosen."""
     chains = [form for form in group.forms if isinstance(form, ConvChain) and form.family in wanted]
@@ -265,8 +270,11 @@ def _chain_curves(
         return {}
     asked = [(form, _chain_ranks(group.shape, form, wanted[form.family])) for form in chains]
     kernel = ChainWeight(group.weight, stored, group.sites[0].to_matrices, second_moment, options.device)
+    if bases is not None:
+        for form, ranks in asked:
+            bases.expect(kernel, form, max(ranks))
     slot = cache.slot("chain errors", lambda: (kernel, asked))
-    found = remember(slot, tails_codec([ranks for _, ranks in asked]), lambda: chain_errors(kernel, asked))
+    found = remember(slot, tails_codec([ranks for _, ranks in asked]), lambda: chain_errors(kernel, asked, bases))
     return {form.family: tails for form, tails in zip(chains, found, strict=True)}
 
 
@@ -276,5 +284,7 @@ def _chain_ranks(shape: MatrixShape, form: ConvChain, largest: int) -> tuple[int
     return tuple(dict.fromkeys((*range(step, largest + 1, step), largest)))
 
 
-FAMILIES: Mapping[str, Callable[..., ErrorCurve]] = MappingProxyType({MATRIX: _spool_matrix})
+FAMILIES: Mapping[str, Callable[..., ErrorCurve]] = MappingProxyType(
+    {MATRIX: partial(_spool_matrix, PAIR), LOOKUP: partial(_spool_matrix, EMBEDDING)}
+)
 """For each family of forms whose factors are spooled: factorize a weight, and give its error by rank."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from lowrank_onnx.choose import Choice
 from lowrank_onnx.factorize import FactorizeOptions, factorize
 from lowrank_onnx.model_io import Model
+from lowrank_onnx.override_sites import Asked
 from lowrank_onnx.progress import Progress
-from lowrank_onnx.results import InspectedSite
-from lowrank_onnx.types import Site, Spectrum
+from lowrank_onnx.results import InspectedPlan, InspectedSite
+from lowrank_onnx.types import Curves, Site, Spectrum, WeightRef
 from lowrank_onnx.weight_reader import WeightReader
 from lowrank_onnx.weights import SharedWeight
 
@@ -23,23 +26,43 @@ def inspect_weights(
     groups: Sequence[SharedWeight],
     positions: Mapping[str, int],
     options: FactorizeOptions,
+    asked: Mapping[WeightRef, Asked],
     progress: Progress,
-) -> tuple[InspectedSite, ...]:
-    """The figures of every site; spectra are computed up to the largest rank at which factors are smaller."""
+) -> tuple[tuple[InspectedSite, ...], tuple[Curves, ...]]:
+    """The figures of every site, and the spectrum of every weight up to the largest rank that may be asked of it."""
     weights = WeightReader(model, (group.weight for group in groups))
     found: list[InspectedSite] = []
+    curves: list[Curves] = []
     with progress.stage("reading spectra", len(groups)) as stage:
         for group in groups:
             useful = group.forms[0].largest_useful_rank(group.shape)
             stored = weights.read(group.weight)
             _, spectrum = factorize(stored, group.weight, group.sites[0].to_matrices, max(useful, 1), options)
             del stored
-            found.extend(_inspected(site, spectrum, useful, positions.get(site.name)) for site in group.sites)
+            curves.append({group.forms[0].family: spectrum})
+            overridden = asked[group.weight].description if group.weight in asked else ""
+            found.extend(
+                _inspected(site, spectrum, useful, positions.get(site.name), overridden) for site in group.sites
+            )
             stage.advance(detail=group.weight.name)
-    return tuple(found)
+    return tuple(found), tuple(curves)
 
 
-def _inspected(site: Site, spectrum: Spectrum, useful: int, positions: int | None) -> InspectedSite:
+def with_plans(
+    sites: Sequence[InspectedSite],
+    groups: Sequence[SharedWeight],
+    plans: Sequence[tuple[InspectedPlan, Sequence[Choice]]],
+) -> tuple[InspectedSite, ...]:
+    """The sites with the rank that each plan would take."""
+    ranks = {
+        site.name: tuple((plan.share, choices[index].candidate.rank) for plan, choices in plans)
+        for index, group in enumerate(groups)
+        for site in group.sites
+    }
+    return tuple(replace(site, budget_ranks=ranks[site.name]) for site in sites)
+
+
+def _inspected(site: Site, spectrum: Spectrum, useful: int, positions: int | None, overridden: str) -> InspectedSite:
     shape = site.shape
     return InspectedSite(
         name=site.name,
@@ -50,10 +73,11 @@ def _inspected(site: Site, spectrum: Spectrum, useful: int, positions: int | Non
         in_features=shape.in_features,
         out_features=shape.out_features,
         parameters=shape.parameters,
-        macs=None if positions is None else positions * shape.parameters,
+        macs=None if positions is None else site.forms[0].dense_macs(shape, positions),
         break_even_rank=useful,
         stable_rank=stable_rank(spectrum),
         energy_ranks=tuple((share, energy_rank(spectrum, share)) for share in ENERGY_SHARES),
+        overridden=overridden,
     )
 
 

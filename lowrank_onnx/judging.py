@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lowrank_onnx.config import Config
 from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, judge, measure_latency, open_session
 from lowrank_onnx.evaluate.scores import MetricJudge, judge_by
@@ -10,7 +12,7 @@ from lowrank_onnx.observed import Observed
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.revision import required_speedup
 from lowrank_onnx.settle import models_searched
-from lowrank_onnx.types import Verdict
+from lowrank_onnx.types import ProviderNodes, Verdict
 
 TIMING_PASSES = 4
 """Time for the paired measurement, in passes of the original over all feeds; but not below `LEAST_TIMING_SECONDS`, and
@@ -28,7 +30,7 @@ def judge_staged(
     observed: Observed, staged: StagedModel, config: Config, metric: MetricJudge | None, progress: Progress
 ) -> Verdict:
     """The verdict on a model in its file, on the held-out feeds."""
-    candidate = open_session(staged.path, provider=config.provider)
+    candidate = open_session(staged.path, provider=config.runs_on)
     return compare(
         observed.session,
         candidate,
@@ -69,7 +71,7 @@ def compare(
         latency = measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=limit, progress=stage)
     gates = config.gates
     providers = tuple(dict.fromkeys((*original.providers_used, *candidate.providers_used)))
-    return judge(
+    verdict = judge(
         outputs,
         latency,
         feeds,
@@ -80,4 +82,15 @@ def compare(
         metric=measured,
         max_drop=config.required_drop,
         models=models,
+    )
+    return replace(verdict, nodes=_placement(original, candidate))
+
+
+def _placement(original: Session, candidate: Session) -> tuple[ProviderNodes, ...]:
+    """What ran where; nothing where onnxruntime doesn't tell."""
+    before, after = original.nodes, candidate.nodes
+    if before is None or after is None:
+        return ()
+    return tuple(
+        ProviderNodes(name, before.get(name, 0), after.get(name, 0)) for name in dict.fromkeys((*before, *after))
     )

@@ -40,7 +40,8 @@ def totals(
             if at is None:
                 known = False
                 continue
-            macs += at * _before(site, saved) if after is None else after
+            dense = site.forms[0].dense_macs(site.shape, at) + at * saved.get(site.output, 0)
+            macs += dense if after is None else after
     return Totals(
         parameters=count_parameters(skeleton),
         site_parameters=parameters,

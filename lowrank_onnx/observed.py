@@ -16,6 +16,7 @@ from lowrank_onnx.evaluate.feeds import last_feeds
 from lowrank_onnx.model_io import Model, base_dir, model_bytes
 from lowrank_onnx.observe import Observation, observe_positions
 from lowrank_onnx.passes.integer_limits import integer_limits
+from lowrank_onnx.provider import Provider
 from lowrank_onnx.types import Feed, Site
 
 FeedSource: TypeAlias = "str | PathLike[str] | Iterable[Feed] | Feeds"
@@ -37,7 +38,7 @@ class Observed:
     """
 
     model: Model
-    provider: str
+    provider: Provider | str
     session: Session
     feeds: Feeds
     calibration: Feeds
@@ -55,14 +56,14 @@ class Observed:
         return open_instrumented(self.model, instrumented, self.provider)
 
 
-def open_model(model: Model, provider: str) -> Session:
+def open_model(model: Model, provider: Provider | str) -> Session:
     """A session for a loaded model: from its file where it has one, else from memory."""
     if model.path is not None:
         return open_session(model.path, provider=provider)
     return open_session(model_bytes(model), base_dir=base_dir(model), provider=provider)
 
 
-def open_instrumented(model: Model, instrumented: onnx.ModelProto, provider: str) -> Session:
+def open_instrumented(model: Model, instrumented: onnx.ModelProto, provider: Provider | str) -> Session:
     """A session for a changed copy of the model's skeleton, with the model's weights."""
     proto = model_bytes(model.with_rewrite(instrumented, {}))
     return open_session(proto, base_dir=base_dir(model), provider=provider)
@@ -80,7 +81,7 @@ def observe(
     sites: Sequence[Site],
     source: FeedSource | None,
     *,
-    provider: str,
+    provider: Provider | str,
     seed: int,
     original: Model | None = None,
 ) -> Observed:

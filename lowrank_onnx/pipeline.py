@@ -9,28 +9,27 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from lowrank_onnx.absorb import credited
-from lowrank_onnx.accounting import Bookkeeping, StageClock
-from lowrank_onnx.attempt import Workshop, drop_of, error_of, plan_judge, race
+from lowrank_onnx.accounting import Bookkeeping
+from lowrank_onnx.attempt import Workshop, plan_judge, settled_choices
 from lowrank_onnx.cache import open_cache
 from lowrank_onnx.cache.facts import environment_facts, model_facts
 from lowrank_onnx.calibration import lessons
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight
-from lowrank_onnx.chain_factors import chain_maker
-from lowrank_onnx.config import Config, PlannedBudget, Speedup
+from lowrank_onnx.chain_factors import LeadingBases, chain_maker
+from lowrank_onnx.config import Config, PlannedBudget
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
-from lowrank_onnx.evaluate import Feeds, Session, measure_latency
 from lowrank_onnx.factorize import spool_factors
-from lowrank_onnx.inspection import inspect_weights
+from lowrank_onnx.inspection import inspect_weights, with_plans
 from lowrank_onnx.judging import compare, judge_staged, metric_judge
-from lowrank_onnx.latency.plan import time_runs
+from lowrank_onnx.linalg.lapack import beside_runtime
 from lowrank_onnx.model_io import (
     ModelSource,
     check_target,
@@ -42,7 +41,7 @@ from lowrank_onnx.model_io import (
 from lowrank_onnx.model_totals import totals
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
-from lowrank_onnx.observed import FeedSource, find_feeds, observe, open_model
+from lowrank_onnx.observed import FeedSource, Observed, find_feeds, observe, open_model
 from lowrank_onnx.preparation import (
     factor_ranks,
     factorize_options,
@@ -54,16 +53,17 @@ from lowrank_onnx.preparation import (
     refines,
 )
 from lowrank_onnx.progress import SILENT, Progress
+from lowrank_onnx.prospect import plain, plan_shares, prospect
 from lowrank_onnx.realise import Realiser
 from lowrank_onnx.refine import refine_factors
 from lowrank_onnx.reorder import OutputOrders
 from lowrank_onnx.results import CompressionResult, InspectResult
 from lowrank_onnx.revision import MAX_ROUNDS, Reviser
-from lowrank_onnx.settle import Settled, check_feasible, models_searched, settle
+from lowrank_onnx.settle import Settled, check_feasible, models_searched
 from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.stage_clock import StageClock
 from lowrank_onnx.time_weights import time_weights
-from lowrank_onnx.trust import PlanJudge
-from lowrank_onnx.types import LatencyComparison, Verdict
+from lowrank_onnx.types import Verdict
 
 DEFAULTS = Config()
 
@@ -111,9 +111,10 @@ def compress(
     asked, clock = config, StageClock()
     kept = open_cache(None if cache is None else Path(cache), partial(environment_facts, config.device))
     with ExitStack() as stack:
+        stack.enter_context(beside_runtime())
         with clock.stage("load"):
             prepared = prepare(model, config, base_directory)
-        on_model = kept.scoped(partial(model_facts, prepared.model, config.provider))
+        on_model = kept.scoped(partial(model_facts, prepared.model, config.runs_on))
         target = None if output is None else Path(output)
         if target is not None:
             check_target(prepared.model, target, force=force)
@@ -127,11 +128,21 @@ def compress(
             metric = None if observed is None else metric_judge(observed.session, config, models_searched(config))
             moments = input_moments(prepared, observed, config, directory, progress, on_model)
         whitening = ShrunkMoments({w: m for w, m in moments.items() if isinstance(m, Moment)})
-        spool = FactorSpool(directory, chain_maker(prepared.model, prepared.groups, whitening, config.device))
+        bases = LeadingBases(directory)
+        chains = partial(chain_maker, prepared.model, prepared.groups, whitening, config.device, bases)
+        spool = FactorSpool(directory, chains())
         with clock.stage("factorize"):
             ranks = [factor_ranks(weight, config) for weight in unmeasured]
             curves = spool_factors(
-                prepared.model, prepared.groups, ranks, spool, factorize_options(config), whitening, progress, kept
+                prepared.model,
+                prepared.groups,
+                ranks,
+                spool,
+                factorize_options(config),
+                whitening,
+                progress,
+                kept,
+                bases,
             )
         with clock.stage("measure sensitivity"):
             sensitivities = measured_sensitivities(prepared, observed, curves, spool, config, progress, on_model)
@@ -140,8 +151,9 @@ def compress(
         refs = {weight.name: group.weight for weight, group in zip(weights, prepared.groups, strict=True)}
         orders = OutputOrders(prepared.model.skeleton, prepared.groups)
         realiser = Realiser(spool, refs, by_name, whitening, config.seed, orders.may_change)
-        workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric)
-        judge_of_plans = plan_judge(workshop) if sensitivities else None
+        workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric, prepared.expansion)
+        drafts = replace(workshop, spool=spool.drafts(chains(sweeps=0)))
+        judge_of_plans = plan_judge(drafts) if sensitivities else None
 
         planned = isinstance(config.budget, PlannedBudget) and config.objective == "latency" and config.validate
 
@@ -153,13 +165,12 @@ def compress(
         def settled(config: Config, start: float | None = None) -> Settled:
             chosen_from = timed_weights() if planned else weights
             with clock.stage("plan"):
-                return _settled(workshop, chosen_from, realiser, config, start, judge_of_plans, progress)
+                return settled_choices(workshop, chosen_from, realiser, config, start, judge_of_plans, progress)
 
         choices, search = settled(config)
         book = Bookkeeping(
             source=prepared.source,
-            original=prepared.original,
-            model=prepared.model,
+            model=prepared.original,
             absorbed=prepared.absorbed,
             groups=prepared.groups,
             skipped=prepared.skipped,
@@ -167,12 +178,13 @@ def compress(
             positions=positions,
             feeds=observed.feeds if observed else None,
             weights=timed_weights() if planned else weights,
+            asked=prepared.asked,
             choices=choices,
             search=search,
             calibration_feeds=len(observed.calibration) if observed else 0,
             config=asked,
             clock=clock,
-            notes=kept.notes,
+            notes=(*prepared.notes, *kept.notes),
             trials=() if judge_of_plans is None else judge_of_plans.trials,
         )
         if all(choice.candidate.rank is None for choice in choices) and not prepared.absorbed:
@@ -191,11 +203,19 @@ def _finish(
     while True:
         spool = workshop.spool
         if refines(config, workshop.observed) and any(choice.candidate.rank is not None for choice in book.choices):
-            with clock.stage("refine"):
-                refined = refine_factors(workshop, book.choices, factorize_options(config), progress=progress)
+            options = factorize_options(config)
+            refined = refine_factors(workshop, book.choices, options, progress=progress, clock=clock)
             spool, book = refined.spool, replace(book, refinement=refined.report)
         with clock.stage("rewrite"):
-            candidate = build_candidate(book.model, book.groups, book.choices, spool, measure=True, progress=progress)
+            candidate = build_candidate(
+                workshop.model,
+                book.groups,
+                book.choices,
+                spool,
+                measure=True,
+                expansion=workshop.expansion,
+                progress=progress,
+            )
         with ExitStack() as stack:
             with clock.stage("save"):
                 path = target or workshop.directory / "model.onnx"
@@ -214,36 +234,6 @@ def _finish(
                 return book.rejected(candidate, staged.file_bytes, verdict)
         rounds += 1
         book = replace(book, choices=revised[0], search=(*book.search, *revised[1]))
-
-
-def _settled(
-    workshop: Workshop,
-    weights: Sequence[PlannedWeight],
-    realiser: Realiser,
-    config: Config,
-    start: float | None,
-    judge_of_plans: PlanJudge | None,
-    progress: Progress,
-) -> Settled:
-    def stopwatch(original: Session, candidate: Session, feeds: Feeds) -> LatencyComparison:
-        return measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=config.preset.attempt_seconds)
-
-    original_ms = None
-    if isinstance(config.budget, Speedup):
-        original_ms = time_runs(workshop.original.session, next(iter(workshop.original.feeds)))
-    return settle(
-        weights,
-        realiser.curves,
-        config,
-        partial(error_of, workshop),
-        progress,
-        race=partial(race, workshop, stopwatch),
-        drop_of=partial(drop_of, workshop),
-        original_ms=original_ms,
-        start=start,
-        holds=realiser.holds,
-        plan_judge=judge_of_plans,
-    )
 
 
 def validate(
@@ -269,10 +259,10 @@ def validate(
         Passed only if something was compared, no output is unsound and every gate holds. Speed is reported, not judged.
     """
     first, second = load_model(original), load_model(candidate)
-    session = open_model(first, config.provider)
+    session = open_model(first, config.runs_on)
     chosen = find_feeds(first, session, feeds, config.seed)
     metric = metric_judge(session, config)
-    return compare(session, open_model(second, config.provider), chosen, config, progress, metric=metric)
+    return compare(session, open_model(second, config.runs_on), chosen, config, progress, metric=metric)
 
 
 def inspect(
@@ -298,8 +288,9 @@ def inspect(
     prepared = prepare(model, config, base_directory, absorb=False)
     positions: Mapping[str, int] = {}
     notes: list[str] = []
+    observed: Observed | None = None
     try:
-        observed = observe(prepared.model, prepared.sites, feeds, provider=config.provider, seed=config.seed)
+        observed = observe(prepared.model, prepared.sites, feeds, provider=config.runs_on, seed=config.seed)
     except (ModelError, UsageError, MissingDependencyError) as error:
         if feeds is not None:
             raise
@@ -307,6 +298,18 @@ def inspect(
     else:
         positions = observed.positions
         notes.append(f"MACs are of one run on the first of {observed.feeds.description}")
-    sites = inspect_weights(prepared.model, prepared.groups, positions, factorize_options(config), progress)
-    size = totals(prepared.model.skeleton, prepared.model.file_bytes, prepared.groups, None, positions)
-    return InspectResult(prepared.source, sites, prepared.skipped, size, tuple(notes))
+    options, groups = factorize_options(config), prepared.groups
+    sites, curves = inspect_weights(prepared.model, groups, positions, options, prepared.asked, progress)
+    weights = plain(planned_weights(prepared, observed, {}))
+    plans = plan_shares(weights, {weight.name: known for weight, known in zip(weights, curves, strict=True)})
+    size = totals(prepared.original.skeleton, prepared.original.file_bytes, groups, None, positions)
+    shares = tuple(plan for plan, _ in plans)
+    return InspectResult(
+        input=prepared.source,
+        sites=with_plans(sites, groups, plans),
+        skipped=prepared.skipped,
+        totals=size,
+        notes=(*prepared.notes, *notes),
+        plans=shares,
+        message=prospect(weights, shares, size),
+    )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from lowrank_onnx import passes
 from lowrank_onnx.absorb import Absorbed, absorb_products
@@ -18,6 +19,8 @@ from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.model_io import Model, ModelSource, load_model
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.observed import FeedSource, Observed, observe
+from lowrank_onnx.override_sites import Asked, OverriddenSites, override_sites
+from lowrank_onnx.passes import Expansion
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.spool import FactorSpool
@@ -28,17 +31,28 @@ from lowrank_onnx.weights import SharedWeight, group_by_weight, room_for_factors
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is known of the model before anything is factorized; `source` is the path as given, or a graph's name.
+    """What is known of the model before anything is factorized.
 
-    `model` is `original` but for the linear nodes that were multiplied into each other: `absorbed`.
+    Attributes
+    ----------
+    source : the path as given, or a graph's name.
+    original : as it was loaded.
+    expansion : its calls of model-local functions, written out where these hold weights.
+    model : the original with its calls written out and its products in place, to which sites and groups belong.
+    absorbed : the products.
+    asked : what the user's overrides ask of weights.
+    notes : on overrides without effect.
     """
 
     source: str
     original: Model
+    expansion: Expansion
     model: Model
     absorbed: tuple[Absorbed, ...]
     groups: tuple[SharedWeight, ...]
     skipped: tuple[Skipped, ...]
+    asked: Mapping[WeightRef, Asked] = field(default_factory=lambda: MappingProxyType({}))
+    notes: tuple[str, ...] = ()
 
     @property
     def saved(self) -> dict[str, int]:
@@ -70,18 +84,47 @@ def factorize_options(config: Config) -> FactorizeOptions:
 def prepare(model: ModelSource, config: Config, base_directory: Path | None, *, absorb: bool = True) -> Prepared:
     """Load a model and find the sites that the options select; `absorb` those that a smaller product can stand for."""
     loaded = load_model(model, base_dir=base_directory)
-    sites, skipped = passes.find_sites(loaded.skeleton, op_types=config.op_types)
-    sites, filtered = passes.select_sites(sites, include=config.include, exclude=config.exclude)
-    WeightReader(loaded, (site.weight for site in sites)).check_sizes()
-    selected = {site.output for site in sites}
-    absorption = absorb_products(loaded, selected if absorb else ())
+    expansion = passes.expand_calls(loaded.skeleton)
+    expanded = loaded.with_rewrite(expansion.skeleton, {})
+    found, skipped = _find_sites(expanded, expansion, config)
+    selected, filtered = passes.select_sites(found, include=config.include, exclude=config.exclude)
+    overridden, left_alone = _offer(selected, (*skipped, *filtered), config)
+    WeightReader(expanded, (site.weight for site in overridden.sites)).check_sizes()
+    # What a user asks of one weight is asked of that weight, not of a product.
+    free = {site.output for site in overridden.sites if site.weight not in overridden.asked}
+    absorption = absorb_products(expanded, free if absorb else ())
     if absorption.absorbed:
-        found, _ = passes.find_sites(absorption.model.skeleton, op_types=config.op_types)
-        sites = tuple(site for site in found if site.output in selected)
-    sites, formless = passes.offer_forms(sites, config.forms)
-    source = os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name
-    groups = group_by_weight(sites)
-    return Prepared(source, loaded, absorption.model, absorption.absorbed, groups, (*skipped, *filtered, *formless))
+        outputs = {site.output for site in selected}
+        found, _ = _find_sites(absorption.model, expansion, config)
+        overridden, left_alone = _offer(
+            [site for site in found if site.output in outputs], (*skipped, *filtered), config
+        )
+    return Prepared(
+        os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name,
+        loaded,
+        expansion,
+        absorption.model,
+        absorption.absorbed,
+        group_by_weight(overridden.sites),
+        (*left_alone, *overridden.skipped),
+        overridden.asked,
+        overridden.notes,
+    )
+
+
+def _find_sites(model: Model, expansion: Expansion, config: Config) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
+    return passes.find_sites(
+        model.skeleton, op_types=config.op_types, fix_overridable=config.fix_overridable, kept=expansion.kept
+    )
+
+
+def _offer(
+    sites: Sequence[Site], skipped: tuple[Skipped, ...], config: Config
+) -> tuple[OverriddenSites, tuple[Skipped, ...]]:
+    """The sites with their forms, as the options narrow them, and all that is left alone by then."""
+    offered, formless = passes.offer_forms(sites, config.forms)
+    left_alone = (*skipped, *formless)
+    return override_sites(offered, left_alone, config.overrides), left_alone
 
 
 def observe_if_needed(prepared: Prepared, config: Config, feeds: FeedSource | None) -> Observed | None:
@@ -89,7 +132,7 @@ def observe_if_needed(prepared: Prepared, config: Config, feeds: FeedSource | No
     if not config.validate and not isinstance(config.budget, KeepMacs) and feeds is None:
         return None
     return observe(
-        prepared.model, prepared.sites, feeds, provider=config.provider, seed=config.seed, original=prepared.original
+        prepared.model, prepared.sites, feeds, provider=config.runs_on, seed=config.seed, original=prepared.original
     )
 
 
@@ -124,8 +167,18 @@ def measured_sensitivities(
     if observed is None or observed.feeds.synthetic or not isinstance(config.budget, PlannedBudget):
         return {}
     feeds, level = observed.calibration, config.preset.sensitivity
+    reader = WeightReader(prepared.model, (group.weight for group in prepared.groups))
     return weight_sensitivities(
-        prepared.model.skeleton, prepared.groups, curves, spool, observed.run, feeds, level, progress, cache
+        prepared.model.skeleton,
+        prepared.groups,
+        curves,
+        spool,
+        observed.run,
+        feeds,
+        level,
+        progress,
+        cache,
+        reader.read,
     )
 
 
@@ -140,6 +193,7 @@ def planned_weights(
     """The weights as the planner sees them, with the damage that was measured where it was."""
     positions = observed.positions if observed else {}
     damages = predicted_damage(prepared.groups, sensitivities)
+    overrides = [asked.override if (asked := prepared.asked.get(g.weight)) else None for g in prepared.groups]
     return tuple(
         PlannedWeight(
             name=f"{group.weight.scope!r} {group.weight.name}",
@@ -149,6 +203,8 @@ def planned_weights(
             damage=damage,
             itemsize=group.weight.itemsize,
             room=room_for_factors(group.weight),
+            rank=None if override is None else override.rank,
+            emphasis=1.0 if override is None else override.sensitivity or 1.0,
         )
-        for group, damage in zip(prepared.groups, damages, strict=True)
+        for group, damage, override in zip(prepared.groups, damages, overrides, strict=True)
     )

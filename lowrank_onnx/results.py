@@ -7,84 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from lowrank_onnx.config import Config
+from lowrank_onnx.inspect_result import InspectedPlan as InspectedPlan
+from lowrank_onnx.inspect_result import InspectedSite as InspectedSite
+from lowrank_onnx.inspect_result import InspectResult as InspectResult
+from lowrank_onnx.site_result import SiteResult as SiteResult
+from lowrank_onnx.site_result import Totals as Totals
 from lowrank_onnx.types import Skipped, Verdict
 
 if TYPE_CHECKING:
     import onnx
-
-
-@dataclass(frozen=True, slots=True)
-class SiteResult:
-    """What became of one site.
-
-    Attributes
-    ----------
-    name, op_type, weight, dtype : the node, and the tensor that holds its weight.
-    groups, in_features, out_features : the matrices of the weight (1 group unless it is a grouped convolution).
-    form : how the factors were written ("pair", "conv_channel", ...), or "dense" where the site was left alone.
-    rank : of the factors; None when dense.
-    reason : why the site is dense; "" when it was rewritten.
-    parameters_before, parameters_after : stored weights of the site, biases left out.
-    macs_before, macs_after : multiply-accumulates of one run on one feed; None when no run was observed.
-    relative_error : ||W - L R||_F / ||W||_F, measured; None when dense.
-    spectral_error : estimate of ||W - L R||_2 / ||W||_2; None when dense.
-    solver : what factorized the weight, e.g. "rsi(q=4, p=10)"; "" when dense.
-    input_error : ||X (W - L R)||_F / ||X W||_F for inputs X like those that the feeds showed, as the factorization sees
-        them; None when dense or not whitened.
-    importance : measured relative squared error of the model's outputs per relative squared tail energy of this weight;
-        None where it was not measured.
-    predicted_error : the relative error of the outputs that is expected of this weight alone at its rank; None when
-        dense or not measured.
-    error_curve : (rank, relative error) at some ranks, rising: of what the site computes on the feeds where whitened,
-        else of the weight; empty where it was not factorized.
-    probes : (rank, relative error of the outputs with this weight alone at that rank) as measured, the most telling
-        rank first; empty where it was not measured.
-    exclude : why the site should be excluded; "" where it need not be.
-    note : what the feeds could not teach about the weight, and what would help; "" where nothing is amiss.
-    """
-
-    name: str
-    op_type: str
-    weight: str
-    dtype: str
-    groups: int
-    in_features: int
-    out_features: int
-    form: str
-    rank: int | None
-    reason: str
-    parameters_before: int
-    parameters_after: int
-    macs_before: int | None
-    macs_after: int | None
-    relative_error: float | None
-    spectral_error: float | None
-    solver: str
-    input_error: float | None = None
-    importance: float | None = None
-    predicted_error: float | None = None
-    probes: tuple[tuple[int, float], ...] = ()
-    exclude: str = ""
-    error_curve: tuple[tuple[int, float], ...] = ()
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Figures of a whole model, before or after.
-
-    Attributes
-    ----------
-    parameters : elements of all floating-point initializers of the model.
-    site_parameters : weights stored for the eligible sites; a shared weight counts once.
-    macs : multiply-accumulates of all eligible sites in one run on one feed; None when no run was observed.
-    file_bytes : bytes of the model file and of its external data.
-    """
-
-    parameters: int
-    site_parameters: int
-    macs: int | None
-    file_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +111,7 @@ class Refinement:
     Attributes
     ----------
     feeds : calibration feeds that were used.
-    held_out : how many of them decided what stays. In the end it was solved for on all of them.
+    held_out : how many of them were not solved for, but decided what stays.
     error_before, error_after : relative error of the model's outputs on the held-out ones, with factors as planned and
         with refined ones, both made from the other feeds alone; None where nothing was solved.
     weights : every weight that was replaced by factors.
@@ -247,47 +178,6 @@ class CompressionResult:
     notes: tuple[str, ...] = ()
     trials: tuple[PlanTrial, ...] = ()
     refinement: Refinement | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class InspectedSite:
-    """One eligible site as `lowrank_onnx.inspect` sees it.
-
-    Attributes
-    ----------
-    macs : multiply-accumulates of one run on one feed; None when no run was observed.
-    break_even_rank : the largest rank at which the factors hold fewer weights than the dense matrices.
-    stable_rank : ||W||_F^2 / ||W||_2^2, of the group where it is largest; low means compressible.
-    energy_ranks : (share, rank) pairs: the smallest rank that keeps that share of ||W||_F^2; the rank is None where
-        it lies beyond the part of the spectrum that was computed.
-    """
-
-    name: str
-    op_type: str
-    weight: str
-    dtype: str
-    groups: int
-    in_features: int
-    out_features: int
-    parameters: int
-    macs: int | None
-    break_even_rank: int
-    stable_rank: float
-    energy_ranks: tuple[tuple[float, int | None], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class InspectResult:
-    """What `lowrank_onnx.inspect` found: the eligible sites, what was skipped and why, and the model's figures.
-
-    `notes` are sentences that a reader of the figures needs, e.g. that MACs come from a synthetic feed.
-    """
-
-    input: str
-    sites: tuple[InspectedSite, ...]
-    skipped: tuple[Skipped, ...]
-    totals: Totals
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,17 @@ def put_back(weights: Sequence[PlannedWeight], choices: Sequence[Choice]) -> tup
 
     Returns
     -------
-    The new choices, with a reason on each weight that was put back; None where no rewritten weight would be left.
+    The new choices, with a reason on each weight that was put back; None where no rewritten weight would be left, or
+    where none may be put back, since all ranks were given.
     """
     rewritten = [index for index, choice in enumerate(choices) if choice.candidate.rank is not None]
+    total = len(rewritten)
+    rewritten = [index for index in rewritten if weights[index].rank is None]
     worst = [index for index in rewritten if not _gains(weights[index], choices[index])]
     if not worst:
         by_worth = sorted(rewritten, key=lambda index: (_worth(weights[index], choices[index]), index))
         worst = by_worth[: math.ceil(len(rewritten) / 3)]
-    if len(worst) == len(rewritten):
+    if not worst or len(worst) == total:
         return None
     revised = list(choices)
     for index in worst:
@@ -52,7 +55,7 @@ def _saving(weight: PlannedWeight, choice: Choice) -> float:
 
 def _worth(weight: PlannedWeight, choice: Choice) -> float:
     """Milliseconds saved for each unit of damage."""
-    error = choice.candidate.error
+    error = weight.emphasis * choice.candidate.error
     return _saving(weight, choice) / error if error > 0.0 else math.inf
 
 

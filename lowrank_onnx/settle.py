@@ -33,7 +33,7 @@ from lowrank_onnx.errors import UsageError
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.results import SearchStep
 from lowrank_onnx.search import most_attempts, search_drop, search_share, search_speedup
-from lowrank_onnx.trust import PlanJudge, in_own_unit, with_trust
+from lowrank_onnx.trust import PlanJudge, emphasised, in_own_unit, with_trust
 from lowrank_onnx.types import Curves, MetricComparison
 
 Settled = tuple[tuple[Choice, ...], tuple[SearchStep, ...]]
@@ -125,7 +125,7 @@ def _choices_at(
 
     def trusting(trust: float) -> tuple[Choice, ...]:
         choices, _ = choose_together(
-            with_trust(weights, trust),
+            emphasised(with_trust(weights, trust)),
             curves,
             cost=cost,
             share=share,
@@ -164,10 +164,11 @@ def check_feasible(weights: Sequence[PlannedWeight], config: Config) -> None:
         return
     cost = _limited(budget)
     floor = smallest_share(weights, cost=cost, rank_multiple=config.rank_multiple)
+    given = ", with the ranks that [[site]] gives" if any(weight.rank is not None for weight in weights) else ""
     if weights and budget.share < floor:
         raise UsageError(
             f"{_SHARE_FLAGS[cost]} {budget.share:g}: the smallest share that these weights can be brought to is "
-            f"{floor:.3f}; ask for at least that, or for smaller ranks with --rank-multiple 1"
+            f"{floor:.3f}{given}; ask for at least that, or for smaller ranks with --rank-multiple 1"
         )
 
 
@@ -181,7 +182,7 @@ def _settle_error(
 ) -> Settled:
     cost = _search_cost(weights, config)
     choices_at = partial(plan_at, cost)
-    with progress.stage("searching", None) as stage:
+    with progress.stage("searching", most_attempts(config.preset.resolution)) as stage:
 
         def error_at(share: float) -> float:
             error = error_of(choices_at(share))
@@ -207,7 +208,7 @@ def _settle_drop(
 ) -> Settled:
     cost = _search_cost(weights, config)
     choices_at = partial(plan_at, cost)
-    with progress.stage("searching", None) as stage:
+    with progress.stage("searching", most_attempts(config.preset.resolution)) as stage:
 
         def drop_at(share: float) -> tuple[float, MetricComparison]:
             error, metric = drop_of(choices_at(share))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -79,7 +80,7 @@ class FactorSpool:
         self._make = make
         self._numbers = itertools.count()
         self._nested: dict[tuple[WeightRef, str], StoredFactors] = {}
-        self._made: dict[tuple[WeightRef, str, int], StoredFactors] = {}
+        self._made: MutableMapping[tuple[WeightRef, str, int], StoredFactors] = {}
         self._borrowed: frozenset[tuple[WeightRef, str, int]] = frozenset()
 
     def branch(self) -> FactorSpool:
@@ -89,6 +90,12 @@ class FactorSpool:
         branch._nested, branch._made = dict(self._nested), dict(self._made)
         branch._borrowed = frozenset((*self._borrowed, *self._made))
         return branch
+
+    def drafts(self, make: Make) -> FactorSpool:
+        """A spool that sees all that this one has and gets, and makes what is missing for itself alone, by `make`."""
+        drafts = FactorSpool(self._directory, make)
+        drafts._numbers, drafts._nested, drafts._made = self._numbers, self._nested, ChainMap({}, self._made)
+        return drafts
 
     def adopt(self, stored: StoredFactors, weight: WeightRef) -> None:
         """Take factors that another branch has of a weight, in place of those that this one has."""
@@ -123,6 +130,8 @@ class FactorSpool:
             return made
         if self._make is not None and (weight, form.family) not in self._nested:
             self.put(weight, form, rank, *self._make(weight, form, rank))
+            # Who asked may hold on to them when better ones are put in their place.
+            self._borrowed |= {(weight, form.name, rank)}
             return self._made[weight, form.name, rank]
         nested = self._nested[weight, form.family]
         if not 1 <= rank <= nested.rank or form.part_names != nested.form.part_names:

@@ -29,7 +29,7 @@ def time_weights(
     scale = config.preset.curve_scale
 
     def open_table(seconds: float) -> LatencyTable:
-        return LatencyTable(kept.directory("latency"), provider=config.provider, seconds_per_site=scale * seconds)
+        return LatencyTable(kept.directory("latency"), provider=config.runs_on, seconds_per_site=scale * seconds)
 
     found = measure_weights(
         workshop.model.skeleton,

@@ -23,7 +23,7 @@ from lowrank_onnx.results import PlanTrial
 from lowrank_onnx.types import Curves
 
 TRUSTS = (1.0, 0.75, 0.5, 0.25, 0.0)
-"""In the order tried."""
+"""From full trust to none."""
 
 SAME = 1.03
 """Errors whose ratio is within this count as equal, and the lower trust is taken: what was measured was so on few
@@ -37,7 +37,7 @@ class PlanJudge:
     Attributes
     ----------
     error_of : builds the model of some choices, and measures the relative error of its outputs.
-    trusts : in the order tried. A single one is taken without measuring anything.
+    trusts : descending. A single one is taken without measuring anything.
     trials : of all plans so far.
     """
 
@@ -46,7 +46,10 @@ class PlanJudge:
     trials: list[PlanTrial] = field(default_factory=list)
 
     def choose(self, keep: float, plan_at: Callable[[float], tuple[Choice, ...]]) -> tuple[Choice, ...]:
-        """The choices of the trust that does least harm; it is lowered for as long as that doesn't do more.
+        """The choices of the trust that does least harm.
+
+        The first and the middle trust are tried. Where the middle one does no more harm, lower ones follow for as long
+        as that holds; where it does, those above it, from the middle up.
 
         Parameters
         ----------
@@ -56,22 +59,39 @@ class PlanJudge:
         if len(self.trusts) == 1:
             self.trials.append(PlanTrial(keep, self.trusts[0], None, chosen=True))
             return plan_at(self.trusts[0])
-        known: dict[tuple[object, ...], float] = {}
-        plans: list[tuple[Choice, ...]] = []
-        errors: list[float] = []
-        for trust in self.trusts:
-            plans.append(plan_at(trust))
-            key = tuple((choice.candidate.form, choice.candidate.rank) for choice in plans[-1])
-            if key not in known:
-                error = self.error_of(plans[-1])
-                known[key] = math.inf if math.isnan(error) else error
-            errors.append(known[key])
-            if errors[-1] > min(errors) * SAME:
+        measured = _Measured(self, plan_at)
+        middle = len(self.trusts) // 2
+        harmful = measured.harms(0, middle)
+        for index in range(middle - 1, 0, -1) if harmful else range(middle + 1, len(self.trusts)):
+            if measured.harms(index) != harmful:
                 break
-        chosen = last_good(errors)
-        for index, (trust, error) in enumerate(zip(self.trusts, errors, strict=False)):
-            self.trials.append(PlanTrial(keep, trust, error, chosen=index == chosen))
-        return plans[chosen]
+        tried = sorted(measured.errors)
+        chosen = tried[last_good([measured.errors[index] for index in tried])]
+        for index in tried:
+            self.trials.append(PlanTrial(keep, self.trusts[index], measured.errors[index], chosen=index == chosen))
+        return measured.plans[chosen]
+
+
+class _Measured:
+    """The plans of one share that were made, and their errors, by the position of their trust."""
+
+    def __init__(self, judge: PlanJudge, plan_at: Callable[[float], tuple[Choice, ...]]) -> None:
+        self._judge = judge
+        self._plan_at = plan_at
+        self._known: dict[tuple[object, ...], float] = {}
+        self.plans: dict[int, tuple[Choice, ...]] = {}
+        self.errors: dict[int, float] = {}
+
+    def harms(self, *indices: int) -> bool:
+        """Measure these plans; whether the last one does more harm than the best."""
+        for index in indices:
+            plan = self.plans[index] = self._plan_at(self._judge.trusts[index])
+            key = tuple((choice.candidate.form, choice.candidate.rank) for choice in plan)
+            if key not in self._known:
+                error = self._judge.error_of(plan)
+                self._known[key] = math.inf if math.isnan(error) else error
+            self.errors[index] = self._known[key]
+        return self.errors[indices[-1]] > min(self.errors.values()) * SAME
 
 
 def last_good(errors: Sequence[float]) -> int:
@@ -85,6 +105,18 @@ def with_trust(weights: Sequence[PlannedWeight], trust: float) -> tuple[PlannedW
     if trust == 1.0:
         return tuple(weights)
     return tuple(replace(weight, damage=partial(_blended, weight.damage, trust)) for weight in weights)
+
+
+def emphasised(weights: Sequence[PlannedWeight]) -> tuple[PlannedWeight, ...]:
+    """The weights with damage that counts as many times as the user said."""
+    return tuple(
+        weight if weight.emphasis == 1.0 else replace(weight, damage=partial(_times, weight.damage, weight.emphasis))
+        for weight in weights
+    )
+
+
+def _times(damage: Callable[[float], float], factor: float, tail: float) -> float:
+    return factor * damage(tail)
 
 
 def _blended(damage: Callable[[float], float], trust: float, tail: float) -> float:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lowrank_onnx.verdict import LatencyComparison as LatencyComparison
 from lowrank_onnx.verdict import MetricComparison as MetricComparison
 from lowrank_onnx.verdict import OutputStatistics as OutputStatistics
+from lowrank_onnx.verdict import ProviderNodes as ProviderNodes
 from lowrank_onnx.verdict import Timing as Timing
 from lowrank_onnx.verdict import Verdict as Verdict
 

@@ -105,8 +105,20 @@ class LatencyComparison:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderNodes:
+    """How many nodes of the original and of the candidate an execution provider runs."""
+
+    provider: str
+    original: int
+    candidate: int
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """What validation found. `passed` is False whenever `failures` is not empty; `metric` is None without a metric."""
+    """What validation found. `passed` is False whenever `failures` is not empty; `metric` is None without a metric.
+
+    `nodes` says what ran where; it is empty where onnxruntime doesn't tell.
+    """
 
     outputs: tuple[OutputStatistics, ...]
     latency: LatencyComparison | None
@@ -116,6 +128,7 @@ class Verdict:
     providers: tuple[str, ...]
     failures: tuple[str, ...]
     metric: MetricComparison | None = None
+    nodes: tuple[ProviderNodes, ...] = ()
 
     @property
     def passed(self) -> bool:

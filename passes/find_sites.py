@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import onnx
 
 from lowrank_onnx.forms import Form
+from lowrank_onnx.passes.callable_functions import FunctionKey, function_key
 from lowrank_onnx.passes.graph_view import (
     GRAPH_OUTPUT,
     ModelView,
@@ -24,14 +26,26 @@ from lowrank_onnx.passes.uncovered import uncovered_weight
 from lowrank_onnx.passes.weight_source import WeightSources, is_identity
 from lowrank_onnx.types import Scope, Site, SiteChoice, Skipped, WeightRef
 
+_WEIGHTED = RULE_OF.keys() - {"Gather"}
+"""Operators that as a rule hold a weight; most lookups are of shapes."""
 
-def find_sites(skeleton: onnx.ModelProto, *, op_types: tuple[str, ...]) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
+
+def find_sites(
+    skeleton: onnx.ModelProto,
+    *,
+    op_types: tuple[str, ...],
+    fix_overridable: bool = False,
+    kept: Mapping[FunctionKey, str] = MappingProxyType({}),
+) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
     """Find the nodes of `op_types` whose weight can be replaced by factors.
 
     Parameters
     ----------
     skeleton : the model; weight bytes are never read, so they may be absent.
     op_types : operators to rewrite, some of `lowrank_onnx.config.OP_TYPES`.
+    fix_overridable : whether initializers that are graph inputs too, and could be given at run time, count as
+        constants; those that are replaced are no inputs any more.
+    kept : why model-local functions weren't written out at their calls.
 
     Returns
     -------
@@ -46,7 +60,7 @@ def find_sites(skeleton: onnx.ModelProto, *, op_types: tuple[str, ...]) -> tuple
         Names aren't UTF-8, subgraphs are nested too deeply, or onnx-graphsurgeon can't import a part.
     """
     view = view_model(skeleton)
-    sources = WeightSources(view)
+    sources = WeightSources(view, fix_overridable=fix_overridable)
     names = _ReportNames()
     found: list[Site | Skipped] = []
     for scope in view.scopes.values():
@@ -55,7 +69,7 @@ def find_sites(skeleton: onnx.ModelProto, *, op_types: tuple[str, ...]) -> tuple
             if result is not None:
                 found.append(result)
     found = _decline_shared(view, sources, found)
-    found += _inside_functions(skeleton, names)
+    found += _inside_functions(skeleton, names, kept)
     sites = tuple(item for item in found if isinstance(item, Site))
     return sites, tuple(item for item in found if isinstance(item, Skipped))
 
@@ -126,10 +140,11 @@ def _decline_shared(view: ModelView, sources: WeightSources, found: list[Site | 
     for item in found:
         if isinstance(item, Site):
             sharing.setdefault(item.weight, []).append(item)
+    readers = {_place(view, site): site for sites in sharing.values() for site in sites}
     reasons: dict[WeightRef, str] = {}
     agreed: dict[str, Site] = {}
     for weight, sites in sharing.items():
-        reason = _other_use(view, sources, weight, sites) or _other_layout(view, weight, sites)
+        reason = _other_use(view, sources, weight, sites, readers) or _other_layout(view, weight, sites)
         if reason is not None:
             reasons[weight] = reason
         elif len(sites) > 1:
@@ -144,18 +159,27 @@ def _decline_shared(view: ModelView, sources: WeightSources, found: list[Site | 
     ]
 
 
-def _other_use(view: ModelView, sources: WeightSources, weight: WeightRef, sites: list[Site]) -> str | None:
-    rewritten = {
-        (site.scope, site.node_index, weight_slot(view.scopes[site.scope].nodes[site.node_index], site))
-        for site in sites
-    }
+def _place(view: ModelView, site: Site) -> Use:
+    """Where a site reads its weight."""
+    slot = weight_slot(view.scopes[site.scope].nodes[site.node_index], site)
+    return Use(site.scope, site.node_index, slot)
+
+
+def _other_use(
+    view: ModelView, sources: WeightSources, weight: WeightRef, sites: list[Site], readers: Mapping[Use, Site]
+) -> str | None:
+    """Why a weight can't leave: something else reads what is stored, if only in another layout."""
+    rewritten = {_place(view, site) for site in sites}
     for use in _final_uses(view, sources, weight.scope, weight.name):
         if use.node_index == GRAPH_OUTPUT:
             return f"weight '{weight.name}' is also a graph output"
-        if (use.scope, use.node_index, use.slot) not in rewritten:
-            scope = view.scopes[use.scope]
-            label, op_type = scope.label(use.node_index), scope.nodes[use.node_index].op_type
-            return f"weight '{weight.name}' is also used by '{scope.path}{label}' ({op_type}), which is not rewritten"
+        if use in rewritten:
+            continue
+        if use in readers:
+            return _different_layouts(weight, sites[0], readers[use])
+        scope = view.scopes[use.scope]
+        label, op_type = scope.label(use.node_index), scope.nodes[use.node_index].op_type
+        return f"weight '{weight.name}' is also used by '{scope.path}{label}' ({op_type}), which is not rewritten"
     return None
 
 
@@ -193,6 +217,10 @@ def _other_layout(view: ModelView, weight: WeightRef, sites: list[Site]) -> str 
     )
     if other is None:
         return None
+    return _different_layouts(weight, first, other)
+
+
+def _different_layouts(weight: WeightRef, first: Site, other: Site) -> str:
     return f"weight '{weight.name}' is shared by '{first.name}' and '{other.name}' under different layouts"
 
 
@@ -214,13 +242,17 @@ def _with_common_forms(view: ModelView, sites: list[Site]) -> Iterator[Site]:
     return (replace(site, forms=common) for site in sites)
 
 
-def _inside_functions(skeleton: onnx.ModelProto, names: _ReportNames) -> Iterator[Skipped]:
+def _inside_functions(
+    skeleton: onnx.ModelProto, names: _ReportNames, kept: Mapping[FunctionKey, str]
+) -> Iterator[Skipped]:
     for function in skeleton.functions:
         path = f"{function.domain}::{function.name}"
+        why = kept.get(function_key(function))
         pending = list(function.node)
         for index, node in enumerate(pending):
             pending.extend(inner for _, graph in child_graphs(node) for inner in graph.node)
-            if node.op_type in RULE_OF and default_domain(node.domain) == "":
+            if node.op_type in _WEIGHTED and default_domain(node.domain) == RULE_OF[node.op_type].domain:
                 label = node.name or next(iter(node.output), "") or f"{node.op_type}_{index}"
                 name = names.claim(f"{path}/{label}", index)
-                yield Skipped(name, node.op_type, f"inside model-local function '{path}', which is kept as it is")
+                reason = f"inside model-local function '{path}', which is kept as it is"
+                yield Skipped(name, node.op_type, f"{reason}: {why}" if why else reason)

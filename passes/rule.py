@@ -1,9 +1,9 @@
 """What a rule is: one operator, when its node may be rewritten, and the nodes that are written then.
 
 A rule is a function and a record of writers. `match` looks at one node and gives a `Site` with the forms in which it
-can be written, or a `Skipped` with its reason. A `Writer` writes the site in one of the forms: `layout` says how its
-new tensors are stored, `values` names the activations between its nodes and states their shapes, `emit` makes the
-nodes.
+can be written, a `Skipped` with its reason, or None where there is no weight to speak of. A `Writer` writes the site in
+one of the forms: `layout` says how its new tensors are stored, `values` names the activations between its nodes and
+states their shapes, `emit` makes the nodes.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class Rule:
     """The knowledge about one operator; `writers` by the name of the form. See the module's docstring."""
 
     op_type: str
-    match: Callable[[Candidate], Site | Skipped]
+    match: Callable[[Candidate], Site | Skipped | None]
     writers: Mapping[str, Writer]
     domain: str = ""
 

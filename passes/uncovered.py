@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import onnx
 
 from lowrank_onnx.passes.graph_view import ModelView, ScopeView, default_domain
-from lowrank_onnx.passes.weight_source import Activation, StoredWeight, Unusable, WeightSources
+from lowrank_onnx.passes.weight_source import Activation, StoredWeight, WeightSources
 
 _RECURRENT = "recurrent weights: the recurrence runs inside the operator, which takes dense weights only"
 _INTEGER = "integer arithmetic on a quantized weight: factorize before quantizing"
@@ -17,7 +17,6 @@ _DEFAULT_DOMAIN: dict[str, tuple[tuple[int, ...], str]] = {
     "LSTM": ((1, 2), _RECURRENT),
     "GRU": ((1, 2), _RECURRENT),
     "RNN": ((1, 2), _RECURRENT),
-    "Gather": ((0,), "embedding table: its rows are looked up, not multiplied"),
     "DeformConv": ((1,), "DeformConv isn't covered"),
     "MatMulInteger": ((0, 1), _INTEGER),
     "ConvInteger": ((1,), _INTEGER),
@@ -51,8 +50,6 @@ def _weights(scope: ScopeView, node: onnx.NodeProto, slots: Iterable[int], sourc
         source = sources.find(scope, node.input[slot])
         if isinstance(source, Activation):
             continue
-        if isinstance(source, Unusable) and node.op_type == "Gather":
-            continue  # Integer tables serve shape arithmetic.
         dims = source.ref.shape if isinstance(source, StoredWeight) else scope.dims(node.input[slot])
         if dims is None or len(dims) >= 2:
             yield source.parameters

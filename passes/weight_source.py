@@ -66,10 +66,14 @@ class _Origin:
 
 
 class WeightSources:
-    """Answers `find` for every input of every node of one model, in time linear in the model."""
+    """Answers `find` for every input of every node of one model, in time linear in the model.
 
-    def __init__(self, view: ModelView) -> None:
+    `fix_overridable` takes the initializers that are inputs of the main graph too for constants.
+    """
+
+    def __init__(self, view: ModelView, *, fix_overridable: bool = False) -> None:
         self._view = view
+        self._fixed = fix_overridable or view.inputs_hold_initializers
         self._trained = _training_names(view.skeleton)
         self._origins: dict[tuple[Scope, str], _Origin] = {}
         for scope in view.scopes.values():
@@ -112,10 +116,11 @@ class WeightSources:
 
     def _initializer(self, owner: ScopeView, name: str) -> Source:
         tensor = owner.initializers[name]
-        if name in owner.inputs and (owner.parent is not None or not self._view.inputs_hold_initializers):
+        if name in owner.inputs and (owner.parent is not None or not self._fixed):
             version = self._view.skeleton.ir_version
             return Unusable(
-                f"initializer '{name}' is also a graph input and can be overridden at run time (IR version {version})",
+                f"initializer '{name}' is also a graph input and can be overridden at run time (IR version {version}): "
+                "--fix-overridable takes its value for good",
                 element_count(tensor.dims),
             )
         return self._stored(owner, name, tensor, "initializer")
@@ -151,7 +156,7 @@ class WeightSources:
                 and is_default(holder.nodes[holder.producers[name]], "Constant")
             ):
                 tensor = _constant_tensor(holder.nodes[holder.producers[name]])
-            overridable = name in holder.inputs and not self._view.inputs_hold_initializers
+            overridable = name in holder.inputs and (holder.parent is not None or not self._fixed)
             return None if tensor is None or overridable else small_integers(tensor)
 
         return decoded(node, trace, numbers)

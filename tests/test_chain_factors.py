@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 
-from lowrank_onnx.chain_factors import ChainWeight, chain_errors, chain_maker, chain_parts
+from lowrank_onnx.chain_factors import ChainWeight, LeadingBases, chain_errors, chain_maker, chain_parts
 from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.forms import PAIR, ConvChain, ConvGeometry, ConvInput, ConvSpatial, ConvTucker
 from lowrank_onnx.model_io import load_model
@@ -102,6 +103,39 @@ def test_forms_asked_together_get_the_errors_that_each_has_alone() -> None:
         (alone,) = chain_errors(kernel, [one])
         assert together.ranks == alone.ranks
         assert together.errors == pytest.approx(alone.errors, rel=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_smaller_ranks_are_made_from_the_leading_factor_of_the_largest(form: ConvChain, tmp_path: Path) -> None:
+    kernel = chain_weight()
+    (tmp_path / "computed").mkdir()
+    (tmp_path / "recalled").mkdir()
+    computed, recalled = LeadingBases(tmp_path / "computed"), LeadingBases(tmp_path / "recalled")
+    for bases in (computed, recalled):
+        bases.expect(kernel, form, 6)
+    chain_errors(kernel, [(form, (1, 3, 6))], computed)
+    alone, known, later = (chain_parts(kernel, form, 3, bases) for bases in (None, computed, recalled))
+    np.testing.assert_allclose(form.approximate(known), form.approximate(alone), atol=1e-8)
+    # What a cache remembers of the errors must not change the factors by a bit.
+    assert all(known[part].tobytes() == later[part].tobytes() for part in known)
+
+
+def test_a_rank_that_was_not_expected_is_fitted_by_itself(tmp_path: Path) -> None:
+    kernel, bases = chain_weight(), LeadingBases(tmp_path)
+    bases.expect(kernel, FORMS[0], 2)
+    alone, parts = chain_parts(kernel, FORMS[0], 3), chain_parts(kernel, FORMS[0], 3, bases)
+    assert all(parts[part].tobytes() == alone[part].tobytes() for part in parts)
+
+
+def test_sweeps_lower_the_error_of_what_is_written() -> None:
+    kernel, X = chain_weight(), patches()
+    matrices = rearrange(kernel.stored, kernel.to_matrices)
+
+    def missed(sweeps: int) -> float:
+        parts = chain_parts(kernel, FORMS[0], 3, sweeps=sweeps)
+        return float(np.linalg.norm(X @ (matrices - FORMS[0].approximate(parts))))
+
+    assert missed(1) < 0.999 * missed(0)
 
 
 def test_the_maker_reads_the_kernel_of_the_weight_that_is_asked_for() -> None:

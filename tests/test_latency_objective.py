@@ -22,8 +22,8 @@ from lowrank_onnx import (
     KeepParams,
     MaxError,
     Speedup,
+    attempt,
     judging,
-    pipeline,
     time_weights,
 )
 from lowrank_onnx.forms import Form
@@ -72,9 +72,9 @@ class Bench:
         self.races = 0
         self.speedup: Callable[[int], float] = lambda race: 1.5
         monkeypatch.setattr(time_weights, "LatencyTable", lambda directory, **options: self)
-        for module in (judging, pipeline):
+        for module in (judging, attempt):
             monkeypatch.setattr(module, "measure_latency", self.measure)
-        monkeypatch.setattr(pipeline, "time_runs", lambda session, feed: 5.0)
+        monkeypatch.setattr(attempt, "time_runs", lambda session, feed: 5.0)
 
     def curve(
         self, skeleton: onnx.ModelProto, site: Site, form: Form, shape: tuple[int, ...]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lowrank_onnx.forms import CONV_CHANNEL, MATRIX, PAIR, PIVOTED, ConvGeometry, ConvSpatial, Form, Pivoted
-from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.spool import FactorSpool, Make
 from lowrank_onnx.types import Array, Factors, NewTensor, Rearrangement, WeightRef
 
 WEIGHT = WeightRef((), "w", "initializer", "float16", (12, 4, 3, 3))
@@ -111,3 +111,24 @@ def test_what_no_factorization_here_gives_is_made_once_when_it_is_asked_for(tmp_
         np.testing.assert_array_equal(stored.values("second"), parts["second"])
     assert spool.get(WEIGHT, PAIR, 3).solver == "svd"
     assert asked == [(WEIGHT, form, 3)]
+    held = spool.get(WEIGHT, form, 3)
+    spool.put(WEIGHT, form, 3, {part: 2 * values for part, values in parts.items()}, "better")
+    np.testing.assert_array_equal(held.values("second"), parts["second"])
+
+
+def test_drafts_see_what_the_spool_has_and_gets_and_keep_what_they_make_to_themselves(tmp_path: Path) -> None:
+    def maker(value: float) -> Make:
+        def make(weight: WeightRef, form: Form, rank: int) -> tuple[dict[str, Array], str]:
+            return {"left": np.full((2, 36, rank), value), "right": np.full((2, rank, 6), value)}, f"made {value}"
+
+        return make
+
+    spool = FactorSpool(tmp_path, maker(1.0))
+    drafts = spool.drafts(maker(2.0))
+    spool.get(WEIGHT, PAIR, 2)
+    assert drafts.get(WEIGHT, PAIR, 2).solver == "made 1.0"
+    assert drafts.get(WEIGHT, PAIR, 3).solver == drafts.get(WEIGHT, PAIR, 3).solver == "made 2.0"
+    assert spool.get(WEIGHT, PAIR, 3).solver == "made 1.0"
+    np.testing.assert_array_equal(spool.get(WEIGHT, PAIR, 3).values("left"), 1.0)
+    spool.put_nested(WEIGHT, MATRIX, PAIR, factors())
+    assert drafts.get(WEIGHT, PAIR, 6).solver == "svd"

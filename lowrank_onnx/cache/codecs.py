@@ -114,7 +114,7 @@ def recall_moments(
     for site in sites:
         number = index[site.name]
         if isinstance(number, int) and number not in moments:
-            moment = slot_of(str(number)).get(_moment_codec(site.shape))
+            moment = slot_of(str(number)).get(_moment_codec(site))
             if moment is None:
                 return None
             moments[number] = keep(moment, number)
@@ -129,7 +129,7 @@ def store_moments(slot_of: Callable[[str], Slot], sites: Sequence[Site], by_site
         result = by_site[site.name]
         if isinstance(result, Moment) and id(result) not in numbers:
             number = numbers[id(result)] = len(numbers)
-            slot_of(str(number)).put(_moment_codec(site.shape), result)
+            slot_of(str(number)).put(_moment_codec(site), result)
         index[site.name] = result if isinstance(result, str) else numbers[id(result)]
     slot_of("index").put(_index_codec(sites), index)
 
@@ -147,9 +147,11 @@ def _decode_index(sites: Sequence[Site], entry: Entry) -> dict[str, Any]:
     return index
 
 
-def _moment_codec(shape: MatrixShape) -> Codec[Moment]:
-    groups, size = shape.groups, shape.in_features
-    shapes = {"second_moment": (groups, size, size), "mean": (groups, size)}
+def _moment_codec(site: Site) -> Codec[Moment]:
+    groups, size = site.shape.groups, site.shape.in_features
+    # Of lookups only the diagonal is kept.
+    second = (groups, size) if site.op_type == "Gather" else (groups, size, size)
+    shapes = {"second_moment": second, "mean": (groups, size)}
     return Codec(shapes, _encode_moment, _decode_moment)
 
 

@@ -16,13 +16,14 @@ from lowrank_onnx.config import Device
 from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.latency.machine import machine_key
 from lowrank_onnx.model_io import Model, model_chunks
+from lowrank_onnx.provider import Provider
 
 
 def environment_facts(device: Device) -> Iterator[object]:
     """What decides the last digit of any factorization: program, libraries, processor and threads."""
     yield from ("lowrank-onnx", __version__, _source_digest())
     yield {name: _version(name) for name in ("numpy", "scipy", "ml_dtypes", "cupy-cuda12x", "cupy-cuda13x", "cupy")}
-    yield machine_key("cpu" if device == "cpu" else "cuda", None)
+    yield machine_key(Provider("cpu" if device == "cpu" else "cuda"), None)
     # The BLAS picks its kernels by processor and by the number of threads, and each rounds in its own way.
     wanted = ("internal_api", "version", "architecture", "threading_layer", "num_threads")
     pools = [pool for pool in threadpool_info() if pool.get("user_api") == "blas"]
@@ -48,7 +49,7 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def model_facts(model: Model, provider: str) -> Iterator[object]:
+def model_facts(model: Model, provider: Provider | str) -> Iterator[object]:
     """What decides how a model runs: every byte of it, its weights included, and what runs it."""
     yield machine_key(provider, None)
     hasher = hashlib.blake2b(digest_size=32)

@@ -17,6 +17,7 @@ import typer
 from lowrank_onnx import __version__
 from lowrank_onnx.cli.compress_command import compress
 from lowrank_onnx.cli.demo_command import demo
+from lowrank_onnx.cli.feeds_command import app as feeds_app
 from lowrank_onnx.cli.inspect_command import inspect
 from lowrank_onnx.cli.sweep_command import sweep
 from lowrank_onnx.cli.terminal import EXIT_DONE, EXIT_USAGE, error_exit_code, prepare_streams, say_error
@@ -48,6 +49,7 @@ def _root(
 
 for _command in (compress, sweep, inspect, validate, demo):
     app.command()(_command)
+app.add_typer(feeds_app)
 
 
 def _usage_exit_code(error: BaseException) -> int:

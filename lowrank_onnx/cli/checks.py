@@ -75,6 +75,11 @@ def check_html(report: Path | None, others: Iterable[Path | None]) -> None:
         )
 
 
+def check_debug(bundle: Path, others: Iterable[Path | None]) -> None:
+    """Refuse a bundle for the reasons of `check_json` (`OutputError`)."""
+    _check_report("--debug", bundle, others)
+
+
 def _check_report(flag: str, report: Path, others: Iterable[Path | None]) -> None:
     shown = printable(str(report))
     if report.is_dir():
@@ -84,7 +89,7 @@ def _check_report(flag: str, report: Path, others: Iterable[Path | None]) -> Non
     _check_directory(flag, report)
 
 
-_SUFFIXES = {"--json": ".json", "--html": ".html"}
+_SUFFIXES = {"--json": ".json", "--html": ".html", "--debug": ".zip"}
 
 
 def _check_directory(flag: str, path: Path) -> None:

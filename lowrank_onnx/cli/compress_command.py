@@ -15,6 +15,7 @@ from lowrank_onnx.cli.config_file import dump_options
 from lowrank_onnx.cli.publish import is_standard_output, publish
 from lowrank_onnx.cli.terminal import EXIT_DONE, EXIT_FAILED, reporting_errors, say_error, showing_progress
 from lowrank_onnx.config import FORM_NAMES, OP_TYPES, Config, Speedup
+from lowrank_onnx.provider import parse_provider_options
 
 if TYPE_CHECKING:
     from lowrank_onnx.results import CompressionResult
@@ -39,6 +40,7 @@ def compress(
     calib: options.CalibOption = None,
     metric: options.MetricOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
+    provider_option: options.ProviderOptionOption = None,
     whiten: options.WhitenOption = options.DEFAULTS.whiten,
     effort: options.EffortOption = options.DEFAULTS.effort,
     sensitivity: options.SensitivityOption = options.DEFAULTS.sensitivity,
@@ -46,8 +48,10 @@ def compress(
     no_validate: options.NoValidateOption = False,
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
+    site: options.SiteOption = None,
     op_types: options.OpTypesOption = None,
     forms: options.FormsOption = None,
+    fix_overridable: options.FixOverridableOption = options.DEFAULTS.fix_overridable,
     method: options.MethodOption = options.DEFAULTS.method,
     power_iterations: options.PowerIterationsOption = options.DEFAULTS.power_iterations,
     oversampling: options.OversamplingOption = options.DEFAULTS.oversampling,
@@ -64,6 +68,7 @@ def compress(
     verbose: options.VerboseOption = False,
     config_file: ConfigFileOption = None,
     dump_config: DumpConfigOption = None,
+    debug: options.DebugOption = None,
 ) -> int:
     """Factorize the weights of a model, prove what that did, and write the result if it is worth it."""
     given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_bytes, keep_macs, speedup)
@@ -79,8 +84,10 @@ def compress(
         seed=seed,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
+        overrides=tuple(site or ()),
         op_types=checks.split_names(op_types, OP_TYPES),
         forms=checks.split_names(forms, FORM_NAMES),
+        fix_overridable=fix_overridable,
         whiten=whiten,
         effort=effort,
         sensitivity=sensitivity,
@@ -89,6 +96,7 @@ def compress(
         allow_larger=allow_larger,
         device=device,
         provider=provider,
+        provider_options=parse_provider_options(provider_option or ()),
         validate=not no_validate,
         gates=gates,
         metric=metric,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +12,7 @@ from lowrank_onnx.cli.budgets import whole_number
 from lowrank_onnx.config import FORM_NAMES, OP_TYPES, Config, Device, Method
 from lowrank_onnx.effort import EffortLevel, SensitivityLevel
 from lowrank_onnx.metric import Metric, load_metric
+from lowrank_onnx.site_override import SiteOverride, parse_site, site_override
 
 DEFAULTS = Config()
 
@@ -20,6 +22,12 @@ _CALIBRATION = "What real feeds are used for"
 _SELECT = "Which weights"
 _NUMERICS = "Factorization"
 _OUTPUT = "Output"
+
+
+def _parse_site(value: str | Mapping[str, Any]) -> SiteOverride:
+    """From a flag's text, or from a table of a configuration file."""
+    return site_override(value) if isinstance(value, Mapping) else parse_site(value)
+
 
 # Arguments
 
@@ -53,6 +61,16 @@ ProviderOption = Annotated[
         metavar="NAME",
         help="The onnxruntime execution provider that validates and times: cpu, cuda, tensorrt or its full name. "
         "One that is absent, or hands nodes to the CPU, is an error.",
+        rich_help_panel=_FEEDS,
+    ),
+]
+ProviderOptionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider-option",
+        metavar="NAME=VALUE",
+        help="An option of the provider, as onnxruntime names it, e.g. device_id=1; repeatable. In a file: a table "
+        r"\[provider-option].",
         rich_help_panel=_FEEDS,
     ),
 ]
@@ -133,12 +151,34 @@ OpTypesOption = Annotated[
     ),
 ]
 
+FixOverridableOption = Annotated[
+    bool,
+    typer.Option(
+        "--fix-overridable",
+        help="Also weights that are graph inputs with a default value; the result has no such inputs any more.",
+        rich_help_panel=_SELECT,
+    ),
+]
+
 FormsOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FORM[,FORM]",
         help="Write weights only in these forms: commas between them, or the flag again.",
         show_default=",".join(FORM_NAMES),
+        rich_help_panel=_SELECT,
+    ),
+]
+
+SiteOption = Annotated[
+    list[SiteOverride] | None,
+    typer.Option(
+        "--site",
+        metavar="GLOB:SETTING,...",
+        help="Settings of the weights whose name, or whose node's name, matches: rank=R, form=FORM, exclude, "
+        "sensitivity=S (its damage counts S times), e.g. 'encoder.*:rank=64,form=pair'. Repeatable; later ones win, "
+        r"setting by setting. In a file: \[\[site]] tables with match, rank, form, exclude, sensitivity.",
+        parser=_parse_site,
         rich_help_panel=_SELECT,
     ),
 ]
@@ -265,6 +305,16 @@ QuietOption = Annotated[
 ]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="List every site and skipped node.", rich_help_panel=_OUTPUT)
+]
+DebugOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--debug",
+        metavar="FILE.zip",
+        help="Write what a report of a problem needs, replacing FILE: versions, options, a log, the traceback if there "
+        "is one, and the graph without any values. Weights and feeds are not in it.",
+        rich_help_panel=_OUTPUT,
+    ),
 ]
 DemoModelsOption = Annotated[
     Path | None,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowrank_onnx.cli.debug_bundle import current_recorder
 from lowrank_onnx.cli.terminal import output_console
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ def publish(document: Mapping[str, Any], json: Path | None, report: RenderableTy
     """Write the document where ``--json`` says, and print the report unless the document is printed."""
     from lowrank_onnx.report.json_report import json_text, write_json
 
+    recorder = current_recorder()
+    if recorder is not None:
+        recorder.document = document
     if is_standard_output(json):
         print(json_text(document), end="")
         return

@@ -14,6 +14,7 @@ from lowrank_onnx.cli.config_file import dump_options
 from lowrank_onnx.cli.publish import is_standard_output, publish
 from lowrank_onnx.cli.terminal import EXIT_DONE, EXIT_FAILED, reporting_errors, say_error, showing_progress
 from lowrank_onnx.config import FORM_NAMES, OP_TYPES, Config, Gates
+from lowrank_onnx.provider import parse_provider_options
 
 
 @reporting_errors
@@ -31,13 +32,16 @@ def sweep(
     calib: options.CalibOption = None,
     metric: options.MetricOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
+    provider_option: options.ProviderOptionOption = None,
     effort: options.EffortOption = options.DEFAULTS.effort,
     sensitivity: options.SensitivityOption = options.DEFAULTS.sensitivity,
     refine: options.RefineOption = options.DEFAULTS.refine,
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
+    site: options.SiteOption = None,
     op_types: options.OpTypesOption = None,
     forms: options.FormsOption = None,
+    fix_overridable: options.FixOverridableOption = options.DEFAULTS.fix_overridable,
     seed: options.SeedOption = options.DEFAULTS.seed,
     device: options.DeviceOption = options.DEFAULTS.device,
     output: options.SweepOutputOption = None,
@@ -48,6 +52,7 @@ def sweep(
     quiet: options.QuietOption = False,
     config_file: ConfigFileOption = None,
     dump_config: DumpConfigOption = None,
+    debug: options.DebugOption = None,
 ) -> int:
     """Compress at several budgets from one calibration, show the trade-off, and write the point that you pick."""
     tried = points.sweep_points(keep_params, keep_macs, speedup)
@@ -60,11 +65,14 @@ def sweep(
         refine=refine,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
+        overrides=tuple(site or ()),
         op_types=checks.split_names(op_types, OP_TYPES),
         forms=checks.split_names(forms, FORM_NAMES),
+        fix_overridable=fix_overridable,
         seed=seed,
         device=device,
         provider=provider,
+        provider_options=parse_provider_options(provider_option or ()),
         metric=metric,
     )
     dump_options(context, dump_config)

@@ -7,14 +7,29 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import NoReturn, ParamSpec
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
+from rich.text import Text
 
+from lowrank_onnx.cli.checks import check_debug
+from lowrank_onnx.cli.config_file import options_text
+from lowrank_onnx.cli.debug_bundle import LoggedProgress, Recorder, current_recorder, recording
 from lowrank_onnx.errors import LowRankError
 from lowrank_onnx.progress import SILENT, StageProgress
 from lowrank_onnx.progress import Progress as ProgressProtocol
@@ -73,14 +88,30 @@ def _say_traceback() -> None:
         traceback.print_exc()
 
 
-def error_exit_code(error: BaseException) -> int:
-    """Tell the user what happened in one line, and return the exit code that goes with it."""
+def _what_to_attach(debug: Path | None) -> str:
+    if debug is not None and debug.is_file():
+        return f"attach {debug}, which holds no weights"
+    shown = "" if os.environ.get(DEBUG_VARIABLE) else f"; {DEBUG_VARIABLE}=1 shows the traceback"
+    return f"the same with --debug FILE.zip writes what to attach, without weights{shown}"
+
+
+def _how_to_resume(cache: Path | None) -> str:
+    if cache is None:
+        return "with --cache DIR the next run goes on where this one was"
+    return f"run the same command again, and it goes on from what is in {cache}"
+
+
+def error_exit_code(error: BaseException, *, debug: Path | None = None, cache: Path | None = None) -> int:
+    """Tell the user what happened in one line, and return the exit code that goes with it.
+
+    `debug` is the bundle that was written for a report of the problem, `cache` the directory of ``--cache``.
+    """
     match error:
         case LowRankError():
             say_error(str(error))
             code = error.exit_code
         case KeyboardInterrupt():
-            say_error("interrupted, nothing was written: with --cache DIR the next run goes on where this one was")
+            say_error(f"interrupted, no model was written: {_how_to_resume(cache)}")
             code = EXIT_INTERRUPTED
         case BrokenPipeError():
             silence_output()
@@ -89,7 +120,7 @@ def error_exit_code(error: BaseException) -> int:
             say_error("not enough memory: close other programs, or use a machine with more of it")
             code = EXIT_BUG
         case _:
-            hint = "" if os.environ.get(DEBUG_VARIABLE) else f" ({DEBUG_VARIABLE}=1 shows the traceback)"
+            hint = f" ({_what_to_attach(debug)})"
             what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             say_error(f"this is a bug in lowrank-onnx, please report it: {what}{hint}")
             code = EXIT_BUG
@@ -98,18 +129,38 @@ def error_exit_code(error: BaseException) -> int:
 
 
 def reporting_errors(command: Callable[_Parameters, int]) -> Callable[_Parameters, int]:
-    """Decorate a command: whatever it raises ends as one line and an exit code."""
+    """Decorate a command: whatever it raises ends as one line and an exit code, and ``--debug`` records what it did."""
 
     @functools.wraps(command)
     def guarded(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> int:
         try:
-            code = command(*args, **kwargs)
-            sys.stdout.flush()
+            with _recording(kwargs):
+                code = command(*args, **kwargs)
+                sys.stdout.flush()
         except (Exception, KeyboardInterrupt) as error:
-            return error_exit_code(error)
+            return error_exit_code(error, debug=_path(kwargs, "debug"), cache=_path(kwargs, "cache"))
         return code
 
     return guarded
+
+
+def _path(parameters: Mapping[str, Any], name: str) -> Path | None:
+    value = parameters.get(name)
+    return value if isinstance(value, Path) else None
+
+
+def _recording(parameters: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Records the command that has these parameters, where it was given ``--debug``."""
+    path, context = parameters.get("debug"), parameters.get("context")
+    if path is None or context is None:
+        return nullcontext()
+    models = [parameters[name] for name in ("model", "original", "candidate") if name in parameters]
+    check_debug(path, (*models, *(parameters.get(name) for name in ("output", "json", "html", "calib", "data"))))
+    try:
+        options = options_text(context)
+    except (TypeError, ValueError) as error:  # a name that isn't UTF-8
+        options = f"# can't be written as TOML: {printable(str(error))}\n"
+    return recording(Recorder(models, context.obj or (), options), path)
 
 
 class _Stage:
@@ -120,6 +171,20 @@ class _Stage:
 
     def advance(self, n: int = 1, detail: str = "") -> None:
         self._bars.update(self._task, advance=n, detail=printable(detail))
+
+
+class _TimeColumn(ProgressColumn):
+    """Time left, or where nobody knows how much there is to do, the time that it has taken so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left, self._taken = TimeRemainingColumn(compact=True, elapsed_when_finished=True), TimeElapsedColumn()
+
+    def render(self, task: Task) -> Text:
+        """The time of one bar."""
+        if task.total is not None:
+            return Text.assemble(self._left.render(task), (" left", "dim") if not task.finished else "")
+        return Text.assemble(self._taken.render(task), (" so far", "dim"))
 
 
 class TerminalProgress:
@@ -141,6 +206,13 @@ class TerminalProgress:
 @contextmanager
 def showing_progress(*, quiet: bool) -> Iterator[ProgressProtocol]:
     """Bars where standard error is a terminal and the user wants them; silence elsewhere."""
+    recorder = current_recorder()
+    with _bars(quiet=quiet) as progress:
+        yield progress if recorder is None else LoggedProgress(progress, recorder)
+
+
+@contextmanager
+def _bars(*, quiet: bool) -> Iterator[ProgressProtocol]:
     console = _PipeConsole(stderr=True)
     if quiet or not console.is_terminal:
         yield SILENT
@@ -149,7 +221,7 @@ def showing_progress(*, quiet: bool) -> Iterator[ProgressProtocol]:
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        _TimeColumn(),
         TextColumn("{task.fields[detail]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
     )
     with Progress(*columns, console=console, transient=True, expand=True) as bars:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import typer as typer
+
 from lowrank_onnx.cli import budgets as budgets
 from lowrank_onnx.cli import checks as checks
 from lowrank_onnx.cli import options as options
 from lowrank_onnx.cli.publish import is_standard_output, publish
 from lowrank_onnx.cli.terminal import EXIT_DONE, EXIT_FAILED, reporting_errors, say_error, showing_progress
 from lowrank_onnx.config import Config, Gates
+from lowrank_onnx.provider import parse_provider_options
 
 
 @reporting_errors
 def validate(
+    context: typer.Context,
     original: options.OriginalArgument,
     candidate: options.CandidateArgument,
     data: options.DataOption = None,
@@ -21,13 +25,16 @@ def validate(
     metric: options.MetricOption = None,
     max_drop: budgets.MaxDropGateOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
+    provider_option: options.ProviderOptionOption = None,
     seed: options.SeedOption = options.DEFAULTS.seed,
     json: options.JsonOption = None,
     quiet: options.QuietOption = False,
+    debug: options.DebugOption = None,
 ) -> int:
     """Compare two models in onnxruntime: outputs and latency, with a verdict on the outputs."""
     gates = Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1, max_drop=max_drop)
-    config = Config(provider=provider, seed=seed, gates=gates, metric=metric)
+    provider_options = parse_provider_options(provider_option or ())
+    config = Config(provider=provider, provider_options=provider_options, seed=seed, gates=gates, metric=metric)
     checks.check_json(json, (original, candidate, data))
     checks.check_feeds("--data", data)
 

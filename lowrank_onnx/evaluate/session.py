@@ -6,7 +6,7 @@ onnxruntime is imported when the first session is opened, so that everything tha
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,10 +14,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
+from lowrank_onnx.evaluate.execution_providers import CPU as CPU
+from lowrank_onnx.evaluate.execution_providers import (
+    RECORD_PLACEMENT,
+    check_options,
+    install_hint,
+    placed_nodes,
+    resolve_provider,
+)
 from lowrank_onnx.evaluate.values import EXTENSION_TYPES, InputSpec, describe_inputs, numpy_name, read_value
+from lowrank_onnx.provider import Provider
 from lowrank_onnx.types import Feed
-
-CPU = "CPUExecutionProvider"
 
 _DISTRIBUTIONS = (
     "onnxruntime",
@@ -58,6 +65,8 @@ class Session:
     overridable : initializers that are graph inputs too (from IR version 4 on): a feed may give other values for them.
     outputs : the names of the outputs, in the model's order.
     provider : onnxruntime's name of the provider that was asked for.
+    nodes : how many nodes each provider runs, as onnxruntime places them before its last fusions; None where this
+        onnxruntime doesn't say.
     providers_used : the execution providers that really run nodes.
     """
 
@@ -66,6 +75,7 @@ class Session:
         "_inner",
         "_onnxruntime",
         "inputs",
+        "nodes",
         "outputs",
         "overridable",
         "provider",
@@ -81,8 +91,9 @@ class Session:
         self.outputs = tuple(output_types)
         self._extension_outputs = {name for name, dtype in output_types.items() if dtype in EXTENSION_TYPES}
         self.provider = provider
+        self.nodes = placed_nodes(inner)
         # Handing a node to another provider is refused when a session is opened.
-        self.providers_used: tuple[str, ...] = (provider,)
+        self.providers_used: tuple[str, ...] = tuple(self.nodes or (provider,))
 
     def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Run the model once.
@@ -136,8 +147,7 @@ def open_session(
     model: Path | bytes,
     *,
     base_dir: Path | None = None,
-    provider: str = CPU,
-    provider_options: Mapping[str, str] | None = None,
+    provider: Provider | str = CPU,
     threads: int | None = None,
     optimize: bool = True,
 ) -> Session:
@@ -147,21 +157,23 @@ def open_session(
     ----------
     model : a model file, or a serialized ModelProto.
     base_dir : for serialized models, the directory that their external data is relative to.
-    provider : an onnxruntime name ("CUDAExecutionProvider") or a short one ("cuda"), in any case.
-    provider_options : passed on to the provider.
+    provider : an onnxruntime name ("CUDAExecutionProvider") or a short one ("cuda"), in any case; or a `Provider`, with
+        options for it.
     threads : threads of one operator; None takes onnxruntime's choice (the physical cores).
     optimize : False turns onnxruntime's graph optimizations off.
 
     Raises
     ------
     MissingDependencyError : there is no onnxruntime, or there are several.
-    UsageError : the provider isn't available, couldn't start, or would leave nodes to the CPU.
+    UsageError : the provider isn't available, couldn't start, doesn't know an option, or would leave nodes to the CPU.
     ModelError : onnxruntime can't load the model.
     """
     onnxruntime = _import_onnxruntime()
-    name = _resolve_provider(provider, onnxruntime.get_available_providers())
+    asked = Provider(provider) if isinstance(provider, str) else provider
+    name = resolve_provider(asked.name, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # fatal only: everything else arrives here as an exception
+    options.add_session_config_entry(RECORD_PLACEMENT, "1")
     # Sessions are run in turns: the threads of the one that waits mustn't spin on the cores of the one that runs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
@@ -175,7 +187,7 @@ def open_session(
     source = model if isinstance(model, bytes) else str(model)
     try:
         inner = onnxruntime.InferenceSession(
-            source, options, providers=[(name, dict(provider_options or {}))], enable_fallback=0
+            source, options, providers=[(name, dict(asked.options))], enable_fallback=0
         )
     except Exception as error:  # onnxruntime's own errors have no common base below Exception
         if "fallback to CPU EP has been explicitly disabled" in str(error):
@@ -187,8 +199,9 @@ def open_session(
     if name not in inner.get_providers():
         raise UsageError(
             f"provider {name}: onnxruntime couldn't start it and fell back to {', '.join(inner.get_providers())}: "
-            "check its driver and libraries, or use --provider cpu"
+            f"check its driver and libraries{install_hint(name)}, or use --provider cpu"
         )
+    check_options(name, asked.options, inner)
     return Session(onnxruntime, inner, name)
 
 
@@ -215,17 +228,6 @@ def _is_installed(distribution: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _resolve_provider(provider: str, available: Sequence[str]) -> str:
-    wanted = provider.casefold()
-    for name in available:
-        if wanted in (name.casefold(), name.casefold().removesuffix("executionprovider")):
-            return name
-    raise UsageError(
-        f"provider {provider!r}: this onnxruntime has {', '.join(available)}; "
-        "choose one of them, or install the build of onnxruntime that has it"
-    )
 
 
 _SOURCE_LOCATION = re.compile(r"\.(?:cc|cpp|cu|cuh|h|hpp|py):\d{1,9}:?$")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from lowrank_onnx.forms.conv_chain import ConvChain, ConvGeometry
 from lowrank_onnx.forms.conv_spatial import ConvSpatial
 from lowrank_onnx.forms.conv_tucker import ConvInput, ConvTucker
+from lowrank_onnx.forms.embedding import EMBEDDING, LOOKUP, Embedding
 from lowrank_onnx.forms.form import MATRIX, Form
 from lowrank_onnx.forms.pair import CONV_CHANNEL, CONV_TRANSPOSE_CHANNEL, PAIR, Pair
 from lowrank_onnx.forms.pivoted import PIVOTED, Pivoted
@@ -18,6 +19,8 @@ from lowrank_onnx.forms.shared import SHARED, Shared
 __all__ = [
     "CONV_CHANNEL",
     "CONV_TRANSPOSE_CHANNEL",
+    "EMBEDDING",
+    "LOOKUP",
     "MATRIX",
     "PAIR",
     "PIVOTED",
@@ -27,6 +30,7 @@ __all__ = [
     "ConvInput",
     "ConvSpatial",
     "ConvTucker",
+    "Embedding",
     "Form",
     "Pair",
     "Pivoted",

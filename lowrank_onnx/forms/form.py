@@ -57,6 +57,10 @@ class Form(ABC):
         """Multiply-accumulates at rank r when the matrices are applied at `positions` positions."""
         return positions * self.parameters(shape, rank)
 
+    def dense_macs(self, shape: MatrixShape, positions: int) -> int:
+        """Multiply-accumulates of the weight that the form replaces."""
+        return positions * shape.parameters
+
     def largest_rank(self, shape: MatrixShape) -> int:
         """The largest rank that it can be written at."""
         return shape.max_rank

@@ -9,19 +9,22 @@ from importlib import metadata
 from pathlib import Path
 
 from lowrank_onnx import __version__
+from lowrank_onnx.provider import Provider
 
 
-def machine_key(provider: str, threads: int | None) -> str:
+def machine_key(provider: Provider | str, threads: int | None) -> str:
     """What a time depends on beside the node: the machine, the provider, the versions and the number of threads.
 
     Readable, on one line. The processor is told by name, family, model and stepping and the number of cores that this
     process may use; NVIDIA GPUs by what their driver says of them, where the provider isn't the CPU's.
     """
-    name = provider.casefold().removesuffix("executionprovider")
+    asked = Provider(provider) if isinstance(provider, str) else provider
+    name = asked.name.casefold().removesuffix("executionprovider")
     parts = [
         f"{_processor()} ({platform.system()} {platform.machine()})",
         f"cores {_usable_cores()} of {os.cpu_count()}",
         f"provider {name}",
+        *(f"option {option}={value}" for option, value in asked.options),
         *(() if name == "cpu" else (f"gpus {_gpus()}",)),
         _runtime_versions(),
         f"threads {'default' if threads is None else threads}",

@@ -110,7 +110,9 @@ def measure_weights(
     found: dict[WeightRef, WeightLatency | Unmeasured] = {}
     visible: list[SharedWeight] = []
     for group in groups:
-        if all(site.name in seen for site in group.sites):
+        if not group.forms[0].dense_macs(group.shape, 1):
+            found[group.weight] = Unmeasured("a lookup multiplies nothing: factors could only make it slower")
+        elif all(site.name in seen for site in group.sites):
             visible.append(group)
         else:
             found[group.weight] = Unmeasured("no run of the model reaches it where its shape can be seen")

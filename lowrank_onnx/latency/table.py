@@ -34,6 +34,7 @@ from lowrank_onnx.latency.curve import LatencyCurve, read_curve, write_curve
 from lowrank_onnx.latency.machine import machine_key
 from lowrank_onnx.latency.site_model import SiteModel, at_rank, build_bundle_model, draw_input, with_values
 from lowrank_onnx.latency.timing import TimedSession, curve_of, fewest_ns, measure_rounds, warm_up
+from lowrank_onnx.provider import Provider
 from lowrank_onnx.types import Site
 
 __all__ = ["LatencyCurve", "LatencyTable", "Opener", "Unmeasured", "machine_key"]
@@ -82,7 +83,7 @@ class LatencyTable:
         self,
         directory: Path | None,
         *,
-        provider: str,
+        provider: Provider | str,
         threads: int | None = None,
         seconds_per_site: float = 2.0,
         memory_bytes: int = 2**30,

@@ -93,6 +93,10 @@ class Backend:
         """``R^-1 B``, or ``R'^-1 B``, for an upper triangular R."""
         return self.xp.linalg.solve(R.T if transposed else R, B)
 
+    def eigenvalues(self, G: DeviceArray) -> NDArray[Any]:
+        """All eigenvalues of a symmetric G, descending, on the host."""
+        return self.to_host(self.xp.linalg.eigvalsh(G))[::-1]
+
     def eigh_leading(self, G: DeviceArray, count: int) -> tuple[DeviceArray, DeviceArray]:
         """The `count` largest eigenvalues of a symmetric G, descending, and their eigenvectors as columns."""
         values, vectors = self.xp.linalg.eigh(G)
@@ -120,6 +124,9 @@ class NumpyBackend(Backend):
 
     def solve_upper(self, R: DeviceArray, B: DeviceArray, *, transposed: bool) -> DeviceArray:  # noqa: D102
         return lapack.solve_upper(R, B, transposed)
+
+    def eigenvalues(self, G: DeviceArray) -> NDArray[Any]:  # noqa: D102
+        return lapack.eigenvalues(G)
 
     def eigh_leading(self, G: DeviceArray, count: int) -> tuple[DeviceArray, DeviceArray]:  # noqa: D102
         return lapack.eigh_leading(G, count)

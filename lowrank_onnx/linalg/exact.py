@@ -47,6 +47,8 @@ def solve_eigen(backend: Backend, W: DeviceArray, rank: int | RankFinder) -> Tri
     size = W.shape[1]
     for dtype in (W.dtype,) if W.dtype == xp.float64 else (W.dtype, xp.float64):
         G = backend.gram(W) if dtype == W.dtype else _wide_gram(backend, W)
+        if dtype != xp.float64 and isinstance(rank, int) and rank + 1 >= size and _surely_lost(backend, G, dtype):
+            continue
         squares, V = backend.eigh_leading(G, min(rank + 1, size) if isinstance(rank, int) else size)
         settled = rank if isinstance(rank, int) else rank(_roots(backend, squares))
         if not trustworthy(backend, squares[: min(settled + 1, size)], dtype):
@@ -66,6 +68,19 @@ def trustworthy(backend: Backend, squares: DeviceArray, dtype: object) -> bool:
     """Whether the smallest of these descending eigenvalues of a Gram matrix stands clear of the largest's rounding."""
     rounding = float(backend.xp.finfo(dtype).eps)
     return float(squares[-1]) >= SQUARING_LIMIT * rounding * float(squares[0])
+
+
+def _surely_lost(backend: Backend, G: DeviceArray, dtype: object) -> bool:
+    """Whether the smallest eigenvalue of a Gram matrix can't be trusted, told by a Cholesky factorization: it costs a
+    small part of the eigenvectors that would be thrown away.
+
+    ``||G||_F^2 / trace G`` is at most the largest eigenvalue, so what fails here would fail `trustworthy`.
+    """
+    xp = backend.xp
+    trace = float(xp.linalg.trace(G))
+    largest = float(xp.sum(G * G)) / trace if trace > 0.0 else 0.0
+    limit = SQUARING_LIMIT * float(xp.finfo(dtype).eps) * largest
+    return backend.cholesky_upper(G - limit * xp.eye(G.shape[0], dtype=dtype, device=backend.device)) is None
 
 
 def sorted_triplets(

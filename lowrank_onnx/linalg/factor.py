@@ -18,7 +18,7 @@ from lowrank_onnx.linalg.request import FactorRequest, checked_options
 from lowrank_onnx.linalg.residual import residual_energy, residual_norm_estimate
 from lowrank_onnx.linalg.solution import Triplets
 from lowrank_onnx.linalg.solve import Method, solve, solve_for_target
-from lowrank_onnx.linalg.weighted import checked_second_moment, transposed_root
+from lowrank_onnx.linalg.weighted import checked_second_moment, weigh
 
 CANCELLING_SHARE = 1e-3
 """Below this share of uncaptured energy, energy minus captured loses digits and the residual itself is measured."""
@@ -67,7 +67,7 @@ def factor(
         instead of `rank`, the smallest rank with ``||W - left @ right||_F / ||W||_F <= error``, with a share of at
         least `energy` of ``||W||_F**2``, or with ``||W - left @ right||_2 / ||W||_2 <= spectral``; in the weighted norm
         where a second moment is given.
-    second_moment : (in, in), symmetric positive semidefinite
+    second_moment : (in, in), symmetric positive semidefinite, or (in,), the diagonal of one
         C = X'X of the inputs, any scale: minimises ``||S'(W - left @ right)||_F`` with C = S S' instead. It may be
         singular. The singular values are then those of ``S' left @ right``.
 
@@ -120,8 +120,7 @@ def _factor(
             triplets, rank = _solve(backend, prepared.matrix, prepared.energy, request)
             return _measure(backend, prepared, triplets, rank, seed)
         C, scale = weight
-        root = backend.xp.astype(transposed_root(backend, C), prepared.matrix.dtype)
-        weighted = root @ prepared.matrix
+        weighted = weigh(backend, C, prepared.matrix)
         weighted_energy = squared_norm(backend, weighted)
         triplets, rank = _solve(backend, weighted, weighted_energy, request)
         return _measure_weighted(backend, prepared, weighted, weighted_energy, scale, triplets, rank, seed)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,9 @@ costs more than it gains, and stalls by orders of magnitude where another proces
 
 SINGLE_THREAD_WORK = 3e8
 """Up to this m n r a whole factorization runs on one thread, for the same reason: it is some 50 ms of small steps."""
+
+ALL_THREADS_WORK = 5e9
+"""From this m n r on a factorization inside `beside_runtime` gets all threads: half a second of large products."""
 
 SMALLEST_REDUCED = 8
 """Below this order the eigensolver is called as a whole."""
@@ -41,9 +46,34 @@ def single_thread(wanted: bool) -> contextlib.AbstractContextManager[object]:
     return _blas_threads().limit(limits=1, user_api="blas") if wanted else contextlib.nullcontext()
 
 
+_all_threads: ContextVar[int | None] = ContextVar("all threads", default=None)
+"""How many threads BLAS had before `beside_runtime`; None outside of it."""
+
+
+@contextlib.contextmanager
+def beside_runtime() -> Iterator[None]:
+    """A context for work that takes turns with onnxruntime: BLAS has one thread but for large factorizations.
+
+    The threads of BLAS spin at the end of each product, and so do onnxruntime's for a while after a run. Where the two
+    meet, or another process holds a core, a product takes ten times as long as on one thread.
+    """
+    blas = _blas_threads()
+    threads = max((library["num_threads"] for library in blas.info() if library["user_api"] == "blas"), default=1)
+    token = _all_threads.set(threads)
+    try:
+        with blas.limit(limits=1, user_api="blas"):
+            yield
+    finally:
+        _all_threads.reset(token)
+
+
 def threads_for_work(work: int) -> contextlib.AbstractContextManager[object]:
     """The threads that suit a factorization of `work` = m n r."""
-    return single_thread(work <= SINGLE_THREAD_WORK)
+    threads = _all_threads.get()
+    if threads is None or work < ALL_THREADS_WORK:
+        return single_thread(work <= SINGLE_THREAD_WORK)
+    lifted: contextlib.AbstractContextManager[object] = _blas_threads().limit(limits=threads, user_api="blas")
+    return lifted
 
 
 def mirror_upper(upper: NDArray[Any], tile: int = MIRRORED_TILE) -> NDArray[Any]:
@@ -87,6 +117,13 @@ def solve_upper(R: NDArray[np.float64], B: NDArray[np.float64], transposed: bool
     """``R^-1 B``, or ``R'^-1 B``, for an upper triangular R."""
     solved: NDArray[np.float64] = scipy.linalg.solve_triangular(R, B, trans=1 if transposed else 0, check_finite=False)
     return solved
+
+
+def eigenvalues(G: NDArray[Any]) -> NDArray[Any]:
+    """All eigenvalues of a symmetric G, descending."""
+    with single_thread(G.shape[0] <= SINGLE_THREAD_SIZE):
+        values: NDArray[Any] = scipy.linalg.eigvalsh(G, check_finite=False)
+    return values[::-1]
 
 
 def eigh_leading(G: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -27,11 +27,12 @@ from numpy.typing import NDArray
 
 from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.linalg.backend import Backend, DeviceArray, DeviceName, select_backend
-from lowrank_onnx.linalg.factor import factor_on
 from lowrank_onnx.linalg.folded import Folded, fold, leading_marginal, mended
+from lowrank_onnx.linalg.orthonormal import orthonormalize
 from lowrank_onnx.linalg.precision import accumulation_dtype
 from lowrank_onnx.linalg.refit import refit
-from lowrank_onnx.linalg.request import FactorRequest
+from lowrank_onnx.linalg.solve import SolverOptions, solve
+from lowrank_onnx.linalg.weighted import transposed_root
 
 LEAST_GAIN = 1e-3
 """Relative gain in squared error below which another sweep isn't worth its time."""
@@ -59,23 +60,23 @@ class Projection:
 
     Attributes
     ----------
-    inverse : (R b, R b), ``R^-1``; None for the identity.
+    root : (R b, R b), the upper triangular R; None for the identity.
     captured : (R b, out), Y; its squared row sums are the captured energy of each direction and position.
     """
 
     first: DeviceArray
-    inverse: DeviceArray | None
+    root: DeviceArray | None
     captured: DeviceArray
 
     def leading(self, rank: int) -> Projection:
         """That of the first `rank` columns of `first`."""
         rows = rank * (self.captured.shape[0] // self.first.shape[1])
-        inverse = None if self.inverse is None else self.inverse[:rows, :rows]
-        return Projection(self.first[:, :rank], inverse, self.captured[:rows, :])
+        root = None if self.root is None else self.root[:rows, :rows]
+        return Projection(self.first[:, :rank], root, self.captured[:rows, :])
 
-    def solution(self, captured: DeviceArray) -> DeviceArray:
+    def solution(self, backend: Backend, captured: DeviceArray) -> DeviceArray:
         """``R^-1 captured``: with Y, the best `second`, (R b, out)."""
-        return captured if self.inverse is None else self.inverse @ captured
+        return captured if self.root is None else backend.solve_upper(self.root, captured, transposed=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,11 @@ class LeadingFamily:
         return math.ldexp(self.folded.energy * self.folded.scale, 2 * self.folded.exponent)
 
     @property
+    def first(self) -> NDArray[np.float64]:
+        """(a, R), the orthonormal leading factor on the host."""
+        return self.backend.to_host(self.projection.first)
+
+    @property
     def largest_rank(self) -> int:
         """The largest rank that `factors` can give."""
         return int(self.errors.size)
@@ -121,13 +127,13 @@ class LeadingFamily:
     def _factors(self, rank: int, sweeps: int) -> LeadingFactors:
         projection, error = self.projection.leading(rank), float(self.errors[rank - 1])
         for _ in range(sweeps if self.folded.metric is not None else 0):
-            second = projection.solution(projection.captured)
+            second = projection.solution(self.backend, projection.captured)
             improved = project(self.backend, self.folded, refit(self.backend, self.folded, projection.first, second))
             found = missed_energy(self.backend, self.folded, improved.captured)
             if found >= error * (1.0 - LEAST_GAIN):
                 break
             projection, error = improved, found
-        second = self.backend.to_host(projection.solution(projection.captured))
+        second = self.backend.to_host(projection.solution(self.backend, projection.captured))
         slabs = second.reshape(rank, *self.folded.weight.shape[1:])
         norms = np.linalg.norm(second.reshape(rank, -1), axis=1)
         share = np.sqrt(np.where(norms > 0.0, norms, 1.0)) * 2.0 ** (self.folded.exponent / 2)
@@ -143,6 +149,7 @@ def fit_leading(
     *,
     second_moment: NDArray[Any] | None = None,
     device: DeviceName = "auto",
+    first: NDArray[Any] | None = None,
 ) -> LeadingFamily:
     """Fit a leading factor on some axes of a patch, for every rank up to `largest_rank`.
 
@@ -154,6 +161,8 @@ def fit_leading(
     second_moment : (in, in) with in = all axes of the patch in W's order: C = X'X of the patches, any scale; it may be
         singular. None for the plain norm.
     device : as for `lowrank_onnx.linalg.factor`.
+    first : (a, at least `largest_rank`), the `LeadingFamily.first` of an earlier fit of the same problem, which is then
+        not sought again: its first columns are that of every smaller rank.
 
     Raises
     ------
@@ -162,11 +171,16 @@ def fit_leading(
     MissingDependencyError
         for "cuda" without CuPy or without a CUDA device.
     """
-    return fit_leading_on(select_backend(device), W, leading, largest_rank, second_moment)
+    return fit_leading_on(select_backend(device), W, leading, largest_rank, second_moment, first)
 
 
 def fit_leading_on(
-    backend: Backend, W: NDArray[Any], leading: Sequence[int], largest_rank: int, second_moment: NDArray[Any] | None
+    backend: Backend,
+    W: NDArray[Any],
+    leading: Sequence[int],
+    largest_rank: int,
+    second_moment: NDArray[Any] | None,
+    known: NDArray[Any] | None = None,
 ) -> LeadingFamily:
     """`fit_leading` on a given backend."""
     axes = W.ndim - 1
@@ -181,13 +195,17 @@ def fit_leading_on(
         )
     with backend.threads_for((a * rest // W.shape[-1],) * 2, W.shape[-1]):
         folded = fold(backend, W, order, a, second_moment)
-        first = _starting_basis(backend, folded, largest_rank)
+        dtype = accumulation_dtype(W.dtype)
+        if known is None:
+            first = _starting_basis(backend, folded, largest_rank, dtype)
+        else:
+            first = backend.to_device(known[:, :largest_rank])
         try:
             projection = project(backend, folded, first)
         except np.linalg.LinAlgError:
             folded = mended(backend, folded)
             projection = project(backend, folded, first)
-        return _family(backend, folded, projection, accumulation_dtype(W.dtype))
+        return _family(backend, folded, projection, dtype)
 
 
 def family_on(backend: Backend, folded: Folded, first: DeviceArray, dtype: np.dtype[Any]) -> LeadingFamily:
@@ -205,14 +223,20 @@ def _family(backend: Backend, folded: Folded, projection: Projection, dtype: np.
     return LeadingFamily(backend, folded, projection, dtype, _errors(backend, folded, projection))
 
 
-def _starting_basis(backend: Backend, folded: Folded, rank: int) -> DeviceArray:
-    """(a, rank), orthonormal: the leading factor that is best in the metric ``C_a (x) I``."""
+def _starting_basis(backend: Backend, folded: Folded, rank: int, dtype: np.dtype[Any]) -> DeviceArray:
+    """(a, rank), orthonormal: the leading factor that is best in the metric ``C_a (x) I``, found in `dtype`."""
     xp = backend.xp
     a, b, out = folded.weight.shape
-    marginal = None if folded.metric is None else backend.to_host(leading_marginal(backend, folded))
-    unfolded = backend.to_host(xp.reshape(folded.weight, (a, b * out)))
-    left = factor_on(backend, unfolded, FactorRequest(rank, second_moment=marginal)).left
-    return xp.linalg.qr(backend.to_device(left))[0]
+    if folded.energy == 0.0:
+        return backend.to_device(np.eye(a, rank))
+    unfolded = xp.reshape(folded.weight, (a, b * out))
+    weighted = unfolded
+    if folded.metric is not None:
+        weighted = transposed_root(backend, backend.to_host(leading_marginal(backend, folded))) @ unfolded
+    narrow = xp.astype(weighted, getattr(xp, dtype.name), copy=False)
+    directions = solve(backend, narrow, rank, SolverOptions()).right[:, :rank]
+    # Twice, to be orthonormal down to rounding.
+    return orthonormalize(backend, orthonormalize(backend, unfolded @ xp.astype(directions, xp.float64, copy=False)))
 
 
 def project(backend: Backend, folded: Folded, first: DeviceArray) -> Projection:
@@ -232,10 +256,13 @@ def project(backend: Backend, folded: Folded, first: DeviceArray) -> Projection:
     half = xp.tensordot(first, xp.reshape(folded.metric, (a, b, a, b)), axes=((0,), (0,)))
     H = xp.permute_dims(xp.tensordot(half, first, axes=((2,), (0,))), (0, 1, 3, 2))
     H = xp.reshape(H, (rank * b, rank * b))
-    inverse = backend.inverse_cholesky((H + H.T) / 2.0)
-    if inverse is None:
+    root = backend.cholesky_upper((H + H.T) / 2.0)
+    if root is None:
         raise np.linalg.LinAlgError("the metric isn't positive definite")
-    return Projection(first, inverse, inverse.T @ target)
+    captured = backend.solve_upper(root, target, transposed=True)
+    if not math.isfinite(float(xp.sum(captured))):
+        raise np.linalg.LinAlgError("the metric isn't positive definite")
+    return Projection(first, root, captured)
 
 
 def missed_energy(backend: Backend, folded: Folded, captured: DeviceArray) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from lowrank_onnx.linalg.backend import Backend, DeviceArray
 from lowrank_onnx.linalg.folded import Folded, leading_marginal, trailing_marginal
+from lowrank_onnx.linalg.orthonormal import orthonormalize
 from lowrank_onnx.linalg.weighted import FLOOR
 
 REFIT_STEPS = 2
@@ -18,30 +19,25 @@ def refit(
     """`first` (a, r) improved for a fixed `second` (r b, columns), orthonormalized.
 
     The normal equations couple all of `first`, so they are solved by a few conjugate gradient steps from where it is,
-    preconditioned by the closed form that they have in a metric of product form.
+    preconditioned by the closed form that they have in a metric of product form. All of it is in float32: steps that
+    are few and inexact don't need more, and whoever asks for them measures in float64 what they gained.
 
     Parameters
     ----------
     target : C times what is approximated, (a, b, columns); None for C W.
     """
     xp = backend.xp
-    a, b, _ = folded.weight.shape
+    b = folded.weight.shape[1]
     rank, columns = first.shape[1], second.shape[1]
-    image = folded.image if target is None else target
-    slabs = xp.reshape(second, (rank, b * columns))
-
-    def gradient(image_of: DeviceArray) -> DeviceArray:
-        return xp.reshape(image_of, (a, b * columns)) @ slabs.T
-
-    def product(X: DeviceArray) -> DeviceArray:
-        return folded.apply(backend, xp.reshape(X @ slabs, (a, b, columns)))
-
-    precondition = _preconditioner(backend, folded, slabs, b)
-    X, residual = first, gradient(image - product(first))
+    precondition = _preconditioner(backend, folded, xp.reshape(second, (rank, b * columns)), b)
+    narrow = _Narrow(backend, folded, xp.astype(xp.reshape(second, (rank, b, columns)), xp.float32))
+    image = xp.astype(folded.image if target is None else target, xp.float32)
+    X = xp.astype(first, xp.float32)
+    residual = narrow.gradient(image - narrow.product(X))
     direction = step = precondition(residual)
     size = float(xp.sum(residual * step))
     for _ in range(REFIT_STEPS):
-        moved = gradient(product(direction))
+        moved = narrow.gradient(narrow.product(direction))
         curvature = float(xp.sum(direction * moved))
         if not curvature > 0.0 or not size > 0.0:
             break
@@ -50,7 +46,39 @@ def refit(
         step = precondition(residual)
         size, previous = float(xp.sum(residual * step)), size
         direction = step + (size / previous) * direction
-    return xp.linalg.qr(X)[0]
+    return orthonormalize(backend, orthonormalize(backend, xp.astype(X, xp.float64)))
+
+
+class _Narrow:
+    """The normal equations of `first` (a, r) for a fixed `second` (r, b, columns), in float32."""
+
+    def __init__(self, backend: Backend, folded: Folded, second: DeviceArray) -> None:
+        self._xp = xp = backend.xp
+        self._second = second
+        a, b, _ = folded.weight.shape
+        rank, _, columns = second.shape
+        metric = xp.astype(folded.metric, xp.float32)
+        # C (X (x) I) second, in the order that takes fewer operations.
+        self._metric_first = rank * (a + columns) < a * columns
+        if self._metric_first:
+            metric = xp.permute_dims(xp.reshape(metric, (a * b, a, b)), (0, 2, 1))
+            self._rows = xp.reshape(xp.permute_dims(second, (1, 0, 2)), (b * rank, columns))
+        self._metric = backend.contiguous(xp.reshape(metric, (-1, a) if self._metric_first else (a * b, a * b)))
+        self._slabs = xp.reshape(second, (rank, b * columns))
+
+    def gradient(self, image: DeviceArray) -> DeviceArray:
+        """(a, r) from (a, b, columns)."""
+        return self._xp.reshape(image, (image.shape[0], -1)) @ self._slabs.T
+
+    def product(self, X: DeviceArray) -> DeviceArray:
+        """``C (X (x) I) second``, (a, b, columns)."""
+        xp = self._xp
+        a, (rank, b, columns) = X.shape[0], self._second.shape
+        if self._metric_first:
+            spread = xp.reshape(self._metric @ X, (a * b, b * rank)) @ self._rows
+        else:
+            spread = self._metric @ xp.reshape(X @ self._slabs, (a * b, columns))
+        return xp.reshape(spread, (a, b, columns))
 
 
 def _preconditioner(
@@ -62,7 +90,9 @@ def _preconditioner(
     parts = xp.reshape(slabs, (rank, b, -1))
     weighted = xp.tensordot(parts, trailing_marginal(backend, folded), axes=((1,), (0,)))
     coupling = xp.reshape(parts, (rank, -1)) @ xp.reshape(xp.permute_dims(weighted, (0, 2, 1)), (rank, -1)).T
-    inner, outer = (_floored_inverse(backend, G) for G in (leading_marginal(backend, folded), coupling))
+    inner, outer = (
+        xp.astype(_floored_inverse(backend, G), xp.float32) for G in (leading_marginal(backend, folded), coupling)
+    )
     return lambda X: inner @ (inner.T @ X) @ outer @ outer.T
 
 

@@ -60,13 +60,19 @@ def tucker_errors(family: LeadingFamily, ranks: Sequence[int]) -> NDArray[np.flo
     """
     backend, out = family.backend, family.folded.weight.shape[2]
     table = np.zeros((len(ranks), out))
+    for rank in ranks:
+        _check_ranks(family, rank, out)
+    if family.folded.energy == 0.0:
+        return table
     with family.folded.threads(backend):
-        for row, rank in enumerate(ranks):
-            _check_ranks(family, rank, out)
-            if family.folded.energy > 0.0:
-                energies, _ = _output_directions(backend, family.projection.leading(rank).captured, out)
-                captured = np.cumsum(np.clip(backend.to_host(energies), 0.0, None))
-                table[row] = np.clip(1.0 - captured / family.folded.energy, 0.0, None)
+        gram, known = backend.xp.zeros((out, out), dtype=backend.xp.float64, device=backend.device), 0
+        for row in np.argsort(ranks):
+            # The rows of a smaller rank are the first of a larger one: only what is new is multiplied.
+            rows = family.projection.leading(ranks[row]).captured.shape[0]
+            gram = gram + backend.gram(family.projection.captured[known:rows, :])
+            known = rows
+            captured = np.cumsum(np.clip(backend.eigenvalues(gram), 0.0, None))
+            table[row] = np.clip(1.0 - captured / family.folded.energy, 0.0, None)
     return table
 
 
@@ -119,7 +125,7 @@ def _solve(family: LeadingFamily, projection: Projection, rank_out: int) -> tupl
     backend, Y = family.backend, projection.captured
     _, directions = _output_directions(backend, Y, rank_out)
     reduced = Y @ directions
-    return projection.solution(reduced), directions.T, missed_energy(backend, family.folded, reduced)
+    return projection.solution(backend, reduced), directions.T, missed_energy(backend, family.folded, reduced)
 
 
 def _finished(

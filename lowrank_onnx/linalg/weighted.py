@@ -25,6 +25,9 @@ FLOOR = 1e-8
 ASYMMETRY = 1e-3
 """Largest entry of C - C', relative to the largest of C, that is taken for rounding."""
 
+ROWS_AT_ONCE = 64
+"""Of a second moment that is being checked: few enough to stay in cache with their mirror images."""
+
 NEGATIVE_SHARE = 1e-3
 """Largest negative eigenvalue, relative to the largest, that is taken for rounding of an accumulation in float32."""
 
@@ -32,28 +35,65 @@ NEGATIVE_SHARE = 1e-3
 def checked_second_moment(second_moment: Array, in_features: int) -> tuple[NDArray[np.float64], float]:
     """The second moment in float64, symmetrized and scaled to a mean diagonal of 1, and that scale.
 
+    Of a diagonal one, the diagonal (in,) will do.
+
     Raises
     ------
     FactorizationError
         where it is not (in, in), not finite, not symmetric, or zero or negative on the whole diagonal.
     """
-    if second_moment.shape != (in_features, in_features):
+    if second_moment.shape not in ((in_features, in_features), (in_features,)):
         raise FactorizationError(
             f"second moment of shape {second_moment.shape}: expected {(in_features, in_features)}, the in side squared"
         )
-    C = second_moment.astype(np.float64)
-    largest = float(np.max(np.abs(C)))
+    C = second_moment.astype(np.float64, copy=False)
+    largest = max(float(np.max(C)), -float(np.min(C)))
     if not np.isfinite(largest):
         raise FactorizationError(
             "second moment with NaN or infinite entries: expected finite; check the calibration feeds"
         )
-    if float(np.trace(C)) <= 0.0:
+    diagonal = C if C.ndim == 1 else np.diagonal(C)
+    if not float(np.sum(diagonal / (largest or 1.0))) > 0.0:
         raise FactorizationError("second moment with a trace of 0: no input was ever non-zero; factorize without it")
-    C = C / largest
-    if float(np.max(np.abs(C - C.T))) > ASYMMETRY:
-        raise FactorizationError("second moment that is not symmetric: expected X'X of the inputs")
-    scale = float(np.trace(C)) / in_features
-    return (C + C.T) / (2.0 * scale), scale * largest
+    scale = float(np.sum(diagonal / largest)) / in_features
+    if C.ndim == 1:
+        least = float(np.min(C))
+        if least < 0.0:
+            raise FactorizationError(f"second moment with {least:.3g} on its diagonal: expected none below 0")
+        return C / largest / scale, scale * largest
+    return _symmetrized(C, largest, scale), scale * largest
+
+
+def _symmetrized(C: NDArray[np.float64], largest: float, scale: float) -> NDArray[np.float64]:
+    """(C + C') / 2 in units of `largest` times `scale`, some rows at a time: large matrices aren't copied on the way.
+
+    Raises
+    ------
+    FactorizationError
+        where C isn't symmetric but for rounding.
+    """
+    symmetric = np.empty(C.shape)
+    for start in range(0, C.shape[0], ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        block, mirrored = C[rows] / largest, C[:, rows].T / largest
+        if float(np.max(np.abs(block - mirrored))) > ASYMMETRY:
+            raise FactorizationError("second moment that is not symmetric: expected X'X of the inputs")
+        symmetric[rows] = (block + mirrored) / (2.0 * scale)
+    return symmetric
+
+
+def weigh(backend: Backend, C: NDArray[np.float64], W: DeviceArray) -> DeviceArray:
+    """``S' W`` with ``S S' = C + FLOOR * I``, in W's dtype; C is (in, in), or its diagonal (in,).
+
+    Raises
+    ------
+    FactorizationError
+        where C has a materially negative eigenvalue.
+    """
+    xp = backend.xp
+    if C.ndim == 1:
+        return xp.astype(backend.to_device(np.sqrt(C + FLOOR)), W.dtype, copy=False)[:, None] * W
+    return xp.astype(transposed_root(backend, C), W.dtype, copy=False) @ W
 
 
 def transposed_root(backend: Backend, C: NDArray[np.float64]) -> DeviceArray:

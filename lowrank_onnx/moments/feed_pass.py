@@ -14,8 +14,10 @@ from lowrank_onnx.evaluate.feeds import Feeds
 from lowrank_onnx.evaluate.session import Runner
 from lowrank_onnx.moments.gather_rows import RowsError, count_rows, gather_rows
 from lowrank_onnx.moments.gram import gram_threads
+from lowrank_onnx.moments.lookups import LookupSum
 from lowrank_onnx.moments.moment import Moment, MomentSum
 from lowrank_onnx.moments.pass_plan import Wanted
+from lowrank_onnx.moments.row_layout import Lookup
 from lowrank_onnx.moments.row_sampling import row_target, sample_rows
 from lowrank_onnx.observe import add_shape_outputs
 from lowrank_onnx.progress import StageProgress
@@ -34,7 +36,7 @@ class FeedPass:
 
     def __init__(self, items: Iterable[Wanted], seed: int, max_rows: int | None, feeds: int) -> None:
         self._items = tuple(items)
-        self._sums: dict[Wanted, MomentSum] = {}
+        self._sums: dict[Wanted, MomentSum | LookupSum] = {}
         self._results: dict[Wanted, Moment | str] = {}
         self._seed = seed
         self._max_rows = max_rows
@@ -53,7 +55,11 @@ class FeedPass:
         with gram_threads() as executor:
             for item in self._items:
                 layout = item.layout
-                self._sums[item] = MomentSum(layout.groups, layout.in_features, item.buffer_dtype, executor)
+                self._sums[item] = (
+                    LookupSum(layout.in_features)
+                    if isinstance(layout, Lookup)
+                    else MomentSum(layout.groups, layout.in_features, item.buffer_dtype, executor)
+                )
             for number, feed in enumerate(feeds):
                 live = {item.tensor: outputs[item.tensor] for item in self._sums}
                 if live:
@@ -68,7 +74,7 @@ class FeedPass:
         for item in self._items:
             yield item.sites, self._results.pop(item)
 
-    def _result(self, item: Wanted, total: MomentSum) -> Moment | str:
+    def _result(self, item: Wanted, total: MomentSum | LookupSum) -> Moment | str:
         if not total.rows:
             return f"its input {item.tensor!r} had no rows on any feed"
         moment = total.finish()
@@ -91,6 +97,9 @@ class FeedPass:
 
     def _add_activation(self, number: int, item: Wanted, activation: Array) -> None:
         total = self._sums[item]
+        if isinstance(total, LookupSum):
+            total.add(activation)
+            return
         count = count_rows(item.layout, activation.shape)
         target = row_target(item.layout, self._max_rows)
         quota = count if target is None else -(-target * (number + 1) // self._feeds) - total.rows
@@ -128,7 +137,8 @@ def add_value_outputs(model: onnx.ModelProto, wanted: Mapping[str, str]) -> tupl
     Returns
     -------
     The copy, and for each name the output that gives it. A graph input or initializer is returned through an Identity
-    node, since not every runtime returns what no node has made.
+    node, since not every runtime returns what no node has made; numbers of rows ("int64") through a Cast, since they
+    may be int32.
 
     Raises
     ------
@@ -140,10 +150,12 @@ def add_value_outputs(model: onnx.ModelProto, wanted: Mapping[str, str]) -> tupl
     instrumented.CopyFrom(model)
     graph = instrumented.graph
     made = {name for node in graph.node for name in node.output}
-    outputs = {name: name if name in made else fresh[name] for name in wanted}
+    outputs = {name: name if name in made and wanted[name] != "int64" else fresh[name] for name in wanted}
     del graph.output[:]
     for name, output in outputs.items():
-        if output != name:
+        if wanted[name] == "int64":
+            graph.node.append(helper.make_node("Cast", [name], [output], name=output, to=onnx.TensorProto.INT64))
+        elif output != name:
             graph.node.append(helper.make_node("Identity", [name], [output], name=output))
         data_type = helper.np_dtype_to_tensor_dtype(numpy_dtype(wanted[name]))
         graph.output.append(helper.make_tensor_value_info(output, data_type, None))

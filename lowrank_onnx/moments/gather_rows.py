@@ -8,7 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from lowrank_onnx.moments.row_layout import Columns, LastAxis, Patches, RowLayout
+from lowrank_onnx.moments.row_layout import Columns, LastAxis, Lookup, Patches, RowLayout
 from lowrank_onnx.types import Array
 
 MOST_POSITIONS = 2**48
@@ -26,6 +26,8 @@ def count_rows(layout: RowLayout, shape: tuple[int, ...]) -> int:
     ------
     RowsError : the shape doesn't fit the layout.
     """
+    if isinstance(layout, Lookup):
+        return math.prod(shape)
     if isinstance(layout, Patches):
         positions = shape[0] * math.prod(_output_sizes(layout, shape))
         if positions > MOST_POSITIONS:
@@ -52,6 +54,8 @@ def gather_rows(
     -------
     (groups, n, in), in the layout of `Site.to_matrices`.
     """
+    if isinstance(layout, Lookup):
+        raise TypeError("one-hot rows are counted, not laid out")
     if isinstance(layout, LastAxis):
         return activation.reshape(-1, layout.in_features)[indices].astype(dtype, copy=False)[np.newaxis]
     if isinstance(layout, Columns):

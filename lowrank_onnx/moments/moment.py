@@ -38,7 +38,8 @@ class Moment:
     ----------
     second_moment : (groups, in, in) float64, symmetric, and positive semidefinite up to rounding; the mean of x' x in
         the row layout of `Site.to_matrices`. Where rows were sampled, every feed's sample stands for all of its rows,
-        so that this estimates the mean over all of them without bias.
+        so that this estimates the mean over all of them without bias. Of one-hot rows, that is of lookups in a table,
+        only the diagonal, (groups, in).
     mean : (groups, in) float64, the mean of x, with the same weights.
     rows : rows per group that went in. Fewer than `in` make the moment singular.
     positions : rows per group that there were in the feeds that gave any; equal to `rows` where nothing was sampled.
@@ -48,6 +49,11 @@ class Moment:
     mean: Array
     rows: int
     positions: int
+
+    @property
+    def diagonal(self) -> bool:
+        """Whether it is that of one-hot rows."""
+        return self.second_moment.ndim == 2
 
     @property
     def in_features(self) -> int:
@@ -175,6 +181,8 @@ def effective_rank(moment: Moment) -> float:
     and measurement", bioRxiv 214262): k for k equal eigenvalues and else zeros; needs no eigenvalues itself. Between 1
     and `in`; 0 for rows that are all zero.
     """
+    if moment.diagonal:
+        return 1.0 / float(np.sum(np.square(moment.second_moment)))
     ranks = []
     for matrix in moment.second_moment:
         trace = float(np.trace(matrix))
@@ -190,6 +198,9 @@ def estimate_condition(moment: Moment) -> float:
     algorithm 15.4): never above the condition number, and as a rule within a factor of 2 of it. Matrices that are
     singular to float64's rounding count as singular.
     """
+    if moment.diagonal:
+        least, most = float(moment.second_moment.min()), float(moment.second_moment.max())
+        return most / least if least > 0.0 else math.inf
     return max(_condition(matrix) for matrix in moment.second_moment)
 
 
@@ -210,6 +221,8 @@ def advise_rows(moment: Moment) -> str | None:
     Enough is `ADVISED_ROWS_PER_FEATURE` times `in`. Rows of one sample (tokens, patches) resemble each other, so this
     is the least that is needed, not a guarantee.
     """
+    if moment.diagonal:
+        return _advise_lookups(moment)
     wanted = ADVISED_ROWS_PER_FEATURE * moment.in_features
     if moment.rows >= wanted:
         return None
@@ -217,3 +230,13 @@ def advise_rows(moment: Moment) -> str | None:
     if moment.positions >= wanted:
         return f"{seen} of {moment.positions}: let {wanted} rows go in"
     return f"{seen}: give about {math.ceil(wanted / moment.positions)} times as many samples"
+
+
+def _advise_lookups(moment: Moment) -> str | None:
+    never = int(np.count_nonzero(moment.second_moment == 0.0))
+    if 2 * never <= moment.in_features:
+        return None
+    return (
+        f"{never} of {moment.in_features} rows of the table were never looked up in {moment.rows} lookups: they count "
+        "for little; give more samples"
+    )

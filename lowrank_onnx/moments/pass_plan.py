@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lowrank_onnx.moments.moment import moment_bytes, scratch_bytes
-from lowrank_onnx.moments.row_layout import RowLayout
+from lowrank_onnx.moments.row_layout import Lookup, RowLayout
 from lowrank_onnx.types import numpy_dtype
 
 
@@ -20,7 +20,7 @@ class Wanted:
     ----------
     tensor : the activation that holds the rows.
     layout : how they lie in it.
-    dtype : the activation's, which is that of the weight that meets it.
+    dtype : the activation's, which is that of the weight that meets it; "int64" of lookups.
     sites : names of the sites that read it so.
     """
 
@@ -37,12 +37,16 @@ class Wanted:
     @property
     def held_bytes(self) -> int:
         """Bytes that its sum holds throughout a pass."""
+        if isinstance(self.layout, Lookup):
+            return 8 * self.layout.in_features
         itemsize = np.dtype(self.buffer_dtype).itemsize
         return moment_bytes(self.layout.groups, self.layout.in_features, itemsize)
 
     @property
     def scratch_bytes(self) -> int:
         """Bytes that it needs while rows are added to it."""
+        if isinstance(self.layout, Lookup):
+            return 8 * self.layout.in_features
         return scratch_bytes(self.layout.groups, self.layout.in_features)
 
 

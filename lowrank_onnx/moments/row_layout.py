@@ -7,6 +7,8 @@
 3. Conv: patches, (channels of a group x kernel positions) in that order, one for each output position (`Patches`).
 4. ConvTranspose: the channels of a group at each input position: the patches of a 1x1 kernel.
 
+5. Gather: a one-hot row for each index (`Lookup`), of which only the number is kept.
+
 Sites with equal layouts on one activation have the same rows.
 """
 
@@ -73,7 +75,19 @@ class Patches:
         return self.channels * math.prod(self.kernel)
 
 
-RowLayout: TypeAlias = LastAxis | Columns | Patches
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """One-hot rows: the activation has their numbers, of any shape; `in_features` is how many rows the table has."""
+
+    in_features: int
+
+    @property
+    def groups(self) -> int:
+        """One matrix."""
+        return 1
+
+
+RowLayout: TypeAlias = LastAxis | Columns | Patches | Lookup
 
 
 def find_row_layout(skeleton: onnx.ModelProto, site: Site) -> RowLayout | str:
@@ -96,6 +110,8 @@ def find_row_layout(skeleton: onnx.ModelProto, site: Site) -> RowLayout | str:
             return LastAxis(site.shape.in_features) if rows_lie else Columns(site.shape.in_features)
         case "Conv" | "FusedConv":
             return _conv_patches(site, attributes)
+        case "Gather":
+            return Lookup(site.shape.in_features)
         case "ConvTranspose":
             return _pointwise(site, len(site.weight.shape) - 2)
     return f"the rows of {site.op_type} inputs aren't known"

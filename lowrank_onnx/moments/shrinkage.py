@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from lowrank_onnx.moments.lookups import smoothed_shares
 from lowrank_onnx.moments.moment import Moment
 from lowrank_onnx.types import Array, WeightRef
 
@@ -36,10 +37,14 @@ def shrinkage(matrix: Array, rows: int) -> float:
 def shrunk_second_moment(moment: Moment) -> Array:
     """(groups, in, in): the moment of each group, pulled towards its mean eigenvalue by `shrinkage`.
 
+    That of lookups, (groups, in), is smoothed instead (`lowrank_onnx.moments.lookups.smoothed_shares`).
+
     A direction that the feeds never showed would count for nothing in the moment itself, and the factors would be free
     to do anything there; pulled, it counts as much as the number of rows warrants. A group whose inputs were all 0 gets
     next to nothing of the identity: its factors follow the plain norm, and count for nothing beside other groups.
     """
+    if moment.diagonal:
+        return smoothed_shares(moment)
     identity = np.eye(moment.in_features)
     shrunk = []
     for matrix in moment.second_moment:

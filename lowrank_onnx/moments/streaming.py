@@ -20,7 +20,7 @@ from lowrank_onnx.model_io import save_array
 from lowrank_onnx.moments.feed_pass import FeedPass, accepted
 from lowrank_onnx.moments.moment import Moment
 from lowrank_onnx.moments.pass_plan import Wanted, plan_passes
-from lowrank_onnx.moments.row_layout import RowLayout, find_row_layout
+from lowrank_onnx.moments.row_layout import Lookup, RowLayout, find_row_layout
 from lowrank_onnx.observe import add_shape_outputs
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.types import Array, Feed, Site
@@ -136,7 +136,8 @@ def _collect(
         if isinstance(layout, str):
             unknown.append(((site.name,), layout))
         else:
-            readers.setdefault((site.input, layout, site.weight.dtype), []).append(site.name)
+            dtype = "int64" if isinstance(layout, Lookup) else site.weight.dtype
+            readers.setdefault((site.input, layout, dtype), []).append(site.name)
     wanted = [Wanted(tensor, layout, dtype, tuple(names)) for (tensor, layout, dtype), names in readers.items()]
     return wanted, unknown
 

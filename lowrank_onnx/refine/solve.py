@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.moments.shrinkage import shrinkage
 from lowrank_onnx.refine.regression import Regression
 from lowrank_onnx.refine.write_form import Equations, Parts, Problem, refined_parts
 from lowrank_onnx.types import Array, numpy_dtype
 
-RIDGES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+RIDGES = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Pulls to choose from, in units of the mean eigenvalue of X'' X'."""
+
+LEAST_PULL = 0.0003
+"""Of whitened factors, in units of the mean eigenvalue of their moment."""
 
 MOST_SHRINKAGE = 0.99
 """Of a moment, above which it says nothing."""
@@ -46,12 +50,20 @@ def choose_ridge(problem: Problem, fit: Regression, validate: Regression, start:
 
     def attempt(index: int) -> Solution:
         if index not in tried:
-            parts = solver(RIDGES[index])
-            error = np.inf if parts is None else validate.error(written_product(problem, parts))
-            tried[index] = Solution(parts, RIDGES[index], float(error))
+            tried[index] = _attempt(problem, solver, RIDGES[index], validate)
         return tried[index]
 
     return attempt(_descend(lambda index: attempt(index).error, RIDGES.index(start), len(RIDGES)))
+
+
+def _attempt(problem: Problem, solver: Callable[[float], Parts | None], ridge: float, validate: Regression) -> Solution:
+    try:
+        parts = solver(ridge)
+    except FactorizationError:  # so small a pull doesn't make the equations regular
+        parts = None
+    if parts is None:
+        return Solution(None, ridge, np.inf)
+    return Solution(parts, ridge, validate.error(written_product(problem, parts)))
 
 
 def whitened_parts(problem: Problem, fit: Regression) -> Parts | None:
@@ -62,7 +74,7 @@ def whitened_parts(problem: Problem, fit: Regression) -> Parts | None:
         share = min(shrinkage(moment, fit.rows), MOST_SHRINKAGE)
         cross = moment @ W
         equations.append(Equations(moment, cross, float(np.sum(cross * W))))
-        pulls.append(max(share / (1.0 - share), RIDGES[0]) * float(np.trace(moment)) / len(moment))
+        pulls.append(max(share / (1.0 - share), LEAST_PULL) * float(np.trace(moment)) / len(moment))
     return refined_parts(problem, equations, sweeps=0)(pulls)
 
 

@@ -7,9 +7,10 @@ piece sees the factors as they are when its turn comes. Where the two can't diff
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -40,6 +41,16 @@ class Bounds:
 
     memory: int = 2**30
     disk: int = 2**33
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Consecutive nodes in both models; only in the original where the two can't differ, in neither without outputs."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    apart: bool
+    sessions: Mapping[Side, Session]
 
 
 class Twins:
@@ -103,7 +114,48 @@ class Twins:
             return
         live = live_values(self._original, self._order, cut)
         made = {name for node in nodes for name in self._original.node(node).output}
-        outputs = [name for name in live if name in made]
+        piece = self._open_piece(nodes, [name for name in live if name in made])
+        for feed in self.feeds:
+            if feed not in self._feeds:
+                continue  # given up for the sake of an earlier one
+            results = self._run(piece, feed)
+            self._values.drop(feed, live)
+            for side, values in results.items():
+                for name, value in values.items():
+                    self._put(feed, side, name, value)
+        if piece.apart:
+            self._apart.update(piece.outputs)
+
+    def outputs(self, feeds: Iterable[int]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+        """What is still to run, run on some feeds: the original's outputs and the compressed model's, feed by feed.
+
+        Outputs that are constants are left out. All feeds are given up.
+
+        Raises
+        ------
+        ModelError : a piece doesn't run.
+        """
+        names = [name for name in self._original.outputs if name not in self._original.constants]
+        nodes = self._order[self._at :]
+        made = {name for node in nodes for name in self._original.node(node).output}
+        piece = self._open_piece(nodes, [name for name in names if name in made])
+        before = [name for name in names if name not in made]
+        for feed in feeds:
+            original, compressed = ({name: self.value(feed, side, name) for name in before} for side in get_args(Side))
+            results = self._run(piece, feed)
+            original |= results.get("original", {})
+            yield original, compressed | results.get("compressed", results.get("original", {}))
+            self._values.drop(feed)
+        self.close()
+
+    def close(self) -> None:
+        """Give up all values."""
+        for feed in self._feeds:
+            self._values.drop(feed)
+        self._feeds.clear()
+
+    def _open_piece(self, nodes: Sequence[int], outputs: Sequence[str]) -> _Piece:
+        made = {name for node in nodes for name in self._original.node(node).output}
         read = dict.fromkeys(name for node in nodes for name in self._original.varying(node))
         inputs = [name for name in read if name not in made]
         apart = not self._changed.isdisjoint(nodes) or not self._apart.isdisjoint(inputs)
@@ -112,25 +164,13 @@ class Twins:
             sessions["original"] = self._open(self._original, nodes, inputs, outputs)
             if apart:
                 sessions["compressed"] = self._open(self._compressed, nodes, inputs, outputs)
-        for feed in self.feeds:
-            if feed not in self._feeds:
-                continue  # given up for the sake of an earlier one
-            results = {
-                side: session.run({name: self.value(feed, side, name) for name in inputs}, outputs)
-                for side, session in sessions.items()
-            }
-            self._values.drop(feed, live)
-            for side, values in results.items():
-                for name, value in values.items():
-                    self._put(feed, side, name, value)
-        if apart:
-            self._apart.update(outputs)
+        return _Piece(tuple(inputs), tuple(outputs), apart, sessions)
 
-    def close(self) -> None:
-        """Give up all values."""
-        for feed in self._feeds:
-            self._values.drop(feed)
-        self._feeds.clear()
+    def _run(self, piece: _Piece, feed: int) -> dict[Side, dict[str, Any]]:
+        return {
+            side: session.run({name: self.value(feed, side, name) for name in piece.inputs}, piece.outputs)
+            for side, session in piece.sessions.items()
+        }
 
     def _redirected(self, flow: Dataflow, replaced: Sequence[Replaced], spool: FactorSpool) -> Dataflow:
         def placeholder(position: int, name: str) -> onnx.TensorProto:

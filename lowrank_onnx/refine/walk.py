@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,20 +18,28 @@ from lowrank_onnx.passes.dataflow import Dataflow
 from lowrank_onnx.progress import StageProgress
 from lowrank_onnx.refine.regression import Regression, RegressionSum
 from lowrank_onnx.refine.replaced import Replaced
-from lowrank_onnx.refine.solve import FIRST_RIDGE, choose_ridge, is_usable, part_solver, whitened_parts, written_product
+from lowrank_onnx.refine.solve import FIRST_RIDGE, choose_ridge, is_usable, whitened_parts, written_product
 from lowrank_onnx.refine.steps import Step
 from lowrank_onnx.refine.target import Target, find_target
 from lowrank_onnx.refine.twins import Twins
 from lowrank_onnx.refine.write_form import Problem
 from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.stage_clock import StageClock
 from lowrank_onnx.types import Array, WeightRef
 
 ROWS_PER_FEATURE = (8, 32)
 """Rows that go into the equations of one step, for each input feature: where there are as many, the first number; and
 up to the second as long as adding them up takes at most `WORK_SHARE` of the work of the sites themselves."""
 
+FEW_ROWS = 4
+"""Rows for each input feature below which whitened factors fit them visibly better than others."""
+
 WORK_SHARE = 1
 """On the shipped VGG, four times as many rows change the outputs' error on unseen images by less than a hundredth."""
+
+
+RUN, EQUATIONS, SOLVE = "refine: run the models", "refine: equations", "refine: solve"
+"""Parts of the stage whose time is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +72,12 @@ class Work:
     Attributes
     ----------
     model, flow : the original.
-    spool : the factors, which the walk replaces.
-    rivals : where the walk puts factors that are whitened, as the planned ones are, but on the feeds to solve for
-        alone: the new ones are to be better than these. Only used where the ridges are to be chosen.
+    spool : the factors, which the walk replaces: solved on the feeds that don't validate.
+    rivals : where it puts factors that are whitened, as the planned ones are, but on the feeds to solve for alone. Only
+        used where there are few rows: there the planned ones owe much to the other feeds.
     options : how to factorize.
     validates : whether a feed of that number validates; the others are solved for.
-    ridges : of the weights that are to be solved; None chooses them by the feeds that validate, for all weights.
+    clock : counts the time.
     """
 
     model: Model
@@ -78,7 +86,7 @@ class Work:
     rivals: FactorSpool
     options: FactorizeOptions
     validates: Callable[[int], bool]
-    ridges: Mapping[WeightRef, float] | None
+    clock: StageClock
 
 
 def walk_steps(work: Work, twins: Twins, steps: Iterable[Step], stage: StageProgress) -> tuple[Outcome, ...]:
@@ -86,12 +94,11 @@ def walk_steps(work: Work, twins: Twins, steps: Iterable[Step], stage: StageProg
     outcomes: list[Outcome] = []
     start = FIRST_RIDGE
     for step in steps:
-        weights = [member.replaced.weight for member in step.members]
-        if work.ridges is None or not work.ridges.keys().isdisjoint(weights):
+        with work.clock.stage(RUN):
             twins.run_to(step.cut)
-            outcomes += _solve_step(work, twins, step, start)
-            start = outcomes[-1].ridge or start
-        stage.advance(len(weights), detail=weights[0].name)
+        outcomes += _solve_step(work, twins, step, start)
+        start = outcomes[-1].ridge or start
+        stage.advance(len(step.members), detail=step.members[0].replaced.weight.name)
     return tuple(outcomes)
 
 
@@ -102,14 +109,15 @@ def _solve_step(work: Work, twins: Twins, step: Step, start: float) -> list[Outc
     if not twins.differ(step.value) and not (carried is not None and twins.differ(carried)):
         return [Outcome(weight, None, "its inputs are the original's") for weight in weights]
     try:
-        equations = _equations(work, twins, step, targets)
+        with work.clock.stage(EQUATIONS):
+            equations = _equations(work, twins, step, targets)
     except RowsError as error:
         return [Outcome(weight, None, f"its input {step.value!r} {error}") for weight in weights]
     begin, outcomes = 0, []
     for member, target in zip(step.members, targets, strict=True):
         end = begin + target.W.shape[-1]
-        if work.ridges is None or member.replaced.weight in work.ridges:
-            fit, validate = (part.of_columns(begin, end) for part in equations)
+        fit, validate = (part.of_columns(begin, end) for part in equations)
+        with work.clock.stage(SOLVE):
             outcomes.append(_solve(work, member.replaced, target, fit, validate, start))
         begin = end
     return outcomes
@@ -120,26 +128,20 @@ def _solve(
 ) -> Outcome:
     """Put new factors of one weight into the spool."""
     weight, residual = replaced.weight, target.carried is not None
-    if not is_usable(fit) or (work.ridges is None and not is_usable(validate)):
+    if not is_usable(fit) or not is_usable(validate):
         return Outcome(weight, None, "its inputs on these feeds are all 0, or too large to square", residual=residual)
     before = replaced.factors(work.spool)
     problem = Problem(weight, target, before, work.options)
-    error_before = error_after = None
-    if work.ridges is None:
-        rival = whitened_parts(problem, fit)
-        if rival is not None:
-            work.rivals.put(weight, before.form, before.rank, rival, before.solver)
-            error_before = validate.error(written_product(problem, rival))
-        found = choose_ridge(problem, fit, validate, start)
-        parts, ridge, error_after = found.parts, found.ridge, found.error
-    else:
-        ridge = work.ridges[weight]
-        parts = part_solver(problem, fit)(ridge)
-    if parts is None:
+    rival = None if fit.originals is None else whitened_parts(problem, fit)
+    if rival is not None:
+        work.rivals.put(weight, before.form, before.rank, rival, before.solver)
+    error_before = validate.error(written_product(problem, before.parts() if rival is None else rival))
+    found = choose_ridge(problem, fit, validate, start)
+    if found.parts is None:
         return Outcome(weight, None, f"the {before.form.name} form can't hold what was solved", residual=residual)
     solver = f"{before.solver.removesuffix(REFINED)}{REFINED}"
-    work.spool.put(weight, before.form, before.rank, parts, solver)
-    return Outcome(weight, ridge, "", error_before, error_after, fit.rows, residual)
+    work.spool.put(weight, before.form, before.rank, found.parts, solver)
+    return Outcome(weight, found.ridge, "", error_before, found.error, fit.rows, residual)
 
 
 REFINED = ", refined"
@@ -151,9 +153,9 @@ def _equations(work: Work, twins: Twins, step: Step, targets: Sequence[Target]) 
     weights = np.concatenate([target.W for target in targets], axis=-1)
     positions = count_rows(step.layout, twins.value(twins.feeds[0], "original", step.value).shape) * len(twins.feeds)
     quota = -(-_wanted_rows(weights.shape[-2], weights.shape[-1], positions) // len(twins.feeds))
+    few = quota * len(twins.feeds) < FEW_ROWS * weights.shape[-2]
     with gram_threads() as executor:
-        fit = RegressionSum(weights, executor, originals=work.ridges is None)
-        sums = fit, RegressionSum(weights, executor)
+        sums = RegressionSum(weights, executor, originals=few), RegressionSum(weights, executor)
         for feed in twins.feeds:
             _add_feed(work, twins, step, targets[0], sums[work.validates(feed)], feed, quota)
         return sums[0].finish(), sums[1].finish()

@@ -24,6 +24,7 @@ from lowrank_onnx.config import (
 )
 from lowrank_onnx.report.escape import printable
 from lowrank_onnx.report.numbers import plural
+from lowrank_onnx.results import InspectedSite, SiteResult
 from lowrank_onnx.types import Skipped
 
 LISTED_ROWS = 40
@@ -143,6 +144,16 @@ def skipped_block(skipped: Sequence[Skipped], *, verbose: bool) -> Group | None:
     """Every node that was looked at and left alone, by reason."""
     entries = [(f"{node.name} ({node.op_type})", node.reason, node.parameters) for node in skipped]
     return by_reason(f"skipped: {plural(len(skipped), 'node')}", entries, verbose=verbose)
+
+
+def overrides_block(sites: Sequence[SiteResult | InspectedSite], *, verbose: bool) -> Group | None:
+    """What the user asked of single weights, and which pattern that came from."""
+    entries = [
+        (site.name, site.overridden, site.parameters if isinstance(site, InspectedSite) else site.parameters_before)
+        for site in sites
+        if site.overridden
+    ]
+    return by_reason(f"set by [[site]]: {plural(len(entries), 'site')}", entries, verbose=verbose)
 
 
 def budget_flag(budget: Budget) -> tuple[str, int | float]:

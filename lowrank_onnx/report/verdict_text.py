@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 
-from lowrank_onnx.report.numbers import UNKNOWN, count, fraction, significant
+from lowrank_onnx.report.numbers import UNKNOWN, count, fraction, plural, significant
 from lowrank_onnx.report.tables import blocks, heading, table, text
-from lowrank_onnx.types import LatencyComparison, MetricComparison, OutputStatistics, Verdict
+from lowrank_onnx.types import LatencyComparison, MetricComparison, OutputStatistics, ProviderNodes, Verdict
 
 
 def validate_report(original: str, candidate: str, verdict: Verdict) -> Group:
@@ -27,6 +29,8 @@ def verdict_block(verdict: Verdict) -> Group:
         parts += [text(line) for line in metric_lines(verdict.metric)]
     if verdict.latency is not None:
         parts.append(text(latency_line(verdict.latency, verdict)))
+    if verdict.nodes:
+        parts.append(text(placement_line(verdict.nodes)))
     parts += [text(f"failed: {failure}", "bold red") for failure in verdict.failures]
     if verdict.passed:
         parts.append(text("validation passed", "green"))
@@ -92,6 +96,12 @@ def latency_line(latency: LatencyComparison, verdict: Verdict) -> str:
         f"(IQR {significant(before.iqr_ms)} and {significant(after.iqr_ms)} ms), "
         f"{count(latency.pairs)} pairs, {providers}{', synthetic feeds' if verdict.synthetic else ''}"
     )
+
+
+def placement_line(nodes: Sequence[ProviderNodes]) -> str:
+    """What ran where."""
+    placed = ", ".join(f"{n.provider} {count(n.original)} -> {plural(n.candidate, 'node')}" for n in nodes)
+    return f"ran on: {placed}"
 
 
 def speed_phrase(latency: LatencyComparison) -> str:

@@ -76,6 +76,7 @@ def measure_sensitivity(
     *,
     max_feeds: int,
     enough_ranks: int | None = None,
+    decode: Callable[[WeightRef], Array] | None = None,
     known: Mapping[WeightRef, Sensitivity | Unmeasured] = MappingProxyType({}),
     finished: Callable[[Sensitivity | Unmeasured], None] = lambda result: None,
     progress: StageProgress | None = None,
@@ -95,6 +96,8 @@ def measure_sensitivity(
     ranks_of : the ranks to try, the most telling first. A rank whose tail is 0 tells nothing of the importance.
     max_feeds : how many feeds to run for each rank.
     enough_ranks : ranks beyond this number are tried only while the tail-energy model doesn't fit; None tries all.
+    decode : the values of a weight that is stored in another type or layout than its nodes read; without it the effect
+        of such a weight isn't measured.
     known : results of an earlier call for the same groups; they are not measured again.
     finished : is given each other result as soon as it is there.
     progress : is advanced by 1 for each run, and at once for runs that aren't needed: by `count_runs` in all.
@@ -120,7 +123,8 @@ def measure_sensitivity(
         return ()
     with SILENT.stage("sensitivity", None) as silent:
         stage = silent if progress is None else progress
-    copy = make_overridable(skeleton, [group.weight for group in groups])
+    readers = {group.weight: group.sites for group in groups}
+    copy = make_overridable(skeleton, readers, readers=readers, decode=decode)
     session = run(copy.skeleton)
     baseline = _run_baseline(session, tuple(itertools.islice(feeds, max_feeds)), stage)
     accepted = {spec.name for spec in session.overridable}

@@ -7,21 +7,29 @@ feed gives it. So in the copy
 2. a weight stored in a subgraph moves up into the main graph under a new name, and what read it reads that name: an
    inner graph sees the values of the outer ones. That needs the weight not to be an output of its subgraph, which has
    to be a value of that graph;
-3. the IR version is raised to 4 where it is lower. Below 4 every initializer is an input that can't be overridden; the
+3. a weight that is stored in another type or layout gets a tensor of the main graph that holds what its nodes would
+   decode, and its nodes read that; there is room for `MOST_DECODED_BYTES` of such tensors;
+4. the IR version is raised to 4 where it is lower. Below 4 every initializer is an input that can't be overridden; the
    others stop being inputs, and so stay constants for the runtime.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
+from types import MappingProxyType
 
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from lowrank_onnx.passes.graph_view import GRAPH_OUTPUT, ModelView, ScopeView, view_model
 from lowrank_onnx.passes.names import NewNames
-from lowrank_onnx.types import WeightRef
+from lowrank_onnx.passes.rule import weight_slot
+from lowrank_onnx.types import Array, Site, WeightRef
+
+MOST_DECODED_BYTES = 1 << 30
+"""Decoded weights lie in the copy itself, which can't exceed 2 GB."""
 
 _FIRST_OVERRIDABLE = 4
 
@@ -38,13 +46,21 @@ class OverridableModel:
     reasons: dict[WeightRef, str]
 
 
-def make_overridable(skeleton: onnx.ModelProto, weights: Iterable[WeightRef]) -> OverridableModel:
+def make_overridable(
+    skeleton: onnx.ModelProto,
+    weights: Iterable[WeightRef],
+    *,
+    readers: Mapping[WeightRef, Sequence[Site]] = MappingProxyType({}),
+    decode: Callable[[WeightRef], Array] | None = None,
+) -> OverridableModel:
     """Copy a model so that the values of `weights` can be given at run time.
 
     Parameters
     ----------
     skeleton : the model, with or without the bytes of its weights; it is not changed.
     weights : of this model. All that reads one of them gets the values that a feed gives.
+    readers : all sites of the weights that are stored with an encoding.
+    decode : the values of such a weight as its sites read them; without it, it can't be overridden.
 
     Raises
     ------
@@ -60,10 +76,22 @@ def make_overridable(skeleton: onnx.ModelProto, weights: Iterable[WeightRef]) ->
     claimed: dict[WeightRef, str] = {}
     reasons: dict[WeightRef, str] = {}
     moved: list[tuple[WeightRef, onnx.TensorProto]] = []
+    room = MOST_DECODED_BYTES
     for weight in dict.fromkeys(weights):
         tensor = _stored(view, weight)
         if weight.encoding is not None:
-            reasons[weight] = f"weight '{weight.name}' is stored as {weight.encoding.description}"
+            size = weight.itemsize * prod(weight.shape)
+            if decode is None or weight not in readers or size > room:
+                reasons[weight] = f"weight '{weight.name}' is stored as {weight.encoding.description}"
+                if decode is not None:
+                    reasons[weight] += f", and too large ({size:,} bytes) to be decoded beside the others"
+                continue
+            room -= size
+            claimed[weight] = names.tensor(f"{weight.name}.decoded")
+            copy.graph.initializer.append(numpy_helper.from_array(decode(weight), claimed[weight]))
+            for site in readers[weight]:
+                node = view.scopes[site.scope].nodes[site.node_index]
+                node.input[weight_slot(node, site)] = claimed[weight]
             continue
         if weight.scope and _is_graph_output(view, weight):
             reasons[weight] = f"weight '{weight.name}' is also an output of its subgraph"

@@ -18,6 +18,7 @@ from lowrank_onnx.evaluate.feeds import FeedGroup
 from lowrank_onnx.evaluate.session import CPU
 from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.model_io import load_model
+from lowrank_onnx.provider import Provider
 from lowrank_onnx.types import Feed
 from tests.tiny_model import classifier
 
@@ -51,6 +52,13 @@ def test_whatever_changes_the_last_digit_changes_the_environment(
     before = of_environment()
     monkeypatch.setattr(cache_facts, name, replacement)
     assert of_environment() != before
+
+
+def test_options_of_the_provider_are_part_of_how_a_model_runs() -> None:
+    model = load_model(classifier())
+    plain, same, other = (Provider(CPU), Provider(CPU), Provider(CPU, (("device_id", "1"),)))
+    facts = [content_digest(model_facts(model, provider)) for provider in (plain, same, other, CPU)]
+    assert facts[0] == facts[1] == facts[3] != facts[2]
 
 
 def test_threads_of_other_libraries_than_the_blas_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,8 @@ FLAGS_OF_FIELDS = {
     "budget": "--rank --alpha --energy --keep-params --keep-bytes --keep-macs --max-error --max-drop --speedup",
     "gates": "--min-sqnr --max-error --min-top1 --max-drop",
     "validate": "--no-validate",
+    "overrides": "--site",
+    "provider_options": "--provider-option",
 }
 
 
@@ -166,7 +168,7 @@ def test_every_other_option_arrives(pipeline: FakePipeline, model: Path) -> None
     flags = (
         "--alpha 0.4 --objective size --method rsvd --power-iterations 2 --oversampling 0 --seed 7 --include a* "
         "--include b --exclude c --op-types MatMul,Gemm --op-types Conv,MatMul --rank-multiple 8 --device cpu "
-        "--provider cuda --no-validate --allow-larger "
+        "--provider cuda --no-validate --allow-larger --fix-overridable "
         "--no-whiten --effort fast --sensitivity full"
     )
     assert main(["compress", "model.onnx", *flags.split()]) == 0
@@ -182,6 +184,7 @@ def test_every_other_option_arrives(pipeline: FakePipeline, model: Path) -> None
         op_types=("MatMul", "Gemm", "Conv"),
         rank_multiple=8,
         allow_larger=True,
+        fix_overridable=True,
         whiten=False,
         effort="fast",
         sensitivity="full",

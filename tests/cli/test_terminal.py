@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,10 +38,11 @@ def test_a_bug_is_one_line_that_says_so(capsys: pytest.CaptureFixture[str]) -> N
     assert out == ""
     assert err == (
         "error: this is a bug in lowrank-onnx, please report it: KeyError: 'x' "
-        "(LOWRANK_ONNX_DEBUG=1 shows the traceback)\n"
+        "(the same with --debug FILE.zip writes what to attach, without weights; "
+        "LOWRANK_ONNX_DEBUG=1 shows the traceback)\n"
     )
     assert _raising(AssertionError()) == 70
-    assert "report it: AssertionError (LOWRANK" in capsys.readouterr().err
+    assert "report it: AssertionError (the same with --debug" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyError("x"), 70), (ModelError("bad"), 3)])
@@ -62,7 +64,18 @@ def test_the_traceback_comes_on_request(
 def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
     assert _raising(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == (
-        "error: interrupted, nothing was written: with --cache DIR the next run goes on where this one was\n"
+        "error: interrupted, no model was written: with --cache DIR the next run goes on where this one was\n"
+    )
+
+
+def test_interrupt_with_a_cache_says_that_it_has_what_was_done(capsys: pytest.CaptureFixture[str]) -> None:
+    @reporting_errors
+    def command(cache: Path) -> int:
+        raise KeyboardInterrupt
+
+    assert command(cache=Path("kept")) == 130
+    assert capsys.readouterr().err == (
+        "error: interrupted, no model was written: run the same command again, and it goes on from what is in kept\n"
     )
 
 
@@ -174,6 +187,23 @@ def test_bars_on_standard_error_where_there_is_one(
     assert r"[red]layer\x1b[2J" in drawn
     assert "2/3" in drawn
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("total", "words"), [(3, "left"), (None, "so far")])
+def test_bars_tell_the_time_left_or_that_gone_by(
+    monkeypatch: pytest.MonkeyPatch, total: int | None, words: str
+) -> None:
+    screen = _Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stderr", screen)
+    with showing_progress(quiet=False) as progress, progress.stage("a stage", total) as stage:
+        stage.advance(1, detail="a long name that a terminal has no room for " * 3)
+        assert isinstance(progress, TerminalProgress)
+        progress._bars.refresh()
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue()))
+    assert any(words in line for line in lines)
+    assert max(map(len, lines)) <= 80
 
 
 def test_quiet_means_no_bars_on_a_terminal_either(monkeypatch: pytest.MonkeyPatch) -> None:

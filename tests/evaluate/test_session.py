@@ -14,8 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.evaluate import session as session_module
+from lowrank_onnx.evaluate.execution_providers import check_options, placed_nodes
 from lowrank_onnx.evaluate.session import CPU, open_session
 from lowrank_onnx.evaluate.values import InputSpec
+from lowrank_onnx.provider import Provider
 from tests.evaluate.fakes import make_model, value
 
 
@@ -194,6 +196,67 @@ def test_nodes_left_to_the_cpu_are_refused() -> None:
         pytest.skip("needs a provider that is available and takes no nodes")
     with pytest.raises(UsageError, match="provider AzureExecutionProvider: it can't run every node of the model"):
         open_session(_double().SerializeToString(), provider="azure")
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("cuda", r'for CUDAExecutionProvider, pip install "lowrank-onnx\[cuda12\]"'),
+        ("TensorrtExecutionProvider", r"lowrank-onnx\[cuda12\].*TensorRT"),
+        ("openvino", "pip install onnxruntime-openvino"),
+    ],
+)
+def test_a_provider_that_is_missing_says_what_to_install(name: str, fix: str) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if any(name.casefold() in there.casefold() for there in onnxruntime.get_available_providers()):
+        pytest.skip("this onnxruntime has it")
+    with pytest.raises(UsageError, match=f"provider '{name}': this onnxruntime has only .*{fix}"):
+        open_session(_double().SerializeToString(), provider=name)
+
+
+def test_what_ran_where_is_counted() -> None:
+    session = open_session(_double().SerializeToString())
+    if session.nodes is None:
+        pytest.skip("this onnxruntime doesn't say")
+    assert session.nodes == {CPU: 1}
+
+
+def test_an_onnxruntime_that_does_not_say_what_ran_where() -> None:
+    assert placed_nodes(SimpleNamespace()) is None
+    node = object()
+    parts = [SimpleNamespace(ep_name=name, get_nodes=lambda: [node, node]) for name in ("a", "b", "a")]
+    assert placed_nodes(SimpleNamespace(get_provider_graph_assignment_info=lambda: parts)) == {"a": 4, "b": 2}
+
+
+def test_an_option_that_the_provider_does_not_have_is_refused() -> None:
+    with pytest.raises(UsageError, match="--provider-option nonsense: CPUExecutionProvider has no such option: it has"):
+        open_session(_double().SerializeToString(), provider=Provider("cpu", (("nonsense", "1"),)))
+
+
+def test_options_are_checked_against_those_that_the_provider_reports() -> None:
+    cuda = SimpleNamespace(get_provider_options=lambda: {"CUDAExecutionProvider": {"device_id": "1", "a": "0"}})
+    check_options("CUDAExecutionProvider", (("device_id", "1"),), cuda)
+    with pytest.raises(UsageError, match=r"--provider-option devce: CUDAExecutionProvider .*: it has a, device_id"):
+        check_options("CUDAExecutionProvider", (("devce", "1"),), cuda)
+    check_options("OtherExecutionProvider", (("x", "1"),), SimpleNamespace(get_provider_options=dict))
+
+
+def test_options_reach_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def start(*args: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs["providers"])
+        raise RuntimeError("far enough")
+
+    fake = SimpleNamespace(
+        get_available_providers=lambda: ["CUDAExecutionProvider", CPU],
+        SessionOptions=lambda: SimpleNamespace(add_session_config_entry=lambda key, entry: None),
+        InferenceSession=start,
+    )
+    monkeypatch.setattr(session_module, "_import_onnxruntime", lambda: fake)
+    with pytest.raises(ModelError, match="far enough"):
+        open_session(b"", provider=Provider("cuda", (("device_id", "1"),)))
+    assert seen == [[("CUDAExecutionProvider", {"device_id": "1"})]]
 
 
 def test_a_provider_that_does_not_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,15 +133,26 @@ def old() -> onnx.ModelProto:
 
 
 def functions() -> onnx.ModelProto:
-    body = [h.make_node("MatMul", ["a", "b"], ["c"]), h.make_node("Relu", ["c"], ["d"])]
-    function = h.make_function("local", "Layer", ["a", "b"], ["d"], body, [h.make_opsetid("", 21)])
+    """Calls of a function with a weight of its own and one of the call, directly and through another function."""
+    gemm = h.make_node("Gemm", ["c", "k"], ["e"], name="fc")
+    gemm.attribute.add(name="alpha", type=onnx.AttributeProto.FLOAT, ref_attr_name="scale")
+    stored = h.make_node("Constant", [], ["k"], value=numpy_helper.from_array(_weight(IN, IN, seed=4), "k"))
+    opsets = [h.make_opsetid("", 21), h.make_opsetid("local", 1)]
+    body = [h.make_node("MatMul", ["a", "b"], ["c"]), stored, gemm, h.make_node("Relu", ["e"], ["d"])]
+    layer = h.make_function("local", "Layer", ["a", "b"], ["d"], body, opsets, ["scale"])
+    calls = [
+        h.make_node("Layer", ["a", "b"], ["m"], domain="local", scale=0.5),
+        h.make_node("Layer", ["m", "b"], ["d"], domain="local"),
+    ]
+    twice = h.make_function("local", "Twice", ["a", "b"], ["d"], calls, opsets)
     nodes = [
-        h.make_node("Layer", ["x", "w1"], ["a"], domain="local"),
+        h.make_node("Layer", ["x", "w1"], ["f"], domain="local", scale=2.0),
+        h.make_node("Twice", ["f", "w2"], ["a"], domain="local"),
         h.make_node("FusedMatMul", ["a", "w2"], ["b"], domain="com.microsoft", transB=1),
         h.make_node("Einsum", ["b", "w3"], ["y"], equation="ij,jk->ik"),
     ]
     weights = {f"w{index}": _weight(IN, IN, seed=index) for index in (1, 2, 3)}
-    return _model(nodes, weights, functions=[function])
+    return _model(nodes, weights, functions=[layer, twice])
 
 
 def shared() -> onnx.ModelProto:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.spectra import SPECTRA, matrix
-from lowrank_onnx.linalg import FactorRequest, Method, SolverOptions
+from lowrank_onnx.linalg import FactorRequest, Method, SolverOptions, lapack
 from lowrank_onnx.linalg.backend import NUMPY, Backend
+from lowrank_onnx.linalg.exact import solve_eigen
 from lowrank_onnx.linalg.factor import factor_on
 from tests.linalg.conftest import STRICT, read_only
 
@@ -96,6 +97,25 @@ def test_small_singular_values_are_found_without_squaring_in_float32() -> None:
     double = factor_on(NUMPY, W.astype(np.float64), FactorRequest(195))
     assert double.solver.startswith(("bidiagonal", "svd", "eigen"))
     np.testing.assert_allclose(double.singular_values[:60], values[:60], rtol=1e-3)
+
+
+@pytest.mark.parametrize(("smallest", "solver"), [(0.5, "eigen(n=200)"), (1e-3, "eigen(n=200, float64)")])
+def test_eigenvectors_that_float32_must_lose_are_not_computed(
+    monkeypatch: pytest.MonkeyPatch, smallest: float, solver: str
+) -> None:
+    asked: list[Any] = []
+    solve = lapack.eigh_leading
+
+    def counted(G: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(G.dtype)
+        return solve(G, count)
+
+    monkeypatch.setattr(lapack, "eigh_leading", counted)
+    W = matrix((400, 200), np.geomspace(1.0, smallest, 200), seed=2, dtype=np.float64).astype(np.float32)
+    result = solve_eigen(NUMPY, W, 199)
+    assert result is not None
+    assert result.solver == solver
+    assert len(asked) == 1
 
 
 def test_a_rank_beyond_float64_squares_takes_the_bidiagonal_or_the_svd() -> None:

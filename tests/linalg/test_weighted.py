@@ -102,6 +102,16 @@ def test_the_root_is_a_root_also_where_cholesky_fails() -> None:
         np.testing.assert_allclose(R.T @ R, C, atol=5e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_diagonal_moment_may_be_given_as_its_diagonal(backend: Backend, dtype: type) -> None:
+    W = matrix((60, 50), SPECTRA["slow"](50), seed=1, dtype=dtype)
+    shares = np.geomspace(1.0, 1e-6, 60)
+    short, full = (factor_on(backend, W, FactorRequest(12, second_moment=C)) for C in (shares, np.diag(shares)))
+    np.testing.assert_allclose(short.left @ short.right, full.left @ full.right, atol=1e-4)
+    assert short.weighted_error == pytest.approx(full.weighted_error, rel=1e-4)
+    assert short.weighted_energy == pytest.approx(full.weighted_energy, rel=1e-5)
+
+
 def test_bad_second_moments() -> None:
     W = np.ones((4, 3), np.float32)
     symmetric = np.eye(4)
@@ -110,6 +120,10 @@ def test_bad_second_moments() -> None:
         (symmetric * np.nan, "NaN or infinite"),
         (np.zeros((4, 4)), "trace of 0"),
         (symmetric + np.triu(np.ones((4, 4)), 1), "not symmetric"),
+        (np.array([1.0, 1.0, 1.0, -0.5]), "-0.5 on its diagonal: expected none below 0"),
+        (np.zeros(4), "trace of 0"),
+        (np.array([1.0, 1.0, 1.0, np.nan]), "NaN or infinite"),
+        (np.ones(3), r"shape \(3,\): expected \(4, 4\)"),
         (np.diag([1.0, 1.0, 1.0, -0.5]), "eigenvalue of -0.8 times its mean"),
     ]
     for moment, message in cases:

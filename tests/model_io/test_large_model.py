@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import large_model
 from benchmarks.large_model import NOISE_SHARE, SIGNAL_RANK, find_faults, plan_weights, weight_blocks, write_model
 from lowrank_onnx.model_io import load_model, stage_model
 
@@ -27,6 +28,24 @@ def test_it_measures_and_checks_a_pass_through(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "peak resident memory 0." in done.stdout
     assert done.stdout.count("relative error 0.0000") == 3
+
+
+def test_its_bounds_are_checked_in_whatever_form_the_weights_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "large_model.md"
+    monkeypatch.setattr(large_model, "RESULTS", results)
+    options = ["--gigabytes", "0.02", "--width", "512", "--keep-params", "0.6", "--times-floor", "1e9", "--save"]
+    monkeypatch.setattr(sys, "argv", ["large_model", *options, "--dir", str(tmp_path / "files")])
+    assert large_model.main() == 0
+    printed = capsys.readouterr().out
+    assert "floor of the time: " in printed
+    assert "no fault was found" in results.read_text(encoding="utf-8")
+    names = {tensor.name for tensor in load_model(tmp_path / "files/small.onnx").skeleton.graph.initializer}
+    assert any(name.endswith((".before", ".after")) for name in names)
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--times-floor", "1e-6"])
+    assert large_model.main() == 1
+    assert "FAILED: the run took" in capsys.readouterr().out
 
 
 def test_it_fails_above_its_limit(tmp_path: Path) -> None:

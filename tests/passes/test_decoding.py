@@ -200,8 +200,8 @@ def test_one_weight_read_straight_and_transposed_is_left_alone() -> None:
     nodes = [node("MatMul", "x v", "h"), node("Transpose", "v", "w"), node("MatMul", "h w", "y")]
     model = make_model(nodes, [value("x", [2, 4])], [value("y")], {"v": weight(4, 6)})
     assert reasons_of(model) == {
-        "h": "weight 'v' is also used by 'y' (MatMul), which is not rewritten",
-        "y": "weight 'v' is also used by 'h' (MatMul), which is not rewritten",
+        "h": "weight 'v' is shared by 'h' and 'y' under different layouts",
+        "y": "weight 'v' is shared by 'y' and 'h' under different layouts",
     }
 
 

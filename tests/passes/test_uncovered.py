@@ -12,7 +12,6 @@ from tests.passes.models import make_model, value, weight
 
 RECURRENT = "recurrent weights: the recurrence runs inside the operator, which takes dense weights only"
 INTEGER = "integer arithmetic on a quantized weight: factorize before quantizing"
-TABLE = "embedding table: its rows are looked up, not multiplied"
 OTHER = "operator {} of domain 'com.microsoft' isn't covered"
 BYTES = np.ones((4, 4), np.int8)
 
@@ -36,7 +35,6 @@ def skipped_of(node: onnx.NodeProto, weights: dict[str, Array]) -> tuple[Skipped
         ),
         ("GRU", "", ["x", "w", "r"], {"w": weight(1, 6, 3), "r": weight(1, 6, 2)}, RECURRENT, 30),
         ("RNN", "", ["x", "w", "r"], {"w": weight(1, 2, 3), "r": weight(1, 2, 2)}, RECURRENT, 10),
-        ("Gather", "", ["w", "x"], {"w": weight(10, 4)}, TABLE, 40),
         ("DeformConv", "", ["x", "w", "x"], {"w": weight(4, 4, 3, 3)}, "DeformConv isn't covered", 144),
         ("MatMulInteger", "", ["x", "w"], {"w": BYTES}, INTEGER, 16),
         ("ConvInteger", "", ["x", "w"], {"w": BYTES[:, :, None]}, INTEGER, 16),
@@ -71,8 +69,6 @@ def test_operators_that_hold_weights_are_listed(
 @pytest.mark.parametrize(
     ("op_type", "domain", "inputs", "weights"),
     [
-        ("Gather", "", ["w", "x"], {"w": np.ones((4, 4), np.int64)}),
-        ("Gather", "", ["w", "x"], {"w": weight(9)}),
         ("LSTM", "", ["x", "x", "x"], {}),
         ("LSTM", "", ["x"], {}),
         ("Add", "", ["x", "w"], {"w": weight(4, 4)}),

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto as T
 from onnx import helper as h
 
+import lowrank_onnx
+from lowrank_onnx.config import OP_TYPES, Alpha, Config
+from lowrank_onnx.passes import find_sites
 from tests.passes.models import (
     assert_same,
     compress,
@@ -124,7 +129,11 @@ def test_noise_like_a_constant_is_no_constant() -> None:
 def test_an_initializer_that_is_an_input_can_be_overridden_from_ir_version_4() -> None:
     model = matmul_of(weights={"w": weight(4, 4)}, ir_version=8)
     model.graph.input.append(value("w", [4, 4]))
-    assert reason_of(model) == "initializer 'w' is also a graph input and can be overridden at run time (IR version 8)"
+    assert reason_of(model) == (
+        "initializer 'w' is also a graph input and can be overridden at run time (IR version 8): "
+        "--fix-overridable takes its value for good"
+    )
+    assert len(find_sites(model, op_types=OP_TYPES, fix_overridable=True)[0]) == 1
     model.ir_version = 3
     assert len(sites_of(model)) == 1
 
@@ -171,3 +180,14 @@ def test_a_subgraph_input_hides_an_outer_weight() -> None:
         {"w": weight(2, 2, 3)},
     )
     assert reason_of(model) == "weight is 'w', an input of its subgraph"
+
+
+def test_a_fixed_weight_is_no_input_of_the_result() -> None:
+    model = matmul_of(weights={"w": weight(4, 4)}, ir_version=8)
+    model.graph.input.append(value("w", [4, 4]))
+    config = Config(budget=Alpha(1.0), allow_larger=True, objective="size", method="svd", validate=False)
+    assert lowrank_onnx.compress(model, config).status == "unchanged"
+    result = lowrank_onnx.compress(model, replace(config, fix_overridable=True)).model
+    assert result is not None
+    assert [entry.name for entry in result.graph.input] == ["x"]
+    assert_same(model, result, {"x": weight(2, 4, seed=3)}, tolerance=1e-5)

@@ -9,6 +9,7 @@ from lowrank_onnx.config import Config, KeepParams
 from lowrank_onnx.results import (
     CompressionResult,
     DemoRow,
+    InspectedPlan,
     InspectedSite,
     InspectResult,
     Reached,
@@ -36,11 +37,16 @@ REWRITTEN = SiteResult(
     relative_error=0.0312,
     spectral_error=0.011,
     solver="rsi(q=4, p=10)",
+    bytes_before=9_437_184,
+    bytes_after=2_949_120,
+    latency_before_ms=1.9,
+    latency_after_ms=0.76,
 )
 GROUPED = replace(
     REWRITTEN,
     name="stem/Conv",
     op_type="Conv",
+    weight="stem.weight",
     groups=2,
     in_features=27,
     out_features=64,
@@ -48,11 +54,16 @@ GROUPED = replace(
     rank=16,
     parameters_before=3456,
     parameters_after=2912,
+    bytes_before=13_824,
+    bytes_after=11_648,
+    latency_before_ms=None,
+    latency_after_ms=None,
 )
 DENSE = replace(
     REWRITTEN,
     name="head/Gemm",
     op_type="Gemm",
+    weight="head.weight",
     in_features=768,
     out_features=10,
     form="dense",
@@ -60,6 +71,10 @@ DENSE = replace(
     reason="no rank makes it smaller",
     parameters_before=7680,
     parameters_after=7680,
+    bytes_before=30_720,
+    bytes_after=30_720,
+    latency_before_ms=0.012,
+    latency_after_ms=None,
     relative_error=None,
     spectral_error=None,
     solver="",
@@ -176,11 +191,17 @@ INSPECTED = InspectResult(
             break_even_rank=614,
             stable_rank=21.34,
             energy_ranks=((0.9, 301), (0.95, 402), (0.99, None)),
+            budget_ranks=((0.8, None), (0.6, 368)),
         ),
     ),
     skipped=SKIPPED,
     totals=BEFORE,
     notes=("MACs are of one run on a synthetic feed",),
+    plans=(
+        InspectedPlan("--keep-macs", 0.8, 0, 2_370_432, 466_000_000, 0.0, 0.0),
+        InspectedPlan("--keep-macs", 0.6, 1, 1_424_256, 279_000_000, 0.31, 0.66),
+    ),
+    message="something to gain: a sentence",
 )
 
 DEMO_ROW = DemoRow(

@@ -273,3 +273,57 @@ def test_a_weight_of_another_model_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=rf"the model has no {wrong.storage} '{wrong.name}' in scope"):
             make_overridable(chain(), [wrong])
+
+
+def encoded(**options: Any) -> onnx.ModelProto:
+    """x (n, 4) @ dequantized w (4, 6), read by two nodes, one of them in a subgraph; the result is their sum."""
+    then = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["t"])], "then", [], [value("t", None)])
+    other = helper.make_graph([helper.make_node("Identity", ["a"], ["e"])], "else", [], [value("e", None)])
+    return make_model(
+        [
+            helper.make_node("DequantizeLinear", ["q", "scale"], ["w"], axis=1),
+            helper.make_node("MatMul", ["x", "w"], ["a"]),
+            helper.make_node("If", ["c"], ["b"], then_branch=then, else_branch=other),
+            helper.make_node("Add", ["a", "b"], ["y"]),
+        ],
+        [value("x", ["n", 4]), value("c", [], TensorProto.BOOL)],
+        [value("y", ["n", 6])],
+        {"q": np.arange(-12, 12, dtype=np.int8).reshape(4, 6), "scale": np.linspace(0.1, 0.6, 6, dtype=np.float32)},
+        **options,
+    )
+
+
+def decoded(weight: WeightRef) -> Array:
+    del weight
+    quantized = np.arange(-12, 12, dtype=np.float32).reshape(4, 6)
+    return quantized * np.linspace(0.1, 0.6, 6, dtype=np.float32)
+
+
+def test_a_weight_that_is_stored_encoded_is_overridden_as_its_nodes_read_it() -> None:
+    model = encoded()
+    (group,) = groups_of(model)
+    copy = make_overridable(model, [group.weight], readers={group.weight: group.sites}, decode=decoded)
+    assert copy.reasons == {}
+    assert copy.names == {group.weight: "q.decoded"}
+    onnx.checker.check_model(copy.skeleton, full_check=True)
+    feed = {"x": X, "c": np.array(True)}
+    session = opened(copy.skeleton)
+    expected = opened(model).run(feed)["y"]
+    np.testing.assert_allclose(session.run(feed)["y"], expected, rtol=1e-5)
+    given = weight(4, 6, seed=5)
+    np.testing.assert_allclose(session.run({**feed, "q.decoded": given})["y"], 2 * X @ given, rtol=1e-4, atol=1e-5)
+
+
+def test_an_encoded_weight_without_its_values_or_too_large_has_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = encoded()
+    (group,) = groups_of(model)
+    readers = {group.weight: group.sites}
+    plain = make_overridable(model, readers)
+    assert plain.reasons == {group.weight: "weight 'q' is stored as int8 behind DequantizeLinear"}
+    monkeypatch.setattr("lowrank_onnx.sensitivity.overridable.MOST_DECODED_BYTES", 95)
+    full = make_overridable(model, readers, readers=readers, decode=decoded)
+    assert full.names == {}
+    assert full.reasons == {
+        group.weight: "weight 'q' is stored as int8 behind DequantizeLinear, and too large (96 bytes) to be decoded "
+        "beside the others"
+    }

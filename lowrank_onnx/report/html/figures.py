@@ -97,7 +97,8 @@ def paired_bars(bars: Sequence[Bar], unit: str) -> str:
         axes.barh([row + 0.19 for row in rows], [bar.after for bar in bars], 0.34, color=AFTER, label="after")
         _name_rows(axes, [bar.label for bar in bars])
         axes.set_xlabel(unit)
-        axes.legend(loc="lower right")
+        # Above the bars, so that it hides none of them however few there are.
+        figure.legend(loc="outside upper right", ncols=2)
     return out[0]
 
 

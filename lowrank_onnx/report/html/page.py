@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrank_onnx.report.escape import printable
-from lowrank_onnx.report.html import choice_sections, sections
+from lowrank_onnx.report.html import choice_sections, cost_sections, sections
 from lowrank_onnx.report.html.parts import Section, missing_library
 from lowrank_onnx.report.numbers import short_count, significant, size
 from lowrank_onnx.report.verdict_text import speed_phrase
@@ -98,10 +98,12 @@ def _sections(result: CompressionResult, arguments: Sequence[str]) -> tuple[Sect
         choice_sections.search_section(result),
         sections.outputs_section(result),
         choice_sections.reached_section(result),
-        sections.sizes_section(result),
+        cost_sections.sizes_section(result),
+        cost_sections.latency_section(result),
         sections.spectra_section(result),
         sections.sensitivity_section(result),
         sections.sites_section(result),
+        sections.overrides_section(result),
         choice_sections.refinement_section(result),
         choice_sections.plan_section(result),
         sections.left_alone_section(result),

@@ -7,47 +7,18 @@ from collections.abc import Sequence
 
 from lowrank_onnx.report.escape import printable
 from lowrank_onnx.report.html import figures
-from lowrank_onnx.report.html.figures import Bar, Curve
+from lowrank_onnx.report.html.cost_sections import BARS, shown_of
+from lowrank_onnx.report.html.figures import Curve
 from lowrank_onnx.report.html.parts import Section, Table
 from lowrank_onnx.report.numbers import count, fraction, kept, passes, short_count, significant
 from lowrank_onnx.report.sensitivity_text import exclusion_line
 from lowrank_onnx.report.tables import matrix_shape
-from lowrank_onnx.report.verdict_text import feeds_phrase, latency_line, metric_lines, top1_bounds
+from lowrank_onnx.report.verdict_text import feeds_phrase, latency_line, metric_lines, placement_line, top1_bounds
 from lowrank_onnx.results import CompressionResult, SiteResult
-from lowrank_onnx.types import Skipped, numpy_dtype
-
-BARS = 20
-"""Sites in a figure, the largest first; the table has them all."""
+from lowrank_onnx.types import Skipped
 
 PANELS = 12
 """Panels of error curves, the largest weights first."""
-
-
-def sizes_section(result: CompressionResult) -> Section | None:
-    """Stored weights of each layer and figures of the whole model, before and after."""
-    shown = _largest(result.sites, BARS)
-    if not shown:
-        return None
-    bars = [Bar(s.name, _megabytes(s, s.parameters_before), _megabytes(s, s.parameters_after)) for s in shown]
-    before, after = result.before, result.after
-    rows = [
-        ("weights of eligible layers", *_change(before.site_parameters, after.site_parameters if after else None)),
-        ("parameters of the whole model", *_change(before.parameters, after.parameters if after else None)),
-        ("MACs of eligible layers, one run", *_change(before.macs, after.macs if after else None)),
-        ("bytes of the file", *_change(before.file_bytes, after.file_bytes if after else None)),
-    ]
-    return Section(
-        "sizes",
-        "Where the bytes went",
-        (_cut(len(shown), len(result.sites), "largest layers"),),
-        figures.paired_bars(bars, "MB of stored weights"),
-        "Stored weights of each layer before and after, in megabytes. The table of layers has the figures.",
-        (Table("The whole model", ("", "before", "after", "kept"), tuple(rows)),),
-    )
-
-
-def _change(before: int | None, after: int | None) -> tuple[str, str, str]:
-    return count(before), count(after), kept(before, after)
 
 
 def spectra_section(result: CompressionResult) -> Section | None:
@@ -81,7 +52,7 @@ def sensitivity_section(result: CompressionResult) -> Section | None:
         "Which layers matter",
         (
             "How much the outputs change when one layer alone loses a given share of what it computes, as measured.",
-            _cut(len(shown), len(ranked), "most sensitive layers"),
+            shown_of(len(shown), len(ranked), "most sensitive layers"),
             *(printable(exclusion_line(site)) for site in ranked if site.exclude),
         ),
         figures.single_bars(
@@ -116,6 +87,8 @@ def outputs_section(result: CompressionResult) -> Section | None:
         lines += metric_lines(verdict.metric)
     if verdict.latency is not None:
         lines.append(latency_line(verdict.latency, verdict))
+    if verdict.nodes:
+        lines.append(placement_line(verdict.nodes))
     caption = "Each output of the new model against the original's"
     return Section("outputs", "How close", tuple(map(printable, lines)), tables=(Table(caption, columns, rows),))
 
@@ -145,6 +118,14 @@ def sites_section(result: CompressionResult) -> Section | None:
         "harm: relative error of the outputs expected of this layer alone."
     )
     return Section("layers", "The layers that were rewritten", (text,), tables=(Table("Layers", columns, rows, 4),))
+
+
+def overrides_section(result: CompressionResult) -> Section | None:
+    """What the user asked of single layers."""
+    rows = tuple((printable(site.name), printable(site.overridden)) for site in result.sites if site.overridden)
+    if not rows:
+        return None
+    return Section("overrides", "What was set for single layers", tables=(Table("Layers", ("layer", "set"), rows, 2),))
 
 
 def left_alone_section(result: CompressionResult) -> Section | None:
@@ -187,11 +168,3 @@ def _stages_table(result: CompressionResult) -> Table:
 
 def _largest(sites: Sequence[SiteResult], most: int | None = None) -> list[SiteResult]:
     return sorted(sites, key=lambda site: -site.parameters_before)[:most]
-
-
-def _megabytes(site: SiteResult, parameters: int) -> float:
-    return parameters * numpy_dtype(site.dtype).itemsize / 1e6
-
-
-def _cut(shown: int, there: int, what: str) -> str:
-    return f"The {shown} {what} of {there}." if shown < there else ""

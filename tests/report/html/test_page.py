@@ -26,7 +26,7 @@ from lowrank_onnx.results import (
     SweepPoint,
     SweepResult,
 )
-from lowrank_onnx.types import Skipped
+from lowrank_onnx.types import ProviderNodes, Skipped
 from tests.report.samples import (
     DENSE,
     FAILED,
@@ -114,6 +114,7 @@ def test_every_section_is_there_with_its_figure() -> None:
         "outputs",
         "reached",
         "sizes",
+        "milliseconds",
         "spectra",
         "sensitivity",
         "layers",
@@ -123,7 +124,7 @@ def test_every_section_is_there_with_its_figure() -> None:
         "reproduce",
     ]
     figures = [attributes for tag, attributes in parser.elements if tag == "figure"]
-    assert len(figures) == sum(tag == "svg" for tag, _ in parser.elements) == 4
+    assert len(figures) == sum(tag == "svg" for tag, _ in parser.elements) == 5
     assert all(figure["role"] == "img" and figure["aria-label"] for figure in figures)
 
 
@@ -212,6 +213,49 @@ def test_the_same_result_gives_the_same_page() -> None:
 )
 def test_what_a_reader_must_know_stands_on_the_page(result: CompressionResult, shown: str) -> None:
     assert shown in _parse(compress_page(result)).text
+
+
+def _table_rows(page: str, caption: str) -> list[list[str]]:
+    body = page[page.index(f"<caption>{caption}</caption>") :]
+    body = body[: body.index("</table>")]
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL)]
+
+
+def test_bytes_and_milliseconds_of_each_layer() -> None:
+    page = compress_page(_full())
+    assert _table_rows(page, "Stored weights of each layer")[1:] == [
+        ["blocks.0/mlp/fc1/MatMul", "9.44 MB", "2.95 MB", "0.312"],
+        ["head/Gemm", "30.7 kB", "30.7 kB", "1.000"],
+        ["stem/Conv", "13.8 kB", "11.6 kB", "0.843"],
+    ]
+    assert _table_rows(page, "Milliseconds of one run")[1:] == [
+        ["blocks.0/mlp/fc1/MatMul", "1.90", "0.760", "2.50x"],
+        ["head/Gemm", "0.0120", "0.0120", "1.00x"],
+        ["all of these", "1.91", "0.772", "2.48x"],
+    ]
+    assert "1 layer could not be timed, or not in the time for that." in _parse(page).text
+
+
+def test_a_weight_that_several_layers_share_is_one_row() -> None:
+    sites = (REWRITTEN, replace(REWRITTEN, name="again"), DENSE)
+    rows = _table_rows(compress_page(compression(sites=sites)), "Milliseconds of one run")[1:]
+    assert [row[0] for row in rows] == ["blocks.0/mlp/fc1/MatMul and 1 more", "head/Gemm", "all of these"]
+
+
+def test_no_milliseconds_where_none_were_measured() -> None:
+    sites = tuple(replace(site, latency_before_ms=None, latency_after_ms=None) for site in _full().sites)
+    assert 'id="milliseconds"' not in compress_page(replace(_full(), sites=sites))
+
+
+def test_what_was_set_for_single_layers_and_what_ran_where() -> None:
+    nodes = (ProviderNodes("CUDAExecutionProvider", 61, 73), ProviderNodes("CPUExecutionProvider", 2, 2))
+    site = replace(REWRITTEN, overridden=f"rank 64 by '{HOSTILE}'")
+    page = compress_page(compression(sites=(site,), verdict=replace(VERDICT, nodes=nodes)))
+    text = _parse(page).text
+    assert "ran on: CUDAExecutionProvider 61 -> 73 nodes, CPUExecutionProvider 2 -> 2 nodes" in text
+    assert "What was set for single layers" in text
+    assert "alert(1)</script>" not in page
+    assert 'id="overrides"' not in compress_page(_full())
 
 
 def test_the_command_can_be_pasted() -> None:
