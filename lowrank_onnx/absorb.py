@@ -20,7 +20,7 @@ from lowrank_onnx.linalg.precision import accumulation_dtype
 from lowrank_onnx.model_io import Model, new_tensor_proto
 from lowrank_onnx.passes.products import Apart, Product
 from lowrank_onnx.passes.write_products import ProductTensor
-from lowrank_onnx.types import Array, WeightRef, numpy_dtype, rearrange
+from lowrank_onnx.types import Array, Site, WeightRef, numpy_dtype, rearrange
 from lowrank_onnx.weight_reader import WeightReader
 from lowrank_onnx.weights import SharedWeight
 
@@ -98,6 +98,16 @@ def absorb_products(model: Model, outputs: Collection[str]) -> Absorption:
         for product in chosen:
             parts = [absorbed.pop(site.output) for site in (product.first, product.second) if site.output in absorbed]
             absorbed[product.second.output] = _absorbed(product, parts)
+
+
+def absorbable_notes(model: Model, sites: Sequence[Site]) -> tuple[str, ...]:
+    """What compressing a model would make one node of before anything else, for people."""
+    absorption = absorb_products(model, {site.output for site in sites})
+    return tuple(
+        f"'{one.nodes}' meet with nothing in between: compress makes one node of them, "
+        f"{one.parameters_before} weights are {one.parameters_after} then"
+        for one in absorption.absorbed
+    )
 
 
 def product_values(tensor: ProductTensor, reader: WeightReader) -> Array:

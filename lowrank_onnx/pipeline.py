@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lowrank_onnx.absorb import credited
+from lowrank_onnx.absorb import absorbable_notes, credited
 from lowrank_onnx.accounting import Bookkeeping
 from lowrank_onnx.attempt import Workshop, plan_judge, settled_choices
 from lowrank_onnx.cache import open_cache
@@ -309,7 +309,7 @@ def inspect(
         sites=with_plans(sites, groups, plans),
         skipped=prepared.skipped,
         totals=size,
-        notes=(*prepared.notes, *notes),
+        notes=(*prepared.notes, *notes, *absorbable_notes(prepared.model, prepared.sites)),
         plans=shares,
         message=prospect(weights, shares, size),
     )

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto as T
 from onnx import helper as h
 
-from lowrank_onnx import Config, FixedRank, KeepBytes, KeepMacs, KeepParams, compress
+from lowrank_onnx import Config, FixedRank, KeepBytes, KeepMacs, KeepParams, compress, inspect
 from lowrank_onnx.absorb import Absorption, absorb_products, credited
 from lowrank_onnx.config import OP_TYPES
 from lowrank_onnx.model_io import complete_proto, load_model
 from lowrank_onnx.passes import find_sites
+from lowrank_onnx.site_override import SiteOverride
 from lowrank_onnx.types import Array
 from lowrank_onnx.weights import group_by_weight
 from tests.passes.models import assert_same, constant, make_model, run_ort, value, weight
@@ -322,6 +323,20 @@ def test_a_model_of_which_nothing_else_can_shrink_is_written_with_the_product(tm
     result = compress(model, Config(budget=KeepParams(1.0), objective="size"), feeds=feeds(32), output=tmp_path / "m")
     assert (result.status, [site.form for site in result.sites]) == ("written", ["dense", "dense"])
     assert_same(model, onnx.load(tmp_path / "m"), feed(16, 32), tolerance=1e-5)
+
+
+def test_inspect_tells_what_would_become_one() -> None:
+    result = inspect(chain(32, 32, 64, 32))
+    assert [site.name for site in result.sites] == ["fc0", "fc1", "fc2"]
+    assert result.notes[-1] == (
+        "'fc1+fc2' meet with nothing in between: compress makes one node of them, 4096 weights are 1024 then"
+    )
+
+
+def test_what_is_asked_of_one_of_two_weights_keeps_them_apart() -> None:
+    config = Config(budget=FixedRank(4), objective="size", overrides=(SiteOverride(match="fc2", rank=8),))
+    result = compress(chain(32, 32, 64, 32), config)
+    assert [(site.name, site.rank) for site in result.sites] == [("fc0", 4), ("fc1", 4), ("fc2", 8)]
 
 
 def test_left_out_nodes_stay_as_they_are() -> None:
