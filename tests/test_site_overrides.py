@@ -28,10 +28,11 @@ RANK_8 = FixedRank(8)
 def blocks() -> onnx.ModelProto:
     """Four square layers with alike weights, `block.0.fc` to `block.3.fc`."""
     weights = {f"block.{i}.weight": decaying(96, 96, 0.9 + 0.01 * i) for i in range(BLOCKS)}
-    nodes = [
-        helper.make_node("MatMul", [f"h{i}", f"block.{i}.weight"], [f"h{i + 1}"], name=f"block.{i}.fc")
-        for i in range(BLOCKS)
-    ]
+    nodes = []
+    for i in range(BLOCKS):
+        nodes.append(helper.make_node("MatMul", [f"h{i}", f"block.{i}.weight"], [f"y{i}"], name=f"block.{i}.fc"))
+        # Layers with nothing in between would become one, and with less than this pass on the order of their outputs.
+        nodes.append(helper.make_node("Softmax", [f"y{i}"], [f"h{i + 1}"]))
     graph = helper.make_graph(
         nodes,
         "blocks",
