@@ -91,7 +91,7 @@ def test_shares_are_met(path: Path, budget: KeepParams | KeepMacs) -> None:
     result = lowrank_onnx.compress(path, config, feeds=feeds())
     assert result.after is not None
     kept = result.after.site_parameters / result.before.site_parameters
-    assert 0.4 < kept <= 0.5
+    assert 0.35 < kept <= 0.5
     if isinstance(budget, KeepMacs):
         assert result.before.macs == 8 * result.before.site_parameters
         assert result.after.macs == 8 * result.after.site_parameters
