@@ -16,8 +16,9 @@ from lowrank_onnx.attempt import Workshop, error_of, plan_judge
 from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_sensitivities
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight, dense_candidate
-from lowrank_onnx.choose import Choice, CostName, figure, ranks_to_factor
+from lowrank_onnx.choose import Choice, CostName, ranks_to_factor
 from lowrank_onnx.config import Config, KeepMacs, KeepParams, Method
+from lowrank_onnx.costs import figure
 from lowrank_onnx.effort import SensitivityLevel
 from lowrank_onnx.evaluate import Feeds, Session, open_session
 from lowrank_onnx.factorize import FactorizeOptions, spool_factors
@@ -90,11 +91,14 @@ class Workbench:
     Attributes
     ----------
     model, groups, observed : the model, its weights with their sites, and its runs, as the library has them.
+    op_types : the operators whose weights are looked at.
     """
+
+    op_types = DEFAULTS.op_types
 
     def __init__(self, path: Path, feeds: FeedSource, directory: Path, *, seed: int) -> None:
         self.model = load_model(path)
-        sites, _ = passes.find_sites(self.model.skeleton, op_types=DEFAULTS.op_types)
+        sites, _ = passes.find_sites(self.model.skeleton, op_types=self.op_types)
         self.groups = group_by_weight(sites)
         self.observed = observe(self.model, sites, feeds, provider=DEFAULTS.provider, seed=seed)
         self._directory, self._seed = directory, seed
@@ -221,7 +225,7 @@ class Workbench:
                 self.observed.session.inputs,
                 self.observed.calibration,
                 seed=self._seed,
-                directory=self._scratch("parts"),
+                directory=self.scratch("parts"),
                 progress=SILENT,
             )
         return self._validated

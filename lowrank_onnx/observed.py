@@ -28,8 +28,8 @@ class Observed:
 
     Attributes
     ----------
-    model, provider : what runs, and where.
-    session : the model as it is.
+    model, provider : what is instrumented, and where it runs.
+    session : the model as it came.
     feeds : all feeds.
     calibration : the feeds to learn from.
     held_out : the feeds to judge by; the same as `calibration` where there are too few to split.
@@ -77,9 +77,15 @@ def find_feeds(model: Model, session: Session, source: FeedSource | None, seed: 
 
 
 def observe(
-    model: Model, sites: Sequence[Site], source: FeedSource | None, *, provider: Provider | str, seed: int
+    model: Model,
+    sites: Sequence[Site],
+    source: FeedSource | None,
+    *,
+    provider: Provider | str,
+    seed: int,
+    original: Model | None = None,
 ) -> Observed:
-    """Run the model on its first feed, and count the positions of its sites.
+    """Run the model on its first feed, and count the positions of its sites; `original` is what results are held to.
 
     Raises
     ------
@@ -88,7 +94,7 @@ def observe(
     ModelError
         The model doesn't run.
     """
-    session = open_model(model, provider)
+    session = open_model(model if original is None else original, provider)
     feeds = find_feeds(model, session, source, seed)
     try:
         seen = observe_positions(model.skeleton, sites, lambda proto: open_instrumented(model, proto, provider), feeds)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from lowrank_onnx import passes
+from lowrank_onnx.absorb import Absorbed, absorb_products
 from lowrank_onnx.cache import Cache
 from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_sensitivities
 from lowrank_onnx.candidates import PlannedWeight
@@ -20,7 +21,7 @@ from lowrank_onnx.model_io import Model, ModelSource, load_model
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.cross_validation import Validated
 from lowrank_onnx.observed import FeedSource, Observed, observe
-from lowrank_onnx.override_sites import Asked, override_sites
+from lowrank_onnx.override_sites import Asked, OverriddenSites, override_sites
 from lowrank_onnx.passes import Expansion
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
@@ -32,14 +33,15 @@ from lowrank_onnx.weights import SharedWeight, group_by_weight, room_for_factors
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is known of the model before any number is computed.
+    """What is known of the model before anything is factorized.
 
     Attributes
     ----------
     source : the path as given, or a graph's name.
     original : as it was loaded.
     expansion : its calls of model-local functions, written out where these hold weights.
-    model : the original with its calls written out, to which sites and groups belong.
+    model : the original with its calls written out and its products in place, to which sites and groups belong.
+    absorbed : the products.
     asked : what the user's overrides ask of weights.
     notes : on overrides without effect.
     """
@@ -48,10 +50,16 @@ class Prepared:
     original: Model
     expansion: Expansion
     model: Model
+    absorbed: tuple[Absorbed, ...]
     groups: tuple[SharedWeight, ...]
     skipped: tuple[Skipped, ...]
     asked: Mapping[WeightRef, Asked] = field(default_factory=lambda: MappingProxyType({}))
     notes: tuple[str, ...] = ()
+
+    @property
+    def saved(self) -> dict[str, int]:
+        """How many weights each product saves, by its node's first output."""
+        return {one.output: one.saved for one in self.absorbed}
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -75,41 +83,59 @@ def factorize_options(config: Config) -> FactorizeOptions:
     )
 
 
-def prepare(model: ModelSource, config: Config, base_directory: Path | None) -> Prepared:
-    """Load a model and find the sites that the options select."""
+def prepare(model: ModelSource, config: Config, base_directory: Path | None, *, absorb: bool = True) -> Prepared:
+    """Load a model and find the sites that the options select; `absorb` those that a smaller product can stand for."""
     loaded = load_model(model, base_dir=base_directory)
     expansion = passes.expand_calls(loaded.skeleton)
     expanded = loaded.with_rewrite(expansion.skeleton, {})
-    sites, skipped = passes.find_sites(
-        expansion.skeleton,
-        op_types=config.op_types,
-        fix_overridable=config.fix_overridable,
-        kept=expansion.kept,
-    )
-    sites, filtered = passes.select_sites(sites, include=config.include, exclude=config.exclude)
-    sites, formless = passes.offer_forms(sites, config.forms)
-    left_alone = (*skipped, *filtered, *formless)
-    overridden = override_sites(sites, left_alone, config.overrides)
+    found, skipped = _find_sites(expanded, expansion, config)
+    selected, filtered = passes.select_sites(found, include=config.include, exclude=config.exclude)
+    overridden, left_alone = _offer(selected, (*skipped, *filtered), config)
     WeightReader(expanded, (site.weight for site in overridden.sites)).check_sizes()
-    source = os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name
-    groups = group_by_weight(overridden.sites)
+    # What a user asks of one weight is asked of that weight, not of a product.
+    free = {site.output for site in overridden.sites if site.weight not in overridden.asked}
+    absorption = absorb_products(expanded, free if absorb else ())
+    if absorption.absorbed:
+        outputs = {site.output for site in selected}
+        found, _ = _find_sites(absorption.model, expansion, config)
+        overridden, left_alone = _offer(
+            [site for site in found if site.output in outputs], (*skipped, *filtered), config
+        )
     return Prepared(
-        source,
+        os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name,
         loaded,
         expansion,
-        expanded,
-        groups,
+        absorption.model,
+        absorption.absorbed,
+        group_by_weight(overridden.sites),
         (*left_alone, *overridden.skipped),
         overridden.asked,
         overridden.notes,
     )
 
 
+def _find_sites(model: Model, expansion: Expansion, config: Config) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
+    return passes.find_sites(
+        model.skeleton, op_types=config.op_types, fix_overridable=config.fix_overridable, kept=expansion.kept
+    )
+
+
+def _offer(
+    sites: Sequence[Site], skipped: tuple[Skipped, ...], config: Config
+) -> tuple[OverriddenSites, tuple[Skipped, ...]]:
+    """The sites with their forms, as the options narrow them, and all that is left alone by then."""
+    offered, formless = passes.offer_forms(sites, config.forms)
+    left_alone = (*skipped, *formless)
+    return override_sites(offered, left_alone, config.overrides), left_alone
+
+
 def observe_if_needed(prepared: Prepared, config: Config, feeds: FeedSource | None) -> Observed | None:
     """Run the original, unless nothing that was asked for needs it."""
     if not config.validate and not isinstance(config.budget, KeepMacs) and feeds is None:
         return None
-    return observe(prepared.model, prepared.sites, feeds, provider=config.runs_on, seed=config.seed)
+    return observe(
+        prepared.model, prepared.sites, feeds, provider=config.runs_on, seed=config.seed, original=prepared.original
+    )
 
 
 def input_moments(
