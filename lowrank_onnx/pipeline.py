@@ -27,6 +27,7 @@ from lowrank_onnx.chain_factors import LeadingBases, chain_maker
 from lowrank_onnx.config import Config, PlannedBudget
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.factorize import spool_factors
+from lowrank_onnx.few_samples import honest_curves
 from lowrank_onnx.inspection import inspect_weights, with_plans
 from lowrank_onnx.judging import compare, judge_staged, metric_judge
 from lowrank_onnx.linalg.lapack import beside_runtime
@@ -51,6 +52,7 @@ from lowrank_onnx.preparation import (
     planned_weights,
     prepare,
     refines,
+    validated_moments,
 )
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.prospect import plain, plan_shares, prospect
@@ -127,7 +129,9 @@ def compress(
             check_feasible(unmeasured, config)
             metric = None if observed is None else metric_judge(observed.session, config, models_searched(config))
             moments = input_moments(prepared, observed, config, directory, progress, on_model)
-        whitening = ShrunkMoments({w: m for w, m in moments.items() if isinstance(m, Moment)})
+            validated = validated_moments(prepared, observed, moments, config, directory, progress)
+        shares = {weight: found.share for weight, found in validated.items()}
+        whitening = ShrunkMoments({w: m for w, m in moments.items() if isinstance(m, Moment)}, shares)
         bases = LeadingBases(directory)
         chains = partial(chain_maker, prepared.model, prepared.groups, whitening, config.device, bases)
         spool = FactorSpool(directory, chains())
@@ -147,8 +151,11 @@ def compress(
         with clock.stage("measure sensitivity"):
             sensitivities = measured_sensitivities(prepared, observed, curves, spool, config, progress, on_model)
         weights = planned_weights(prepared, observed, sensitivities)
-        by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
         refs = {weight.name: group.weight for weight, group in zip(weights, prepared.groups, strict=True)}
+        by_name = {
+            weight.name: honest_curves(known, validated.get(refs[weight.name]))
+            for weight, known in zip(weights, curves, strict=True)
+        }
         orders = OutputOrders(prepared.model.skeleton, prepared.groups)
         realiser = Realiser(spool, refs, by_name, whitening, config.seed, orders.may_change)
         workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric, prepared.expansion)

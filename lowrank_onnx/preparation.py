@@ -16,8 +16,10 @@ from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import ranks_to_factor
 from lowrank_onnx.config import Config, KeepMacs, PlannedBudget
 from lowrank_onnx.factorize import FactorizeOptions
+from lowrank_onnx.few_samples import validate_moments
 from lowrank_onnx.model_io import Model, ModelSource, load_model
 from lowrank_onnx.moments import Moment
+from lowrank_onnx.moments.cross_validation import Validated
 from lowrank_onnx.observed import FeedSource, Observed, observe
 from lowrank_onnx.override_sites import Asked, OverriddenSites, override_sites
 from lowrank_onnx.passes import Expansion
@@ -151,6 +153,30 @@ def input_moments(
         directory=directory,
         progress=progress,
         cache=cache,
+    )
+
+
+def validated_moments(
+    prepared: Prepared,
+    observed: Observed | None,
+    moments: Mapping[WeightRef, Moment | str],
+    config: Config,
+    directory: Path,
+    progress: Progress,
+) -> dict[WeightRef, Validated]:
+    """What held-out samples say of the moments, where there are few."""
+    if observed is None or not moments:
+        return {}
+    return validate_moments(
+        prepared.model,
+        prepared.groups,
+        moments,
+        observed.run,
+        observed.session.inputs,
+        observed.calibration,
+        seed=config.seed,
+        directory=directory,
+        progress=progress,
     )
 
 

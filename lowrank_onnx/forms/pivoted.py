@@ -13,6 +13,7 @@ A bias b is added once to the pivots, and what the others see of it through D is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,10 @@ import numpy as np
 
 from lowrank_onnx.forms.form import MATRIX, Form
 from lowrank_onnx.types import Array, MatrixShape
+
+LEAST_SAVING = 1 / 32
+"""Of the weights. The last ranks save next to nothing, and take twice the time: their singular values are so small that
+they are only found in float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,10 @@ class Pivoted(Form):
         return {part: dims for part, dims in shapes.items() if dims[-1]}
 
     def largest_useful_rank(self, shape: MatrixShape) -> int:
-        """min(in, out) - 1: at min(in, out) it has exactly as many weights as dense."""
-        return shape.max_rank - 1
+        """The largest at which it saves `LEAST_SAVING`: (in - r)(out - r) weights, none at min(in, out)."""
+        rows, columns = shape.in_features, shape.out_features
+        least = math.ceil(LEAST_SAVING * rows * columns)
+        return (rows + columns - math.isqrt((rows - columns) ** 2 + 4 * least - 1) - 1) // 2
 
     def approximate(self, parts: Mapping[str, Array]) -> Array:
         """[L' D1, L', L' D2], with the columns where they were."""
