@@ -225,7 +225,7 @@ class Workbench:
                 self.observed.session.inputs,
                 self.observed.calibration,
                 seed=self._seed,
-                directory=self._scratch("parts"),
+                directory=self.scratch("parts"),
                 progress=SILENT,
             )
         return self._validated
