@@ -19,7 +19,7 @@ from lowrank_onnx.candidates import PlannedWeight, dense_candidate
 from lowrank_onnx.choose import Choice, CostName, figure, ranks_to_factor
 from lowrank_onnx.config import Config, KeepMacs, KeepParams, Method
 from lowrank_onnx.effort import SensitivityLevel
-from lowrank_onnx.evaluate import Feeds, Session, open_session
+from lowrank_onnx.evaluate import Feeds, Runner, Session, open_session
 from lowrank_onnx.factorize import FactorizeOptions, spool_factors
 from lowrank_onnx.model_io import load_model, stage_model
 from lowrank_onnx.moments import Moment
@@ -99,7 +99,7 @@ class Workbench:
         self._measured: dict[Variant, dict[WeightRef, Sensitivity | Unmeasured]] = {}
 
     @property
-    def original(self) -> Session:
+    def original(self) -> Runner:
         """The model as it is."""
         return self.observed.session
 
