@@ -36,8 +36,9 @@ import onnx.helper
 
 from lowrank_onnx import linalg
 from lowrank_onnx.errors import ModelError
+from lowrank_onnx.forms import PIVOTED
 from lowrank_onnx.model_io import Model, load_model
-from lowrank_onnx.types import Array
+from lowrank_onnx.types import Array, MatrixShape
 
 SIGNAL_RANK = 64
 NOISE_SHARE = 0.3
@@ -279,8 +280,7 @@ def save_results(arguments: list[str], lines: list[str]) -> None:
 def measure_floor(source: Path, target: Path, blocks: list[list[Weight]], rank: int | None) -> dict[str, float]:
     """Seconds to read the model, to factorize its weights one by one and to write a file of the result's size.
 
-    `rank` None stands for the largest at which factors have fewer values than the weight: a budget over all weights
-    needs them up to there.
+    `rank` None stands for the largest that any form has a use for: a budget over all weights needs them up to there.
     """
     start = time.perf_counter()
     with open(source.with_name(f"{source.name}.data"), "rb", buffering=0) as file:
@@ -290,7 +290,7 @@ def measure_floor(source: Path, target: Path, blocks: list[list[Weight]], rank: 
     model = load_model(source)
     for weight in blocks[0]:
         values = _find(model, weight.name)
-        largest = (values.size - 1) // sum(values.shape)
+        largest = PIVOTED.largest_useful_rank(MatrixShape(1, *values.shape))
         start = time.perf_counter()
         linalg.factor(values, rank or largest, method="auto", power_iterations=4, oversampling=10, seed=0)
         seconds["factorizing"] += (time.perf_counter() - start) * len(blocks)

@@ -9,6 +9,7 @@ when it is there, and a run that was stopped goes on behind the last one; `--aga
 from __future__ import annotations
 
 import argparse
+import logging
 import tempfile
 import time
 from pathlib import Path
@@ -28,6 +29,7 @@ ALPHAS = (0.4, 0.2)
 
 def main() -> None:
     arguments = _parse()
+    logging.disable(logging.WARNING)  # onnxruntime's quantizer advises what was done already
     saved = SavedResults(arguments.out / "paper.json")
     run = {"kernel": run_kernel, "accuracy": run_accuracy, "graphs": run_graphs}
     for part in arguments.parts:

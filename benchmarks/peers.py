@@ -41,7 +41,9 @@ GREEDY_FEEDS = 2
 
 
 class PeerBench(Workbench):
-    """A workbench that keeps what one recipe needs at every share."""
+    """A workbench that keeps what one recipe needs at every share; without tables, which no recipe treats."""
+
+    op_types = tuple(name for name in DEFAULTS.op_types if name != "Gather")
 
     @functools.cached_property
     def whitened(self) -> FactorSpool:

@@ -27,6 +27,7 @@ from lowrank_onnx.accounting import versions
 from lowrank_onnx.choose import CostName
 from lowrank_onnx.evaluate import Feeds, Session, load_feeds, measure_latency, open_session
 from lowrank_onnx.latency.machine import machine_key
+from lowrank_onnx.linalg.lapack import beside_runtime
 from lowrank_onnx.results import PlanTrial
 from lowrank_onnx.types import Array
 
@@ -157,7 +158,7 @@ def _outputs(model: Session, case: Case) -> list[Array]:
 
 
 def measure_points(case: Case, judge: Judge, shares: tuple[float, ...], seconds: float) -> Iterator[Point]:
-    with tempfile.TemporaryDirectory() as scratch:
+    with beside_runtime(), tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         bench = Workbench(case.path, case.calibration, place, seed=SEED)
         timed = load_feeds(case.calibration[:4], bench.original.inputs)
@@ -205,7 +206,7 @@ def measure_few(case: Case, judge: Judge) -> Iterator[FewSamples]:
     ways = (VARIANTS[0], whitened, *(variant for variant in VARIANTS if variant.sensitivity != "off"))
     unweighted = replace(ways[2], name="unweighted, sensitivity fast", method="svd", whiten=False)
     alike = Judge(replace(case, judged=case.like_few, metrics=lambda outputs: {}))
-    with tempfile.TemporaryDirectory() as scratch:
+    with beside_runtime(), tempfile.TemporaryDirectory() as scratch:
         bench = Workbench(case.path, case.few, Path(scratch), seed=SEED)
         for variant in (*ways, unweighted):
             planned = bench.plan(variant, "parameters", FEW_SHARE)

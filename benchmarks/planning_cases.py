@@ -62,25 +62,31 @@ class Case:
     data: str
 
 
-def load_case(name: str, *, quick: bool) -> Case:
-    """One of "vgg", "vit", "minilm", "craft"; `quick` judges by fewer samples."""
+def load_case(name: str, *, quick: bool, draw: int = 0) -> Case:
+    """One of "vgg", "vit", "minilm", "craft"; `quick` judges by fewer samples, `draw` picks the few samples."""
     if name == "craft":
         return _load_craft(quick)
-    return _load_minilm(quick) if name == "minilm" else _load_fashion(name, quick)
+    return _load_minilm(quick, draw) if name == "minilm" else _load_fashion(name, quick, draw)
 
 
-def _load_fashion(name: str, quick: bool) -> Case:
+def _order(count: int, draw: int) -> NDArray[np.int64]:
+    """Where the samples stand from which the few are taken: as they are, or by a seeded draw."""
+    return np.arange(count) if draw == 0 else np.random.default_rng(draw).permutation(count)
+
+
+def _load_fashion(name: str, quick: bool, draw: int) -> Case:
     files = find_demo_files()
     path = next(path for path in files.models if path.stem == f"fashion_{name}")
     count = 500 if quick else len(files.images)
     images, labels = files.images[:count], files.labels[:count]
     judged = _cut(images, JUDGED_PER_FEED)
+    drawn = files.calibration[_order(len(files.calibration), draw)]
     return Case(
         name=name,
         path=path,
         calibration=_cut(files.calibration, IMAGES_PER_FEED),
-        few=({"image": files.calibration[:FEW]},),
-        like_few=_cut(files.calibration[FEW : FEW + LIKE_FEW], JUDGED_PER_FEED),
+        few=({"image": drawn[:FEW]},),
+        like_few=_cut(drawn[FEW : FEW + LIKE_FEW], JUDGED_PER_FEED),
         judged=judged,
         metrics=lambda outputs: {"top-1": _top1(outputs, labels)},
         costs=("parameters", "macs") if name == "vgg" else ("parameters",),
@@ -96,17 +102,18 @@ def _top1(outputs: Sequence[Array], labels: NDArray[np.int64]) -> float:
     return float((np.concatenate(outputs).argmax(axis=-1) == labels).mean())
 
 
-def _load_minilm(quick: bool) -> Case:
+def _load_minilm(quick: bool, draw: int) -> Case:
     tasks = {task.name: (task, encode_texts(task.texts)) for task in load_tasks()}
     if quick:
         del tasks["SimLex"]
     sentences = calibration_sentences(SENTENCES)
+    drawn = [sentences[index] for index in _order(len(sentences), draw)]
     return Case(
         name="minilm",
         path=export_minilm(),
         calibration=encode_texts(sentences).feeds,
-        few=encode_texts(sentences[:FEW]).feeds,
-        like_few=encode_texts(sentences[FEW : FEW + LIKE_FEW]).feeds,
+        few=encode_texts(drawn[:FEW]).feeds,
+        like_few=encode_texts(drawn[FEW : FEW + LIKE_FEW]).feeds,
         judged=tuple(feed for _, encoded in tasks.values() for feed in encoded.feeds),
         metrics=lambda outputs: judge_encoder(outputs, tasks),
         costs=("parameters",),

@@ -5,7 +5,7 @@ The stages are the library's own, put together so that what two variants share i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +16,16 @@ from lowrank_onnx.attempt import Workshop, error_of, plan_judge
 from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_sensitivities
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight, dense_candidate
-from lowrank_onnx.choose import Choice, CostName, figure, ranks_to_factor
+from lowrank_onnx.choose import Choice, CostName, ranks_to_factor
 from lowrank_onnx.config import Config, KeepMacs, KeepParams, Method
+from lowrank_onnx.costs import figure
 from lowrank_onnx.effort import SensitivityLevel
 from lowrank_onnx.evaluate import Feeds, Runner, Session, open_session
 from lowrank_onnx.factorize import FactorizeOptions, spool_factors
+from lowrank_onnx.few_samples import honest_curves, validate_moments
 from lowrank_onnx.model_io import load_model, stage_model
 from lowrank_onnx.moments import Moment
+from lowrank_onnx.moments.cross_validation import Validated
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
 from lowrank_onnx.observed import FeedSource, observe
 from lowrank_onnx.preparation import factorize_options
@@ -33,7 +36,7 @@ from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.settle import settle
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
-from lowrank_onnx.types import Curves, WeightRef
+from lowrank_onnx.types import Array, Curves, WeightRef
 from lowrank_onnx.weights import SharedWeight, group_by_weight, total_positions
 
 DEFAULTS = Config()
@@ -49,6 +52,8 @@ class Variant:
     oversampling: int
     whiten: bool
     sensitivity: SensitivityLevel
+    cross_validated: bool = False
+    """Whether few samples are held against each other, as `compress` does."""
 
 
 PUBLISHED = 0
@@ -59,8 +64,8 @@ VARIANTS = (
     Variant("RSVD (q=1)", "rsvd", 1, PUBLISHED, False, "off"),
     Variant("RSI (q=4)", "rsi", 4, PUBLISHED, False, "off"),
     Variant("whitened, energy ranks", "svd", 1, PUBLISHED, True, "off"),
-    Variant("planner, fast", DEFAULTS.method, DEFAULTS.power_iterations, DEFAULTS.oversampling, True, "fast"),
-    Variant("planner, full", DEFAULTS.method, DEFAULTS.power_iterations, DEFAULTS.oversampling, True, "full"),
+    Variant("planner, fast", DEFAULTS.method, DEFAULTS.power_iterations, DEFAULTS.oversampling, True, "fast", True),
+    Variant("planner, full", DEFAULTS.method, DEFAULTS.power_iterations, DEFAULTS.oversampling, True, "full", True),
 )
 """Energy ranks minimise the sum of relative tail energies, each in the norm of its factors. "whitened, energy ranks" is
 the recipe of BALF (arXiv 2509.25136), re-implemented: whitening, full SVD, a knapsack on normalized energy."""
@@ -77,7 +82,7 @@ class Planned:
     trials: tuple[PlanTrial, ...]
 
 
-Key = tuple[Method, int, int, bool]
+Key = tuple[Method, int, int, bool, bool]
 
 
 class Workbench:
@@ -86,15 +91,19 @@ class Workbench:
     Attributes
     ----------
     model, groups, observed : the model, its weights with their sites, and its runs, as the library has them.
+    op_types : the operators whose weights are looked at.
     """
+
+    op_types = DEFAULTS.op_types
 
     def __init__(self, path: Path, feeds: FeedSource, directory: Path, *, seed: int) -> None:
         self.model = load_model(path)
-        sites, _ = passes.find_sites(self.model.skeleton, op_types=DEFAULTS.op_types)
+        sites, _ = passes.find_sites(self.model.skeleton, op_types=self.op_types)
         self.groups = group_by_weight(sites)
         self.observed = observe(self.model, sites, feeds, provider=DEFAULTS.provider, seed=seed)
         self._directory, self._seed = directory, seed
         self._moments: dict[WeightRef, Moment] | None = None
+        self._validated: dict[WeightRef, Validated] | None = None
         self._factors: dict[Key, tuple[FactorSpool, tuple[Curves, ...]]] = {}
         self._measured: dict[Variant, dict[WeightRef, Sensitivity | Unmeasured]] = {}
 
@@ -108,7 +117,11 @@ class Workbench:
         spool, curves = self._factorized(variant)
         sensitivities = self.sensitivities(variant)
         weights = self._weights(sensitivities)
-        by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
+        validated = self._validate() if variant.cross_validated else {}
+        by_name = {
+            weight.name: honest_curves(known, validated.get(group.weight))
+            for weight, group, known in zip(weights, self.groups, curves, strict=True)
+        }
         workshop = Workshop(self.model, self.groups, spool, self._directory, self.observed)
         judge = plan_judge(workshop) if sensitivities else None
         config = Config(budget=KeepParams(share) if cost == "parameters" else KeepMacs(share), objective="size")
@@ -202,8 +215,33 @@ class Workbench:
         """How often a weight is applied in one run."""
         return total_positions(group.sites, self.observed.positions)
 
+    def _validate(self) -> dict[WeightRef, Validated]:
+        if self._validated is None:
+            self._validated = validate_moments(
+                self.model,
+                self.groups,
+                self.moments(),
+                self.observed.run,
+                self.observed.session.inputs,
+                self.observed.calibration,
+                seed=self._seed,
+                directory=self.scratch("parts"),
+                progress=SILENT,
+            )
+        return self._validated
+
+    def _second_moments(self, cross_validated: bool) -> Mapping[WeightRef, Array]:
+        shares = {weight: found.share for weight, found in self._validate().items()} if cross_validated else {}
+        return ShrunkMoments(self.moments(), shares)
+
     def _factorized(self, variant: Variant) -> tuple[FactorSpool, tuple[Curves, ...]]:
-        key = (variant.method, variant.power_iterations, variant.oversampling, variant.whiten)
+        key = (
+            variant.method,
+            variant.power_iterations,
+            variant.oversampling,
+            variant.whiten,
+            variant.cross_validated,
+        )
         if key not in self._factors:
             options = FactorizeOptions(
                 method=variant.method,
@@ -214,7 +252,7 @@ class Workbench:
             )
             spool = FactorSpool(self.scratch(f"factors-{len(self._factors)}"))
             ranks = [ranks_to_factor(weight, KeepParams(0.5), None) for weight in self._weights({})]
-            moments = ShrunkMoments(self.moments()) if variant.whiten else {}
+            moments = self._second_moments(variant.cross_validated) if variant.whiten else {}
             curves = spool_factors(self.model, self.groups, ranks, spool, options, moments, SILENT)
             self._factors[key] = (spool, curves)
         return self._factors[key]

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import detection_tasks
 from benchmarks.markdown_table import table
 from benchmarks.planning import RESULTS, SEED
 from benchmarks.planning_cases import Case, Feeds, load_case
@@ -31,19 +30,15 @@ from benchmarks.saved_results import circumstances
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.evaluate import Session, open_session
 from lowrank_onnx.refine import Refined
-from lowrank_onnx.refine.trial import NEGLIGIBLE, Errors, ErrorSum
+from lowrank_onnx.refine.trial import Errors, ErrorSum
 from lowrank_onnx.refine.walk import EQUATIONS, RUN, SOLVE
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
 from lowrank_onnx.types import Array
-from models.export_craft import export_craft
 
 MODELS = ("vgg", "vit", "minilm", "craft")
 CURVED = ("vgg", "vit", "minilm")
 """Models of which the error over the number of feeds is measured."""
-
-PAGES, JUDGED_PAGES = 16, 16
-"""Of CRAFT, to calibrate with and to judge by."""
 
 SHARES = (0.6, 0.45, 0.33)
 COUNTS = (8, 32, 128, 512)
@@ -139,7 +134,7 @@ class Found:
 def main() -> None:
     arguments = _parse()
     for name in arguments.models:
-        case = load_refined_case(name, quick=arguments.quick)
+        case = load_case(name, quick=arguments.quick)
         judge = RefineJudge(case)
         result = ModelResult(name, case.data, circumstances(), judge.metrics)
         if arguments.resume:
@@ -230,8 +225,7 @@ class RefineJudge:
         errors = self._errors(actual)
         if not math.isfinite(errors.relative_l2):
             raise ValueError(f"{self._case.name}: the compressed model's outputs aren't finite")
-        typical = math.exp(0.5 * float(np.log(errors.squares + NEGLIGIBLE).mean()))
-        return errors.relative_l2, typical, self._case.metrics(actual)
+        return errors.relative_l2, errors.typical, self._case.metrics(actual)
 
     def judge_few(self, model: Session) -> float:
         """The relative L2 error of the outputs over the first `few` feeds."""
@@ -245,25 +239,6 @@ class RefineJudge:
         for feed, expected, got in zip(self._case.judged, self._expected, actual, strict=False):
             total.add(feed, {"output": expected}, {"output": got})
         return total.finish()
-
-
-def load_refined_case(name: str, *, quick: bool) -> Case:
-    """One of `MODELS`."""
-    if name != "craft":
-        return load_case(name, quick=quick)
-    pages = detection_tasks.judged_pages(4 if quick else JUDGED_PAGES)
-    learned = detection_tasks.calibration_feeds(8 if quick else PAGES)
-    return Case(
-        name=name,
-        path=export_craft(),
-        calibration=learned,
-        few=(),
-        like_few=(),
-        judged=tuple(detection_tasks.page_feed(page) for page in pages),
-        metrics=lambda outputs: {"word-box F1": detection_tasks.word_f1(outputs, pages)},
-        costs=("macs",),
-        data=f"calibrated with {len(learned)} rendered pages of words, judged on {len(pages)} pages of other words",
-    )
 
 
 def resumed(directory: Path, fresh: ModelResult) -> ModelResult:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +24,6 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from benchmarks.kernel_measure import gemm_rate
-from benchmarks.large_model import run_measured
 from benchmarks.paper_graphs import compress_command, draw
 from benchmarks.saved_results import SavedResults, Size, circumstances
 from benchmarks.scale_report import write_pages
@@ -51,7 +51,8 @@ class Scaled:
     what, variable, value : "kernel" or "program", what varies, and where it stands.
     seconds : of the factorization; of all stages of the program, without the start of Python.
     stages : of the program, by name.
-    gigabytes : the most memory in use: what NumPy holds, the weight included; the process's resident set.
+    gigabytes : the most memory in use: what NumPy holds, the weight included; the resident set of the program's
+        process, less what it is before anything is done.
     error : relative, of the weight in the norm of its inputs; of the outputs on held-out feeds.
     """
 
@@ -133,13 +134,38 @@ def measure_program(
             np.savez(calibration / f"{number:05}.npz", x=values)
         budget = ["--keep-params", f"{SHARE:g}"] if rank is None else ["--rank", f"{rank}"]
         options = [*budget, "--objective", "size", "--calib", str(calibration), "--quiet", "--json", str(report)]
-        status, peak, _ = run_measured(compress_command(source, target, options))
-        if status != 0:
-            raise RuntimeError(f"width {width}, depth {depth}, {feeds} feeds: exit status {status}")
+        peak = peak_memory(compress_command(source, target, options)) - started_memory()
         said = json.loads(report.read_text(encoding="utf-8"))
         error = max(output["relative_l2"] for output in said["verdict"]["outputs"])
         stages = {name: seconds for name, seconds in said["seconds"].items() if name != "validate"}
-        return sum(stages.values()), stages, peak, error
+        return sum(stages.values()), stages, peak / 1e9, error
+
+
+def peak_memory(command: list[str]) -> int:
+    """Bytes of the largest resident set of a command, as Linux keeps it for the process.
+
+    What the parent gets from the kernel at the end is no less than the parent's own, so the process is watched.
+
+    Raises
+    ------
+    RuntimeError
+        The command failed.
+    """
+    process = subprocess.Popen(command)
+    status, peak = Path(f"/proc/{process.pid}/status"), 0
+    while process.poll() is None:
+        found = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM")), None)
+        peak = peak if found is None else int(found.split()[1]) * 1024
+        time.sleep(0.01)
+    if process.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: exit status {process.returncode}")
+    return peak
+
+
+@functools.cache
+def started_memory() -> int:
+    """Bytes that Python takes with everything imported, and nothing done."""
+    return peak_memory([sys.executable, "-c", "import time, onnxruntime, lowrank_onnx.cli; time.sleep(0.2)"])
 
 
 def write_stack(target: Path, width: int, depth: int) -> None:

@@ -11,6 +11,10 @@ import numpy as np
 
 from benchmarks.markdown_table import table
 from benchmarks.saved_results import measured_on
+from lowrank_onnx.attempt import PASSES_TO_CHOOSE
+from lowrank_onnx.calibration import feeds_to_probe
+from lowrank_onnx.forms import PAIR
+from lowrank_onnx.types import MatrixShape
 
 Row = Mapping[str, Any]
 
@@ -21,14 +25,13 @@ BLOCK = ((8192, 8192), (8192, 1024), (8192, 1024), (8192, 8192), (8192, 28672), 
 """Weights (in, out) of a block of Llama 2 70B (arXiv 2307.09288, with grouped queries): query, key, value, output,
 gate, up, down."""
 
+SHAPES = tuple(MatrixShape(1, before, after) for before, after in BLOCK)
+
 INPUTS = (8192, 8192, 8192, 28672)
 """Widths of the block's distinct inputs, each of which has a second moment."""
 
-TOKENS = 128 * 2048
-"""Of calibration: 128 texts of 2048 tokens, as papers on language models take."""
-
-PASSES = 12
-"""Passes of the original that a run with all stages takes over these feeds, about, where passes are not short."""
+TEXTS, LENGTH = 128, 2048
+"""Of calibration, in texts and tokens, as papers on language models take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Fit:
 
 def fit(values: Sequence[float], quantities: Sequence[float]) -> Fit:
     """Least squares on logarithms, over the larger half of the range, where constant costs weigh least."""
-    order = np.argsort(values)[len(values) // 2 - (len(values) > 3) :]
+    order = np.argsort(values)[-max(3, (len(values) + 1) // 2) :]
     x, y = np.log(np.asarray(values, float)[order]), np.log(np.asarray(quantities, float)[order])
     exponent, offset = np.polyfit(x, y, 1)
     return Fit(float(exponent), float(np.exp(offset)))
@@ -77,8 +80,8 @@ def markdown(results: Sequence[Row], known: Mapping[tuple[str, str, str], Fit]) 
         "Made by `python -m benchmarks.scale`. `kernel` is one weighted factorization of a square weight with a slow",
         "spectrum; `program` the command line on stacks of MatMul and Relu (width 256, depth 4, 32 feeds of 64 rows,",
         "half of the parameters, where they don't vary), all stages but validation. Exponents are fitted to the larger",
-        "half of each range; below it constant costs rule (the memory of the program includes that of Python and",
-        "onnxruntime).",
+        "half of each range; below it constant costs rule. Memory of the program is beyond what Python takes with",
+        "everything imported.",
         "",
         "![Time, memory and error, log-log](scale.svg)",
         "",
@@ -94,8 +97,8 @@ def markdown(results: Sequence[Row], known: Mapping[tuple[str, str, str], Fit]) 
     lines += [*table(head, rows), ""]
     head = ["what", "varies", "value", "seconds", "GB", "error"]
     ordered = sorted(results, key=lambda row: (row["what"], row["variable"], row["value"]))
-    cells = [[r["what"], r["variable"], str(r["value"]), *(f"{r[q]:.3g}" for q in QUANTITIES)] for r in ordered]
-    lines += [*table(head, cells), "", *large_model(results, known)]
+    listed = [[r["what"], r["variable"], str(r["value"]), *(f"{r[q]:.3g}" for q in QUANTITIES)] for r in ordered]
+    lines += [*table(head, listed), "", *large_model(results, known)]
     return "\n".join([*lines, measured_on([dict(row) for row in results]), ""])
 
 
@@ -107,37 +110,33 @@ def large_model(results: Sequence[Row], known: Mapping[tuple[str, str, str], Fit
     parameters = LAYERS * sum(m * n for m, n in BLOCK)
     # A rectangle costs what a square of as many m n min(m, n) does, and holds what one of as many elements does.
     factorize = LAYERS * sum(seconds.at(float(m * n * min(m, n)) ** (1 / 3)) for m, n in BLOCK)
-    held = max(memory.at((m * m + m * n) ** 0.5 / 2**0.5) for m, n in BLOCK)
+    held = max(memory.at(((m * m + m * n) / 2) ** 0.5) for m, n in BLOCK)
     moments = LAYERS * sum(width * width * 8 for width in INPUTS)
-    spool = LAYERS * sum(4 * (m * n // (m + n)) * (m + n) for m, n in BLOCK)
+    spool = LAYERS * sum(4 * PAIR.parameters(shape, PAIR.largest_useful_rank(shape)) for shape in SHAPES)
     rate = _flops(results)
-    passes = PASSES * 2.0 * parameters * TOKENS / rate
-    grams = LAYERS * sum(2.0 * width * width for width in INPUTS) * TOKENS / rate
+    runs = LAYERS * len(BLOCK) * feeds_to_probe("fast", LAYERS * len(BLOCK), TEXTS)
+    count = 1 + runs / TEXTS + PASSES_TO_CHOOSE
+    passes = count * 2.0 * parameters * TEXTS * LENGTH / rate
+    grams = LAYERS * sum(2.0 * width * width for width in INPUTS) * TEXTS * LENGTH / rate
+    product = f"at the {rate / 1e9:.0f} Gflop/s of a product here"
+    half = f"{parameters * 2 / 1e9:.0f} -> {parameters / 1e9:.0f} GB"
     rows = [
         ["parameters of the eligible weights", f"{parameters / 1e9:.1f} billion", "80 blocks of Llama 2 70B's shapes"],
-        [
-            "weights on disk, before and after",
-            f"{parameters * 2 / 1e9:.0f} -> {parameters / 1e9:.0f} GB",
-            "bfloat16, 0.5",
-        ],
+        ["weights on disk, before and after", half, "bfloat16, half of them kept"],
         ["second moments on disk", f"{moments / 1e9:.0f} GB", "float64, one for each distinct input"],
         ["factors on disk until the plan is made", f"{spool / 1e9:.0f} GB", "float32, up to the largest useful rank"],
         ["memory of the largest factorization", f"{held:.0f} GB", f"exponent {memory.exponent:.2f}"],
-        ["time to factorize", f"{factorize / 3600:.0f} h", f"exponent {seconds.exponent:.2f}, here, one after another"],
-        ["time to form second moments", f"{grams / 3600:.0f} h", f"at the {rate / 1e9:.0f} Gflop/s of this kernel"],
-        [
-            "time of the passes over the feeds",
-            f"{passes / 3600:.0f} h",
-            f"{PASSES} passes, {TOKENS:,} tokens, same rate",
-        ],
+        ["time to factorize", f"{factorize / 3600:.0f} h", f"exponent {seconds.exponent:.2f}, one after another"],
+        ["time to form second moments", f"{grams / 3600:.0f} h", product],
+        ["time of passes over the feeds", f"{passes / 3600:.0f} h", f"{count:.1f} over {TEXTS} x {LENGTH} tokens"],
     ]
     return [
         "## On paper: 70 billion parameters",
         "",
-        "Reckoned, not run: from the fits above and from what the stages store. Time is on the machine below; passes",
-        "over the feeds dominate, and are what a GPU would take off. Factorizations are independent of each other, so",
-        "their time divides by the number of machines; second moments are what fills the disk, and half of the width",
-        "of the widest input would be a quarter of them.",
+        "Reckoned, not run: from the fits above, from what the stages store, and from the rate of a matrix product.",
+        "The passes: one for second moments, those that measure each weight's effect on the outputs, those that",
+        "choose between plans; refinement is left out. Times are of the machine below. Factorizations don't depend on",
+        "each other, so theirs divides by the number of machines.",
         "",
         *table(["what", "amount", "from"], rows),
         "",
@@ -145,9 +144,9 @@ def large_model(results: Sequence[Row], known: Mapping[tuple[str, str, str], Fit
 
 
 def _flops(results: Sequence[Row]) -> float:
-    """Flops a second that the largest factorization reached, counted as 2 n^3: a rate that products surely have."""
-    largest = max((r for r in results if (r["what"], r["variable"]) == ("kernel", "width")), key=lambda r: r["value"])
-    return 2.0 * float(largest["value"]) ** 3 / float(largest["seconds"])
+    """Flops a second of the product that was timed."""
+    product = next(row for row in results if row["what"] == "product")
+    return 2.0 * float(product["value"]) ** 3 / float(product["seconds"])
 
 
 def plot(results: Sequence[Row], known: Mapping[tuple[str, str, str], Fit], target: Path) -> None:

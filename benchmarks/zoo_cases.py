@@ -61,7 +61,7 @@ def load_minilm(size: Size) -> ZooCase:
     glosses = gloss_probe.load_glosses(pick(size, 600, 1500, 3000))
     encoded = sentence_tasks.encode_texts(glosses.texts)
     judged = [feed for _, texts in tasks.values() for feed in texts.feeds]
-    count = pick(size, 64, 256, 512)
+    count = pick(size, 64, 128, 512)
 
     def judge(session: Session) -> Mapping[str, float]:
         figures = sentence_tasks.judge_encoder(_outputs(session, judged), tasks)
@@ -128,7 +128,7 @@ Prompts = Sequence[speech_tasks.Prompt]
 def _prompts(size: Size) -> tuple[Prompts, Prompts]:
     """To learn from, and to judge by."""
     prompts = speech_tasks.load_prompts()
-    learned, judged = pick(size, 8, 16, 24), pick(size, 8, 40, len(prompts) - 24)
+    learned, judged = pick(size, 8, 16, 24), pick(size, 8, 32, len(prompts) - 24)
     return prompts[:learned], prompts[24 : 24 + judged]
 
 
@@ -196,7 +196,7 @@ def load_efficientnet(size: Size) -> ZooCase:
 def load_ppocr(size: Size) -> ZooCase:
     """The recogniser of text."""
     lines = recognition_tasks.judged_lines(pick(size, 40, 200, 400))
-    count = pick(size, 32, 128, 256)
+    count = pick(size, 32, 96, 256)
     feeds, characters = recognition_tasks.line_feeds(lines), recognition_tasks.load_characters()
 
     def judge(session: Session) -> Mapping[str, float]:

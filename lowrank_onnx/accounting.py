@@ -13,6 +13,7 @@ from typing import Literal
 import onnx
 
 from lowrank_onnx import __version__
+from lowrank_onnx.absorb import Absorbed
 from lowrank_onnx.calibration import NO_LESSON, Lesson
 from lowrank_onnx.candidate_model import CandidateModel
 from lowrank_onnx.candidates import PlannedWeight
@@ -20,15 +21,16 @@ from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Config
 from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.model_io import Model
+from lowrank_onnx.model_totals import totals, without_absorbed
 from lowrank_onnx.outcome import allowed_error, find_reached
 from lowrank_onnx.override_sites import Asked
-from lowrank_onnx.results import CompressionResult, PlanTrial, Refinement, SearchStep, SiteResult, Totals
+from lowrank_onnx.results import CompressionResult, PlanTrial, Refinement, SearchStep
 from lowrank_onnx.rollback import PUT_BACK
 from lowrank_onnx.site_rows import site_results
 from lowrank_onnx.stage_clock import StageClock
-from lowrank_onnx.types import SiteChoice, Skipped, Verdict, WeightRef
+from lowrank_onnx.types import Skipped, Verdict, WeightRef
 from lowrank_onnx.unreached import unchanged_message
-from lowrank_onnx.weights import SharedWeight, count_parameters, decoding_notes, written_before
+from lowrank_onnx.weights import SharedWeight, decoding_notes, written_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Bookkeeping:
 
     source: str
     model: Model
+    absorbed: tuple[Absorbed, ...]
     groups: tuple[SharedWeight, ...]
     skipped: tuple[Skipped, ...]
     lessons: Mapping[WeightRef, Lesson]
@@ -63,12 +66,12 @@ class Bookkeeping:
             self.search,
             compressed_before=written_before(self.model.skeleton),
         )
-        return self._result("unchanged", message, ())
+        return self._result("unchanged", message)
 
     def rejected(self, candidate: CandidateModel, file_bytes: int, verdict: Verdict) -> CompressionResult:
         """The candidate did not hold; nothing is written."""
         message = "not written: " + "; ".join(verdict.failures) + self._put_back("had been put back")
-        return self._result("rejected", message, candidate.written, candidate.model, file_bytes, verdict)
+        return self._result("rejected", message, candidate, file_bytes, verdict)
 
     def written(
         self,
@@ -84,7 +87,7 @@ class Bookkeeping:
         if verdict is None:
             message += ", not validated"
         message += self._put_back("put back, since the model was not faster with all of them low-rank")
-        result = self._result("written", message, candidate.written, candidate.model, file_bytes, verdict)
+        result = self._result("written", message, candidate, file_bytes, verdict)
         return replace(result, output=None if output is None else str(output), model=model)
 
     def _put_back(self, outcome: str) -> str:
@@ -96,11 +99,12 @@ class Bookkeeping:
         self,
         status: Literal["written", "rejected", "unchanged"],
         message: str,
-        written: Sequence[SiteChoice],
-        model: Model | None = None,
+        candidate: CandidateModel | None = None,
         file_bytes: int = 0,
         verdict: Verdict | None = None,
     ) -> CompressionResult:
+        written = () if candidate is None else candidate.written
+        saved = {one.output: one.saved for one in self.absorbed}
         rows = site_results(
             self.groups,
             self.weights,
@@ -110,9 +114,13 @@ class Bookkeeping:
             self.lessons,
             self.asked,
             allowed_error(self.config),
+            saved,
         )
-        before = totals(self.model.skeleton, self.model.file_bytes, self.groups, None, self.positions)
-        after = None if model is None else totals(model.skeleton, file_bytes, self.groups, rows, self.positions)
+        before = totals(self.model.skeleton, self.model.file_bytes, self.groups, None, self.positions, saved)
+        after = None
+        if candidate is not None:
+            after = totals(candidate.model.skeleton, file_bytes, self.groups, rows, self.positions)
+            after = without_absorbed(after, candidate.absorbed, self.groups, self.positions)
         sites = tuple(rows.values())
         return CompressionResult(
             status=status,
@@ -135,7 +143,11 @@ class Bookkeeping:
             already_compressed=written_before(self.model.skeleton),
             trials=tuple(self.trials),
             refinement=self.refinement,
-            notes=(*self.notes, *decoding_notes(dict.fromkeys(choice.site.weight for choice in written))),
+            notes=(
+                *self.notes,
+                *(one.note for one in (*self.absorbed, *(candidate.absorbed if candidate else ()))),
+                *decoding_notes(dict.fromkeys(choice.site.weight for choice in written)),
+            ),
         )
 
     def _pass_seconds(self, verdict: Verdict | None) -> float | None:
@@ -143,34 +155,6 @@ class Bookkeeping:
         if verdict is None or verdict.latency is None:
             return None
         return verdict.latency.original.median_ms / 1000 * self.calibration_feeds
-
-
-def totals(
-    skeleton: onnx.ModelProto,
-    file_bytes: int,
-    groups: Sequence[SharedWeight],
-    rows: Mapping[str, SiteResult] | None,
-    positions: Mapping[str, int],
-) -> Totals:
-    """Figures of a model: the original's where `rows` is None, else those after the choices in `rows` (by site)."""
-    parameters = macs = 0
-    known = True
-    for group in groups:
-        first = group.sites[0]
-        parameters += rows[first.name].parameters_after if rows else group.shape.parameters
-        for site in group.sites:
-            at = positions.get(site.name)
-            after = rows[site.name].macs_after if rows else None
-            if at is None:
-                known = False
-                continue
-            macs += site.forms[0].dense_macs(site.shape, at) if after is None else after
-    return Totals(
-        parameters=count_parameters(skeleton),
-        site_parameters=parameters,
-        macs=macs if known else None,
-        file_bytes=file_bytes,
-    )
 
 
 def versions() -> dict[str, str]:

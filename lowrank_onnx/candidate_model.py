@@ -9,11 +9,13 @@ from functools import partial
 import onnx
 
 from lowrank_onnx import __version__, passes
+from lowrank_onnx.absorb import Absorbed, absorb_products
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.factorize import measure_errors
 from lowrank_onnx.forms import Form
 from lowrank_onnx.model_io import Model, new_tensor_proto
 from lowrank_onnx.progress import SILENT, Progress
+from lowrank_onnx.reorder import reorder_neighbours
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import Array, NewTensor, SiteChoice, WeightRef
 from lowrank_onnx.weight_reader import WeightReader
@@ -22,10 +24,11 @@ from lowrank_onnx.weights import SharedWeight
 
 @dataclass(frozen=True, slots=True)
 class CandidateModel:
-    """A rewritten model, and what was written at each site."""
+    """A rewritten model, what was written at each site, and the factors that were multiplied into their neighbours."""
 
     model: Model
     written: tuple[SiteChoice, ...]
+    absorbed: tuple[Absorbed, ...]
 
 
 def build_candidate(
@@ -66,8 +69,13 @@ def build_candidate(
         return spool.tensor(new, forms[new.weight], bias)
 
     made = {tensor.key: partial(values_of, tensor) for tensor in rewrite.new_tensors}
-    folded = rewrite.skeleton if expansion is None else passes.fold_calls(rewrite.skeleton, expansion)
-    return CandidateModel(model.with_rewrite(folded, made), tuple(written))
+    rewritten = reorder_neighbours(model.with_rewrite(rewrite.skeleton, made), written)
+    sites = [site for group in groups for site in group.sites]
+    absorption = absorb_products(rewritten, passes.linear_outputs(rewritten.skeleton, sites))
+    finished = absorption.model
+    if expansion is not None:
+        finished = finished.with_rewrite(passes.fold_calls(finished.skeleton, expansion), {})
+    return CandidateModel(finished, tuple(written), absorption.absorbed)
 
 
 def _all_refs(groups: Sequence[SharedWeight]) -> Iterator[WeightRef]:

@@ -6,6 +6,7 @@ columns serve every smaller rank.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ class LeadingBases:
         self._directory = directory
         self._largest: dict[tuple[WeightRef, tuple[int, ...]], int] = {}
         self._files: dict[tuple[WeightRef, tuple[int, ...]], list[Path]] = {}
+        self._numbers = itertools.count()
 
     def expect(self, kernel: ChainWeight, form: ConvChain, rank: int) -> None:
         """Say that no rank above this one will be asked for of forms with the same leading axes."""
@@ -79,7 +81,7 @@ class LeadingBases:
 
     def keep(self, kernel: ChainWeight, form: ConvChain, fits: Sequence[LeadingFamily]) -> None:
         """Keep what was found; `fits` has one entry for each group."""
-        number = len(self._files)
+        number = next(self._numbers)
         files = [self._directory / f"basis.{number}.{group}.npy" for group in range(len(fits))]
         for file, fit in zip(files, fits, strict=True):
             save_array(file, np.ascontiguousarray(fit.first))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from lowrank_onnx.bundles import find_bundles, joint_candidates, joint_ranks, plan_bundles
 from lowrank_onnx.candidates import (
@@ -24,17 +24,19 @@ from lowrank_onnx.candidates import (
     useful_ranks,
 )
 from lowrank_onnx.config import Alpha, Budget, Energy, FixedRank
-from lowrank_onnx.forms import Form
+from lowrank_onnx.costs import CostName as CostName
+from lowrank_onnx.costs import dense_figure, figure, figure_at
 from lowrank_onnx.planner import Plan
-from lowrank_onnx.types import Curves
-
-CostName = Literal["parameters", "bytes", "macs", "latency"]
+from lowrank_onnx.types import Curves, ErrorCurve, Tails
 
 NOT_NEEDED = "the budget is met with less damage elsewhere"
 """Why a weight that could have shrunk stays dense in a plan."""
 
 NOT_FASTER = "no rank is measurably faster here than dense"
 """Why a weight stays dense in a plan for latency; its time follows."""
+
+ONLY_TOGETHER = "its only form here, shared, takes all weights that read the same input, at one rank"
+"""Why a weight stays dense whose partners are something else."""
 
 ROUNDING = 1e-12
 """Relative; so that the smallest share that there is, a quotient in floating point, can be asked for."""
@@ -108,9 +110,17 @@ def choose_alone(
         return _choose_energy(weight, curves, budget, rank_multiple)
     rank = asked_rank(weight, budget, rank_multiple)
     if not curves:
-        return Choice(dense_candidate(weight), _too_large(weight, rank))
+        reason = ONLY_TOGETHER if weight.plain.bundle is not None else _too_large(weight, rank)
+        return Choice(dense_candidate(weight), reason)
+    if weight.plain.bundle is not None and not _is_computed(curves[weight.plain.family], rank):
+        return Choice(dense_candidate(weight), ONLY_TOGETHER)
     rank = min(rank, weight.plain.largest_rank(weight.shape))
     return Choice(low_rank_candidate(weight, weight.plain, curves, rank))
+
+
+def _is_computed(curve: ErrorCurve, rank: int) -> bool:
+    """False beyond what was factorized; of weights with one factor in common, that is the least that any asks for."""
+    return isinstance(curve, Tails) or rank <= curve.values.shape[-1]
 
 
 def _choose_energy(weight: PlannedWeight, curves: Curves, budget: Energy, rank_multiple: int | None) -> Choice:
@@ -133,6 +143,8 @@ def nothing_useful(weight: PlannedWeight, rank_multiple: int | None) -> str:
     """Why a weight has no candidate but dense."""
     if weight.rank is not None:
         return _too_large(weight, weight.rank)
+    if all(form.bundle is not None for form in weight.forms):
+        return ONLY_TOGETHER
     useful = max(weight.largest_useful_rank(form) for form in weight.forms)
     if useful == 0:
         return f"too small: no rank of {weight.shape.in_features} x {weight.shape.out_features} saves weights"
@@ -162,7 +174,7 @@ def choose_together(
 
     A candidate that is about to be chosen and doesn't hold (`Holds`) is struck off, and the plan is made again.
     """
-    planned = [weight for weight in weights if _dense_figure(weight, cost) is not None]
+    planned = [weight for weight in weights if dense_figure(weight, cost) is not None]
     alone = {
         weight.name: list(find_candidates(weight, curves.get(weight.name, {}), rank_multiple, only_faster=only_faster))
         for weight in planned
@@ -217,18 +229,18 @@ def smallest_share(
     can shrink. `only_faster` is that of `choose_together`.
     """
     least = dense = 0
-    for bundle in find_bundles([weight for weight in weights if _dense_figure(weight, cost) is not None]):
-        whole = [_dense_figure(weight, cost) or 0 for weight in bundle.weights]
+    for bundle in find_bundles([weight for weight in weights if dense_figure(weight, cost) is not None]):
+        whole = [dense_figure(weight, cost) or 0 for weight in bundle.weights]
         alone = [
             [
-                _figure_at(weight, form, rank, cost)
+                figure_at(weight, form, rank, cost)
                 for form, rank in useful_options(weight, rank_multiple)
                 if not only_faster or maybe_faster(weight, form.name, rank)
             ]
             for weight in bundle.weights
         ]
         joint = [
-            sum(_figure_at(weight, form, rank, cost) for weight, form in bundle.pairs)
+            sum(figure_at(weight, form, rank, cost) for weight, form in bundle.pairs)
             for rank in joint_ranks(bundle, rank_multiple, only_faster=only_faster)
         ]
         lowest = (
@@ -244,13 +256,11 @@ def _choose_unknown(weight: PlannedWeight, curves: Curves, cost: CostName) -> Ch
     """A weight that has no place in the budget: dense, unless its rank is given."""
     if weight.rank is not None:
         return choose_alone(weight, curves, FixedRank(weight.rank), None)
-    return Choice(dense_candidate(weight), _unknown(weight, cost))
-
-
-def _unknown(weight: PlannedWeight, cost: CostName) -> str:
     if cost == "macs":
-        return "its MACs are not known: no run of the model reaches it where its shape can be seen"
-    return f"its latency is not known: {weight.unmeasured or 'it was not measured'}"
+        reason = "its MACs are not known: no run of the model reaches it where its shape can be seen"
+    else:
+        reason = f"its latency is not known: {weight.unmeasured or 'it was not measured'}"
+    return Choice(dense_candidate(weight), reason)
 
 
 def _dense_reason(weight: PlannedWeight, candidate: Candidate, rank_multiple: int | None, only_faster: bool) -> str:
@@ -264,39 +274,3 @@ def _dense_reason(weight: PlannedWeight, candidate: Candidate, rank_multiple: in
     if only_faster and not any(maybe_faster(weight, form.name, rank) for form, rank in options):
         return f"{NOT_FASTER} ({candidate.latency_ms:.3g} ms)"
     return NOT_NEEDED
-
-
-def figure(candidate: Candidate, cost: CostName) -> int:
-    """Parameters, bytes, MACs or nanoseconds of a candidate: whole numbers, so that sums are exact."""
-    if cost == "parameters":
-        return candidate.parameters
-    if cost == "bytes":
-        return candidate.stored_bytes
-    if cost == "latency":
-        if candidate.latency_ms is None:
-            raise ValueError("the latency of this candidate is not known")
-        return _nanoseconds(candidate.latency_ms)
-    if candidate.macs is None:
-        raise ValueError("the MACs of this candidate are not known")
-    return candidate.macs
-
-
-def _nanoseconds(milliseconds: float) -> int:
-    return round(milliseconds * 1e6)
-
-
-def _dense_figure(weight: PlannedWeight, cost: CostName) -> int | None:
-    """What `figure` is for the dense weight; None where it is not known."""
-    dense = dense_candidate(weight)
-    if (cost == "macs" and dense.macs is None) or (cost == "latency" and dense.latency_ms is None):
-        return None
-    return figure(dense, cost)
-
-
-def _figure_at(weight: PlannedWeight, form: Form, rank: int, cost: CostName) -> int:
-    """What `figure` is in a form at a rank, where it is known for the dense weight."""
-    if cost == "latency" and weight.latency is not None:
-        return _nanoseconds(weight.latency(form.name, rank))
-    if cost == "macs" and weight.positions is not None:
-        return form.macs(weight.shape, rank, weight.positions)
-    return form.parameters(weight.shape, rank) * (weight.itemsize if cost == "bytes" else 1)

@@ -31,8 +31,8 @@ class Observed:
 
     Attributes
     ----------
-    model, provider : what runs, and where.
-    session : the model as it is.
+    model, provider : what is instrumented, and where it runs.
+    session : the model as it came.
     feeds : all feeds.
     calibration : the feeds to learn from.
     held_out : the feeds to judge by; the same as `calibration` where there are too few to split.
@@ -96,6 +96,7 @@ def observe(
     *,
     provider: Provider | str,
     seed: int,
+    original: Model | None = None,
     sessions: Sessions | None = None,
 ) -> Observed:
     """Run the model on its first feed, and count the positions of its sites.
@@ -105,6 +106,7 @@ def observe(
     model, sites : what to run, and which sites to look at.
     source : of the feeds; None makes synthetic ones, from `seed`.
     provider : what runs the model.
+    original : the model that results are held to; None where it is `model` itself.
     sessions : opens it; None keeps sessions open side by side.
 
     Raises
@@ -115,7 +117,7 @@ def observe(
         The model doesn't run.
     """
     sessions = Sessions() if sessions is None else sessions
-    session = sessions.open(partial(open_model, model, provider))
+    session = sessions.open(partial(open_model, model if original is None else original, provider))
     feeds = find_feeds(model, session, source, seed)
 
     def instrument(proto: onnx.ModelProto) -> OpenModel:

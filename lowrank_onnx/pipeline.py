@@ -1,6 +1,6 @@
 """The only place where the stages are composed.
 
-    load -> find sites -> observe -> candidates -> plan -> factorize -> rewrite -> validate
+    load -> find sites -> absorb -> observe -> candidates -> plan -> factorize -> rewrite -> validate
 
 `compress` runs them all, `inspect` stops after the candidates, `validate` runs the last one alone.
 """
@@ -15,7 +15,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lowrank_onnx.accounting import Bookkeeping, totals
+from lowrank_onnx.absorb import absorbable_notes, credited
+from lowrank_onnx.accounting import Bookkeeping
 from lowrank_onnx.attempt import Workshop, plan_judge, settled_choices
 from lowrank_onnx.cache import open_cache
 from lowrank_onnx.cache.facts import environment_facts, model_facts
@@ -27,6 +28,7 @@ from lowrank_onnx.config import Config, PlannedBudget
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.evaluate.turns import plan_sessions
 from lowrank_onnx.factorize import spool_factors
+from lowrank_onnx.few_samples import honest_curves
 from lowrank_onnx.inspection import inspect_weights, with_plans
 from lowrank_onnx.judging import compare, judge_staged, metric_judge
 from lowrank_onnx.linalg.lapack import beside_runtime
@@ -38,6 +40,7 @@ from lowrank_onnx.model_io import (
     scratch_directory,
     stage_model,
 )
+from lowrank_onnx.model_totals import totals
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
 from lowrank_onnx.observed import FeedSource, Observed, find_feeds, open_model
@@ -51,11 +54,13 @@ from lowrank_onnx.preparation import (
     prepare,
     refines,
     run_original,
+    validated_moments,
 )
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.prospect import plain, plan_shares, prospect
 from lowrank_onnx.realise import Realiser
 from lowrank_onnx.refine import refine_factors
+from lowrank_onnx.reorder import OutputOrders
 from lowrank_onnx.results import CompressionResult, InspectResult
 from lowrank_onnx.revision import MAX_ROUNDS, Reviser
 from lowrank_onnx.settle import Settled, check_feasible, models_searched
@@ -107,7 +112,7 @@ def compress(
     ModelError, FactorizationError
         The model can't be read, run or factorized.
     """
-    clock = StageClock()
+    asked, clock = config, StageClock()
     kept = open_cache(None if cache is None else Path(cache), partial(environment_facts, config.device))
     with ExitStack() as stack:
         stack.enter_context(beside_runtime())
@@ -120,13 +125,17 @@ def compress(
         directory = stack.enter_context(scratch_directory(target))
         with clock.stage("observe"):
             observed = observe_if_needed(prepared, config, feeds, directory)
+            positions = observed.positions if observed else {}
+            config = replace(config, budget=credited(asked.budget, prepared.groups, prepared.saved, positions))
             unmeasured = planned_weights(prepared, observed, {})
             check_feasible(unmeasured, config)
             metric = None if observed is None else metric_judge(observed.session, config, models_searched(config))
             moments = input_moments(prepared, observed, config, directory, progress, on_model)
+            validated = validated_moments(prepared, observed, moments, config, directory, progress)
             if observed is not None:
                 observed.rest()
-        whitening = ShrunkMoments({w: m for w, m in moments.items() if isinstance(m, Moment)})
+        shares = {weight: found.share for weight, found in validated.items()}
+        whitening = ShrunkMoments({w: m for w, m in moments.items() if isinstance(m, Moment)}, shares)
         bases = LeadingBases(directory)
         chains = partial(chain_maker, prepared.model, prepared.groups, whitening, config.device, bases)
         spool = FactorSpool(directory, chains())
@@ -146,9 +155,13 @@ def compress(
         with clock.stage("measure sensitivity"):
             sensitivities = measured_sensitivities(prepared, observed, curves, spool, config, progress, on_model)
         weights = planned_weights(prepared, observed, sensitivities)
-        by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
         refs = {weight.name: group.weight for weight, group in zip(weights, prepared.groups, strict=True)}
-        realiser = Realiser(spool, refs, by_name, whitening, config.seed)
+        by_name = {
+            weight.name: honest_curves(known, validated.get(refs[weight.name]))
+            for weight, known in zip(weights, curves, strict=True)
+        }
+        orders = OutputOrders(prepared.model.skeleton, prepared.groups)
+        realiser = Realiser(spool, refs, by_name, whitening, config.seed, orders.may_change)
         workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric, prepared.expansion)
         drafts = replace(workshop, spool=spool.drafts(chains(sweeps=0)))
         judge_of_plans = plan_judge(drafts) if sensitivities else None
@@ -169,22 +182,23 @@ def compress(
         book = Bookkeeping(
             source=prepared.source,
             model=prepared.original,
+            absorbed=prepared.absorbed,
             groups=prepared.groups,
             skipped=prepared.skipped,
             lessons=lessons(prepared.groups, curves, moments, sensitivities),
-            positions=observed.positions if observed else {},
+            positions=positions,
             feeds=observed.feeds if observed else None,
             weights=timed_weights() if planned else weights,
             asked=prepared.asked,
             choices=choices,
             search=search,
             calibration_feeds=len(observed.calibration) if observed else 0,
-            config=config,
+            config=asked,
             clock=clock,
             notes=(*prepared.notes, *kept.notes),
             trials=() if judge_of_plans is None else judge_of_plans.trials,
         )
-        if all(choice.candidate.rank is None for choice in choices):
+        if all(choice.candidate.rank is None for choice in choices) and not prepared.absorbed:
             return book.unchanged()
         reviser = Reviser(config, timed_weights, lambda speedup, start: settled(replace(config, budget=speedup), start))
         return _finish(book, workshop, reviser, target, force=force, progress=progress)
@@ -199,7 +213,7 @@ def _finish(
     rounds = 0
     while True:
         spool = workshop.spool
-        if refines(config, workshop.observed):
+        if refines(config, workshop.observed) and any(choice.candidate.rank is not None for choice in book.choices):
             options = factorize_options(config)
             refined = refine_factors(workshop, book.choices, options, progress=progress, clock=clock)
             spool, book = refined.spool, replace(book, refinement=refined.report)
@@ -287,7 +301,7 @@ def inspect(
     InspectResult
         MACs are of one run on one feed; where the model could not be run, they are None and a note says why.
     """
-    prepared = prepare(model, config, base_directory)
+    prepared = prepare(model, config, base_directory, absorb=False)
     positions: Mapping[str, int] = {}
     notes: list[str] = []
     observed: Observed | None = None
@@ -312,7 +326,7 @@ def inspect(
         sites=with_plans(sites, groups, plans),
         skipped=prepared.skipped,
         totals=size,
-        notes=(*prepared.notes, *notes),
+        notes=(*prepared.notes, *notes, *absorbable_notes(prepared.model, prepared.sites)),
         plans=shares,
         message=prospect(weights, shares, size),
     )

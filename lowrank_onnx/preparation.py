@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from lowrank_onnx import passes
+from lowrank_onnx.absorb import Absorbed, absorb_products
 from lowrank_onnx.cache import Cache
 from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_sensitivities
 from lowrank_onnx.candidates import PlannedWeight
@@ -16,10 +17,12 @@ from lowrank_onnx.choose import ranks_to_factor
 from lowrank_onnx.config import Config, KeepMacs, PlannedBudget
 from lowrank_onnx.evaluate.turns import plan_sessions
 from lowrank_onnx.factorize import FactorizeOptions
+from lowrank_onnx.few_samples import validate_moments
 from lowrank_onnx.model_io import Model, ModelSource, load_model
 from lowrank_onnx.moments import Moment
+from lowrank_onnx.moments.cross_validation import Validated
 from lowrank_onnx.observed import FeedSource, Observed, observe
-from lowrank_onnx.override_sites import Asked, override_sites
+from lowrank_onnx.override_sites import Asked, OverriddenSites, override_sites
 from lowrank_onnx.passes import Expansion
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
@@ -31,14 +34,15 @@ from lowrank_onnx.weights import SharedWeight, group_by_weight, room_for_factors
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is known of the model before any number is computed.
+    """What is known of the model before anything is factorized.
 
     Attributes
     ----------
     source : the path as given, or a graph's name.
     original : as it was loaded.
     expansion : its calls of model-local functions, written out where these hold weights.
-    model : the original with its calls written out, to which sites and groups belong.
+    model : the original with its calls written out and its products in place, to which sites and groups belong.
+    absorbed : the products.
     asked : what the user's overrides ask of weights.
     notes : on overrides without effect.
     """
@@ -47,10 +51,16 @@ class Prepared:
     original: Model
     expansion: Expansion
     model: Model
+    absorbed: tuple[Absorbed, ...]
     groups: tuple[SharedWeight, ...]
     skipped: tuple[Skipped, ...]
     asked: Mapping[WeightRef, Asked] = field(default_factory=lambda: MappingProxyType({}))
     notes: tuple[str, ...] = ()
+
+    @property
+    def saved(self) -> dict[str, int]:
+        """How many weights each product saves, by its node's first output."""
+        return {one.output: one.saved for one in self.absorbed}
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -74,34 +84,50 @@ def factorize_options(config: Config) -> FactorizeOptions:
     )
 
 
-def prepare(model: ModelSource, config: Config, base_directory: Path | None) -> Prepared:
-    """Load a model and find the sites that the options select."""
+def prepare(model: ModelSource, config: Config, base_directory: Path | None, *, absorb: bool = True) -> Prepared:
+    """Load a model and find the sites that the options select; `absorb` those that a smaller product can stand for."""
     loaded = load_model(model, base_dir=base_directory)
     expansion = passes.expand_calls(loaded.skeleton)
     expanded = loaded.with_rewrite(expansion.skeleton, {})
-    sites, skipped = passes.find_sites(
-        expansion.skeleton,
-        op_types=config.op_types,
-        fix_overridable=config.fix_overridable,
-        kept=expansion.kept,
-    )
-    sites, filtered = passes.select_sites(sites, include=config.include, exclude=config.exclude)
-    sites, formless = passes.offer_forms(sites, config.forms)
-    left_alone = (*skipped, *filtered, *formless)
-    overridden = override_sites(sites, left_alone, config.overrides)
+    found, skipped = _find_sites(expanded, expansion, config)
+    selected, filtered = passes.select_sites(found, include=config.include, exclude=config.exclude)
+    overridden, left_alone = _offer(selected, (*skipped, *filtered), config)
     WeightReader(expanded, (site.weight for site in overridden.sites)).check_sizes()
-    source = os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name
-    groups = group_by_weight(overridden.sites)
+    # What a user asks of one weight is asked of that weight, not of a product.
+    free = {site.output for site in overridden.sites if site.weight not in overridden.asked}
+    absorption = absorb_products(expanded, free if absorb else ())
+    if absorption.absorbed:
+        outputs = {site.output for site in selected}
+        found, _ = _find_sites(absorption.model, expansion, config)
+        overridden, left_alone = _offer(
+            [site for site in found if site.output in outputs], (*skipped, *filtered), config
+        )
     return Prepared(
-        source,
+        os.fspath(model) if isinstance(model, str | os.PathLike) else loaded.name,
         loaded,
         expansion,
-        expanded,
-        groups,
+        absorption.model,
+        absorption.absorbed,
+        group_by_weight(overridden.sites),
         (*left_alone, *overridden.skipped),
         overridden.asked,
         overridden.notes,
     )
+
+
+def _find_sites(model: Model, expansion: Expansion, config: Config) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
+    return passes.find_sites(
+        model.skeleton, op_types=config.op_types, fix_overridable=config.fix_overridable, kept=expansion.kept
+    )
+
+
+def _offer(
+    sites: Sequence[Site], skipped: tuple[Skipped, ...], config: Config
+) -> tuple[OverriddenSites, tuple[Skipped, ...]]:
+    """The sites with their forms, as the options narrow them, and all that is left alone by then."""
+    offered, formless = passes.offer_forms(sites, config.forms)
+    left_alone = (*skipped, *formless)
+    return override_sites(offered, left_alone, config.overrides), left_alone
 
 
 def observe_if_needed(
@@ -122,7 +148,15 @@ def run_original(
     """
     provider = config.runs_on
     sessions = plan_sessions(config.one_session, 2 * prepared.original.file_bytes, provider, directory)
-    return observe(prepared.model, prepared.sites, feeds, provider=provider, seed=config.seed, sessions=sessions)
+    return observe(
+        prepared.model,
+        prepared.sites,
+        feeds,
+        provider=provider,
+        seed=config.seed,
+        original=prepared.original,
+        sessions=sessions,
+    )
 
 
 def input_moments(
@@ -140,6 +174,30 @@ def input_moments(
         directory=directory,
         progress=progress,
         cache=cache,
+    )
+
+
+def validated_moments(
+    prepared: Prepared,
+    observed: Observed | None,
+    moments: Mapping[WeightRef, Moment | str],
+    config: Config,
+    directory: Path,
+    progress: Progress,
+) -> dict[WeightRef, Validated]:
+    """What held-out samples say of the moments, where there are few."""
+    if observed is None or not moments:
+        return {}
+    return validate_moments(
+        prepared.model,
+        prepared.groups,
+        moments,
+        observed.run,
+        observed.session.inputs,
+        observed.calibration,
+        seed=config.seed,
+        directory=directory,
+        progress=progress,
     )
 
 

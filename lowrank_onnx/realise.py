@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from lowrank_onnx.linalg.pivoted import (
     PivotedFactors,
     draw_inputs,
     pivot_factors,
+    pivot_order,
     rounding_of_pair,
     rounding_of_pivoted,
 )
@@ -35,6 +36,12 @@ MOST_UNITS = 4096.0
 add would show in the outputs."""
 
 
+def never(weight: WeightRef) -> bool:
+    """No weight's outputs may come in another order."""
+    del weight
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Realiser:
     """Makes the factors of chosen candidates that are not in the spool as they lie.
@@ -46,6 +53,7 @@ class Realiser:
     curves : the errors by rank, by the same name.
     second_moments : (groups, in, in) of the inputs, where known.
     seed : of the inputs on which rounding is measured.
+    may_reorder : whether the outputs of a weight may come in another order.
     """
 
     spool: FactorSpool
@@ -53,6 +61,7 @@ class Realiser:
     curves: Mapping[str, Curves]
     second_moments: Mapping[WeightRef, Array]
     seed: int
+    may_reorder: Callable[[WeightRef], bool] = never
     _known: dict[tuple[str, str, int], bool] = field(default_factory=dict)
     _inputs: dict[WeightRef, NDArray[np.float64]] = field(default_factory=dict)
 
@@ -73,25 +82,40 @@ class Realiser:
         found = self._best_pivots(ref, stored, math.sqrt(tail))
         if found is None:
             return False
-        parts = {"left": found.left, "before": found.before, "after": found.after}
+        pivots, factors = found
+        parts = {"left": factors.left, "before": factors.before, "after": factors.after}
         kept = {part: values[None].astype(stored.accumulation) for part, values in parts.items() if values.shape[1]}
-        self.spool.put(ref, Pivoted(found.start), rank, kept, f"{stored.solver}, pivoted")
+        how = "pivoted, outputs reordered" if pivots.order else "pivoted"
+        self.spool.put(ref, pivots, rank, kept, f"{stored.solver}, {how}")
         return True
 
-    def _best_pivots(self, ref: WeightRef, stored: StoredFactors, truncation: float) -> PivotedFactors | None:
-        """The block of pivots that rounds least: of the first and the last columns, else one in between."""
+    def _best_pivots(
+        self, ref: WeightRef, stored: StoredFactors, truncation: float
+    ) -> tuple[Pivoted, PivotedFactors] | None:
+        """The pivots that round least: the first or the last columns, else a block in between, else any columns."""
         left, right = stored.values("left")[0], stored.values("right")[0]
         dtype = numpy_dtype(ref.dtype)
         inputs = self._inputs_of(ref, left.shape[0])
         limit = _rounding_limit(rounding_of_pair(left, right, inputs, dtype), truncation, dtype)
-        last = right.shape[1] - right.shape[0]
-        for starts in ((0, last), (last // 2, last // 4, 3 * last // 4)):
-            tried = [pivot_factors(left, right, start) for start in dict.fromkeys(starts)]
-            rounded = [(rounding_of_pivoted(left, right, one, inputs, dtype), one) for one in tried if one is not None]
+        for forms in self._pivot_choices(ref, right):
+            rounded = []
+            for form in forms:
+                ordered = form.ordered(right)
+                factors = pivot_factors(left, ordered, form.start)
+                if factors is not None:
+                    rounded.append((rounding_of_pivoted(left, ordered, factors, inputs, dtype), form, factors))
             least = min(rounded, key=lambda entry: entry[0], default=None)
             if least is not None and least[0] <= limit:
-                return least[1]
+                return least[1:]
         return None
+
+    def _pivot_choices(self, ref: WeightRef, right: Array) -> Iterator[list[Pivoted]]:
+        """What may be pivots, the simplest first; any columns only where the outputs may come in another order."""
+        last = right.shape[1] - right.shape[0]
+        for starts in ((0, last), (last // 2, last // 4, 3 * last // 4)):
+            yield [Pivoted(start) for start in dict.fromkeys(starts)]
+        if self.may_reorder(ref):
+            yield [Pivoted(0, pivot_order(right))]
 
     def _inputs_of(self, ref: WeightRef, in_features: int) -> NDArray[np.float64]:
         if ref not in self._inputs:

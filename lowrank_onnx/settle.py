@@ -9,6 +9,7 @@ from typing import TypeAlias
 from lowrank_onnx.candidates import DENSE, PlannedWeight, dense_candidate
 from lowrank_onnx.choose import (
     NOT_NEEDED,
+    ONLY_TOGETHER,
     Choice,
     CostName,
     Holds,
@@ -80,7 +81,8 @@ def settle(
     budget = config.budget
     if isinstance(budget, (FixedRank, Alpha, Energy)):
         alone = (choose_alone(weight, curves.get(weight.name, {}), budget, config.rank_multiple) for weight in weights)
-        return tuple(_checked(weight, choice, holds) for weight, choice in zip(weights, alone, strict=True)), ()
+        checked = tuple(_checked(weight, choice, holds) for weight, choice in zip(weights, alone, strict=True))
+        return _whole_bundles(weights, checked), ()
     # A search asks again for the share that it settles on: that plan isn't judged twice.
     choices_at = cache(partial(_choices_at, weights, curves, config, holds, plan_judge))
     if isinstance(budget, KeepParams | KeepBytes | KeepMacs):
@@ -145,6 +147,21 @@ def _checked(weight: PlannedWeight, choice: Choice, holds: Holds) -> Choice:
         return choice
     reason = f"{candidate.form} at rank {candidate.rank} would round too much in the stored dtype"
     return Choice(dense_candidate(weight), reason)
+
+
+def _whole_bundles(weights: Sequence[PlannedWeight], choices: Sequence[Choice]) -> tuple[Choice, ...]:
+    """The choices, or dense where a form that takes several weights at one rank got others, or not all of them."""
+    members: dict[str, list[int]] = {}
+    for index, (weight, choice) in enumerate(zip(weights, choices, strict=True)):
+        if choice.candidate.rank is not None and (bundle := weight.form(choice.candidate.form).bundle) is not None:
+            members.setdefault(bundle, []).append(index)
+    settled = list(choices)
+    for indices in members.values():
+        size = weights[indices[0]].form(choices[indices[0]].candidate.form).bundle_size
+        if len(indices) != size or len({choices[index].candidate.rank for index in indices}) > 1:
+            for index in indices:
+                settled[index] = Choice(dense_candidate(weights[index]), ONLY_TOGETHER)
+    return tuple(settled)
 
 
 def models_searched(config: Config) -> int:

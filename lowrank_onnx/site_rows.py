@@ -9,6 +9,7 @@ from lowrank_onnx.calibration import NO_LESSON, Lesson, exclusions
 from lowrank_onnx.candidates import DENSE, PlannedWeight, dense_candidate, tail_energy
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.forms import Form
+from lowrank_onnx.model_totals import NOTHING_SAVED
 from lowrank_onnx.override_sites import Asked
 from lowrank_onnx.results import SiteResult
 from lowrank_onnx.types import Site, SiteChoice, Tails, WeightRef
@@ -27,10 +28,12 @@ def site_results(
     lessons: Mapping[WeightRef, Lesson],
     asked: Mapping[WeightRef, Asked],
     max_error: float | None = None,
+    saved: Mapping[str, int] = NOTHING_SAVED,
 ) -> dict[str, SiteResult]:
     """The report's rows by site name, in the order of the groups; `max_error` is what the outputs' error may be.
 
-    `weights` are those of the plan, with the latency that was measured where it was.
+    `weights` are those of the plan, with the latency that was measured where it was. `saved` is by the first output of
+    a site that stands for several nodes how many weights fewer it has than those.
     """
     excluded = exclusions(groups, lessons, max_error)
     done = {choice.site.name: choice for choice in written}
@@ -44,6 +47,7 @@ def site_results(
             lessons.get(site.weight, NO_LESSON),
             exclude=excluded.get(site.weight, ""),
             overridden=asked[site.weight].description if site.weight in asked else "",
+            saved=saved.get(site.output, 0),
         )
         for group, weight, choice in zip(groups, weights, choices, strict=True)
         for site in group.sites
@@ -60,15 +64,16 @@ def _site_result(
     *,
     exclude: str,
     overridden: str,
+    saved: int,
 ) -> SiteResult:
     """One row of the report; `written` is None where the site stays dense."""
     candidate = choice.candidate
-    before = site.shape.parameters
-    after = candidate.parameters if written else before
+    dense, stored = site.shape.parameters, dense_candidate(weight).stored_bytes
     macs_before = macs_after = None
     if positions is not None:
-        macs_before = site.forms[0].dense_macs(site.shape, positions)
-        macs_after = written.form.macs(site.shape, written.rank, positions) if written else macs_before
+        macs_after = site.forms[0].dense_macs(site.shape, positions)
+        macs_before = macs_after + positions * saved
+        macs_after = written.form.macs(site.shape, written.rank, positions) if written else macs_after
     return SiteResult(
         name=site.name,
         op_type=site.op_type,
@@ -80,8 +85,8 @@ def _site_result(
         form=candidate.form,
         rank=candidate.rank,
         reason=choice.reason,
-        parameters_before=before,
-        parameters_after=after,
+        parameters_before=dense + saved,
+        parameters_after=candidate.parameters if written else dense,
         macs_before=macs_before,
         macs_after=macs_after,
         relative_error=written.relative_error if written else None,
@@ -94,8 +99,8 @@ def _site_result(
         exclude=exclude,
         error_curve=_error_curve(lesson, site.forms[0] if written is None else written.form),
         note=lesson.note,
-        bytes_before=dense_candidate(weight).stored_bytes,
-        bytes_after=candidate.stored_bytes if written else dense_candidate(weight).stored_bytes,
+        bytes_before=stored + saved * weight.itemsize,
+        bytes_after=candidate.stored_bytes if written else stored,
         latency_before_ms=None if weight.latency is None else weight.latency(DENSE, None),
         latency_after_ms=weight.latency(candidate.form, candidate.rank) if written and weight.latency else None,
         overridden=overridden,

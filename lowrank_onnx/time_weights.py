@@ -13,10 +13,10 @@ from lowrank_onnx.latency.plan import TOTAL_SECONDS, measure_weights, with_laten
 from lowrank_onnx.latency.table import LatencyTable
 from lowrank_onnx.progress import Progress
 
-WEIGHT_PASSES = 2.5
+WEIGHT_PASSES = 2.0
 """Time for the weights one by one, in passes of the original over all feeds; but not below `LEAST_WEIGHT_SECONDS`."""
 
-LEAST_WEIGHT_SECONDS = 0.5
+LEAST_WEIGHT_SECONDS = 0.3
 
 
 def time_weights(

@@ -30,7 +30,9 @@ def table() -> np.ndarray:
 def encoder() -> onnx.ModelProto:
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["e"], name="embed"),
-        helper.make_node("MatMul", ["e", "w"], ["h"], name="fc"),
+        # With nothing in between, the table's second factor would go into the weight.
+        helper.make_node("LeakyRelu", ["e"], ["a"], alpha=0.5),
+        helper.make_node("MatMul", ["a", "w"], ["h"], name="fc"),
         helper.make_node("Tanh", ["h"], ["y"]),
     ]
     weight = np.random.default_rng(1).standard_normal((WIDTH, WIDTH)).astype(np.float32)

@@ -42,10 +42,12 @@ NO_FASTER_RANK = "no rank is measurably faster here than dense (1 ms)"
 
 def three_layers() -> onnx.ModelProto:
     names = ["first", "second", "third"]
-    values = ["x", "a", "b", "y"]
-    nodes = [
-        helper.make_node("MatMul", [values[i], f"w{i}"], [values[i + 1]], name=name) for i, name in enumerate(names)
-    ]
+    nodes = []
+    for i, name in enumerate(names):
+        nodes.append(helper.make_node("MatMul", [("x", "r0", "r1")[i], f"w{i}"], [("a", "b", "y")[i]], name=name))
+    # Something has to stand between them, or they become one.
+    nodes.insert(1, helper.make_node("LeakyRelu", ["a"], ["r0"], alpha=0.5))
+    nodes.insert(3, helper.make_node("LeakyRelu", ["b"], ["r1"], alpha=0.5))
     graph = helper.make_graph(
         nodes,
         "g",

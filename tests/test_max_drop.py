@@ -89,7 +89,7 @@ def test_a_drop_out_of_reach_tells_the_best_that_can_be_had(path: Path) -> None:
     assert result.status == "unchanged"
     best = min(step.drop for step in result.search if step.drop is not None)
     assert best > 0.0
-    assert result.message.startswith("out of reach: the model tried that comes closest keeps the share 0.9")
+    assert result.message.startswith("out of reach: the model tried that comes closest keeps the share 0.")
     assert result.message.endswith(f" and has a drop of {best:.3g}, above --max-drop 0")
 
 

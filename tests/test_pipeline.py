@@ -29,6 +29,7 @@ from lowrank_onnx import (
     judging,
 )
 from lowrank_onnx.types import LatencyComparison, Timing
+from tests.refine.builders import inputs, layers
 from tests.tiny_model import classifier, decaying
 
 RANK = Config(budget=FixedRank(32), objective="size", validate=False)
@@ -90,7 +91,7 @@ def test_shares_are_met(path: Path, budget: KeepParams | KeepMacs) -> None:
     result = lowrank_onnx.compress(path, config, feeds=feeds())
     assert result.after is not None
     kept = result.after.site_parameters / result.before.site_parameters
-    assert 0.4 < kept <= 0.5
+    assert 0.35 < kept <= 0.5
     if isinstance(budget, KeepMacs):
         assert result.before.macs == 8 * result.before.site_parameters
         assert result.after.macs == 8 * result.after.site_parameters
@@ -325,23 +326,22 @@ def test_chains_are_measured_and_planned_without_a_pair(forms: tuple[str, ...], 
         assert site.solver.startswith("als(1 sweep), weighted")
 
 
-def test_factors_are_refined_with_real_feeds_and_only_then(path: Path) -> None:
-    generator = np.random.default_rng(0)
-    feeds = [{"x": generator.standard_normal((32, 128)).astype(np.float32)} for _ in range(8)]
+def test_factors_are_refined_with_real_feeds_and_only_then() -> None:
+    model, feeds = layers(3), inputs(16)
     config = Config(budget=FixedRank(4), objective="size")
-    real = lowrank_onnx.compress(path, config, feeds=feeds)
+    real = lowrank_onnx.compress(model, config, feeds=feeds)
     assert real.refinement is not None
-    assert (real.refinement.feeds, real.refinement.held_out) == (6, 1)
+    assert (real.refinement.feeds, real.refinement.held_out) == (12, 3)
     assert [(w.weight, w.reason) for w in real.refinement.weights if not w.refined] == [
         ("w0", "its inputs are the original's")
     ]
     assert real.refinement.error_before is not None
     assert real.refinement.error_after is not None
     assert real.refinement.error_after < real.refinement.error_before
-    assert "refine" in real.seconds
+    assert {"refine: run the models", "refine: equations", "refine: solve"} <= real.seconds.keys()
     assert next(s for s in real.sites if s.weight == "w1").solver.endswith(", refined")
-    assert lowrank_onnx.compress(path, config).refinement is None
-    assert lowrank_onnx.compress(path, replace(config, refine=False), feeds=feeds).refinement is None
+    assert lowrank_onnx.compress(model, config).refinement is None
+    assert lowrank_onnx.compress(model, replace(config, refine=False), feeds=feeds).refinement is None
 
 
 def test_a_layer_whose_inputs_are_all_zero_on_the_feeds_is_no_obstacle(tmp_path: Path) -> None:

@@ -17,7 +17,11 @@ from tests.tiny_model import decaying
 
 def layers(*weights: Array, ballast: int = 0) -> onnx.ModelProto:
     """MatMuls in a row, and beside them a table of so many parameters that nothing can factorize."""
-    nodes = [helper.make_node("MatMul", [f"h{i}", f"w{i}"], [f"h{i + 1}"], name=f"fc{i}") for i in range(len(weights))]
+    nodes = []
+    for i in range(len(weights)):
+        nodes.append(helper.make_node("MatMul", [f"h{i}", f"w{i}"], [f"y{i}"], name=f"fc{i}"))
+        # With nothing in between they would become one.
+        nodes.append(helper.make_node("LeakyRelu", [f"y{i}"], [f"h{i + 1}"], alpha=0.5))
     stored = [numpy_helper.from_array(array, f"w{i}") for i, array in enumerate(weights)]
     outputs = [helper.make_tensor_value_info(f"h{len(weights)}", TensorProto.FLOAT, None)]
     if ballast:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -80,3 +81,17 @@ def test_the_last_weight_is_not_put_back(at_rank: float | None) -> None:
 
 def test_nothing_gains_anything_so_nothing_is_left() -> None:
     assert put_back([weight("a", 1.0), weight("b", 2.0)], [low_rank(0.1)] * 2) is None
+
+
+def test_a_rank_that_was_given_stays() -> None:
+    given = replace(weight("given", 1.2), rank=8)
+    assert ranks(put_back([given, weight("slower", 1.2)], [low_rank(0.1)] * 2)) == [8, None]
+    assert ranks(put_back([given, weight("good", 0.5)], [low_rank(0.1)] * 2)) == [8, None]
+    assert put_back([given, given], [low_rank(0.1)] * 2) is None
+
+
+def test_what_is_to_be_spared_goes_first() -> None:
+    weights = [weight("a", 0.5), weight("b", 0.5), weight("c", 0.5)]
+    assert ranks(put_back(weights, [low_rank(0.1), low_rank(0.2), low_rank(0.1)])) == [8, None, 8]
+    spared = [replace(weights[0], emphasis=9.0), *weights[1:]]
+    assert ranks(put_back(spared, [low_rank(0.1), low_rank(0.2), low_rank(0.1)])) == [None, 8, 8]

@@ -28,10 +28,11 @@ RANK_8 = FixedRank(8)
 def blocks() -> onnx.ModelProto:
     """Four square layers with alike weights, `block.0.fc` to `block.3.fc`."""
     weights = {f"block.{i}.weight": decaying(96, 96, 0.9 + 0.01 * i) for i in range(BLOCKS)}
-    nodes = [
-        helper.make_node("MatMul", [f"h{i}", f"block.{i}.weight"], [f"h{i + 1}"], name=f"block.{i}.fc")
-        for i in range(BLOCKS)
-    ]
+    nodes = []
+    for i in range(BLOCKS):
+        nodes.append(helper.make_node("MatMul", [f"h{i}", f"block.{i}.weight"], [f"y{i}"], name=f"block.{i}.fc"))
+        # Layers with nothing in between would become one, and with less than this pass on the order of their outputs.
+        nodes.append(helper.make_node("Softmax", [f"y{i}"], [f"h{i + 1}"]))
     graph = helper.make_graph(
         nodes,
         "blocks",
@@ -300,3 +301,38 @@ def test_sweep_keeps_to_them(model: Path) -> None:
     names = {t.name: list(t.dims) for t in onnx.load("a.onnx").graph.initializer}
     assert names["block.2.weight.left"] == [96, 9]
     assert names["block.0.weight"] == [96, 96]
+
+
+def three_on_one_input() -> onnx.ModelProto:
+    weights = {name: decaying(96, 96, decay) for name, decay in (("q", 0.9), ("k", 0.92), ("v", 0.94))}
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", name], [f"{name}.out"], name=f"{name}.fc") for name in weights],
+        "three",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 96])],
+        [helper.make_tensor_value_info(f"{name}.out", TensorProto.FLOAT, ["n", 96]) for name in weights],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+SHARED = SiteOverride(match="*", form="shared")
+
+
+@pytest.mark.parametrize(
+    ("budget", "overrides", "forms"),
+    [
+        (FixedRank(8), (SHARED,), ["shared 8"] * 3),
+        (KeepParams(0.6), (replace(SHARED, rank=20),), ["shared 20"] * 3),
+        (FixedRank(8), (SHARED, SiteOverride(match="k", rank=20)), ["dense"] * 3),
+        (Energy(0.9), (SHARED,), ["dense"] * 3),
+        (FixedRank(8), (replace(SHARED, match="k"),), ["pair 8", "dense", "pair 8"]),
+    ],
+)
+def test_the_shared_form_is_for_all_at_one_rank_or_for_none(
+    budget: Budget, overrides: tuple[SiteOverride, ...], forms: list[str]
+) -> None:
+    config = Config(budget=budget, objective="size", validate=False, overrides=overrides)
+    sites = lowrank_onnx.compress(three_on_one_input(), config).sites
+    assert [f"{site.form} {site.rank or ''}".strip() for site in sites] == forms
+    reason = "its only form here, shared, takes all weights that read the same input, at one rank"
+    assert {site.reason for site in sites if site.rank is None} <= {reason}

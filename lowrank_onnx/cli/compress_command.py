@@ -9,6 +9,7 @@ import typer as typer
 from lowrank_onnx.cli import budgets as budgets
 from lowrank_onnx.cli import checks as checks
 from lowrank_onnx.cli import options as options
+from lowrank_onnx.cli import outputs as outputs
 from lowrank_onnx.cli.config_file import ConfigFileOption as ConfigFileOption
 from lowrank_onnx.cli.config_file import DumpConfigOption as DumpConfigOption
 from lowrank_onnx.cli.config_file import dump_options
@@ -60,16 +61,16 @@ def compress(
     allow_larger: options.AllowLargerOption = options.DEFAULTS.allow_larger,
     seed: options.SeedOption = options.DEFAULTS.seed,
     device: options.DeviceOption = options.DEFAULTS.device,
-    output: options.OutputOption = None,
-    force: options.ForceOption = False,
-    cache: options.CacheOption = None,
-    json: options.JsonOption = None,
-    html: options.HtmlOption = None,
-    quiet: options.QuietOption = False,
-    verbose: options.VerboseOption = False,
+    output: outputs.OutputOption = None,
+    force: outputs.ForceOption = False,
+    cache: outputs.CacheOption = None,
+    json: outputs.JsonOption = None,
+    html: outputs.HtmlOption = None,
+    quiet: outputs.QuietOption = False,
+    verbose: outputs.VerboseOption = False,
     config_file: ConfigFileOption = None,
     dump_config: DumpConfigOption = None,
-    debug: options.DebugOption = None,
+    debug: outputs.DebugOption = None,
 ) -> int:
     """Factorize the weights of a model, prove what that did, and write the result if it is worth it."""
     given = budgets.given_budgets(rank, alpha, energy, keep_params, keep_bytes, keep_macs, speedup)

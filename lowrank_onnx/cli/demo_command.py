@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lowrank_onnx.cli import checks as checks
 from lowrank_onnx.cli import options as options
+from lowrank_onnx.cli import outputs as outputs
 from lowrank_onnx.cli.compress_command import compression_code
 from lowrank_onnx.cli.publish import is_standard_output, publish
 from lowrank_onnx.cli.terminal import EXIT_DONE, EXIT_FAILED, reporting_errors, say_error, showing_progress
@@ -14,11 +15,11 @@ from lowrank_onnx.cli.terminal import EXIT_DONE, EXIT_FAILED, reporting_errors, 
 
 @reporting_errors
 def demo(
-    models: options.DemoModelsOption = None,
-    out: options.DemoOutOption = None,
+    models: outputs.DemoModelsOption = None,
+    out: outputs.DemoOutOption = None,
     seed: options.SeedOption = options.DEFAULTS.seed,
-    json: options.JsonOption = None,
-    quiet: options.QuietOption = False,
+    json: outputs.JsonOption = None,
+    quiet: outputs.QuietOption = False,
 ) -> int:
     """Compress the two shipped Fashion-MNIST models, and show accuracy, size, MACs and latency before and after."""
     checks.check_json(json, ())

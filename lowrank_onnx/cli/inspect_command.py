@@ -6,6 +6,7 @@ import typer as typer
 
 from lowrank_onnx.cli import checks as checks
 from lowrank_onnx.cli import options as options
+from lowrank_onnx.cli import outputs as outputs
 from lowrank_onnx.cli.publish import publish
 from lowrank_onnx.cli.terminal import EXIT_DONE, reporting_errors, showing_progress
 from lowrank_onnx.config import OP_TYPES, Config
@@ -26,10 +27,10 @@ def inspect(
     fix_overridable: options.FixOverridableOption = options.DEFAULTS.fix_overridable,
     seed: options.SeedOption = options.DEFAULTS.seed,
     device: options.DeviceOption = options.DEFAULTS.device,
-    json: options.JsonOption = None,
-    quiet: options.QuietOption = False,
-    verbose: options.VerboseOption = False,
-    debug: options.DebugOption = None,
+    json: outputs.JsonOption = None,
+    quiet: outputs.QuietOption = False,
+    verbose: outputs.VerboseOption = False,
+    debug: outputs.DebugOption = None,
 ) -> int:
     """List every weight that could be factorized with its sizes and spectrum, and every other node with the reason."""
     config = Config(

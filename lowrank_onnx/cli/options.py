@@ -22,7 +22,6 @@ _CALIBRATION = "What real feeds are used for"
 _MEMORY = "Memory"
 _SELECT = "Which weights"
 _NUMERICS = "Factorization"
-_OUTPUT = "Output"
 
 
 def _parse_site(value: str | Mapping[str, Any]) -> SiteOverride:
@@ -157,8 +156,8 @@ OpTypesOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="OP[,OP]",
-        help="Only these operators: commas between them, or the flag again.",
-        show_default=",".join(OP_TYPES),
+        help=f"Only these operators, with commas between them or the flag again: {', '.join(OP_TYPES)}.",
+        show_default="all",
         rich_help_panel=_SELECT,
     ),
 ]
@@ -176,8 +175,8 @@ FormsOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FORM[,FORM]",
-        help="Write weights only in these forms: commas between them, or the flag again.",
-        show_default=",".join(FORM_NAMES),
+        help=f"Write weights only in these forms, with commas between them or the flag again: {', '.join(FORM_NAMES)}.",
+        show_default="all",
         rich_help_panel=_SELECT,
     ),
 ]
@@ -255,96 +254,4 @@ SeedOption = Annotated[
 DeviceOption = Annotated[
     Device,
     typer.Option(help="Where to factorize. auto takes CUDA where CuPy and a GPU are there.", rich_help_panel=_NUMERICS),
-]
-
-# Output
-
-OutputOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE",
-        help="The file to write.",
-        show_default="STEM.lowrank.onnx beside MODEL",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-SweepOutputOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE",
-        help="The file to write the point that --pick names to.",
-        show_default="nothing is written",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-CacheOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Keep what was learned of weights and feeds there, so that a run that was killed goes on, and the next "
-        "one with other budgets starts from it. It can be deleted at any time.",
-        show_default="nothing is kept",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-ForceOption = Annotated[
-    bool, typer.Option("--force", "-f", help="Replace the output if it exists.", rich_help_panel=_OUTPUT)
-]
-JsonOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--json",
-        metavar="FILE",
-        help="Write the report as JSON too, replacing FILE. '-' is standard output, with nothing else on it.",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-HtmlOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--html",
-        metavar="FILE",
-        help="Write the report as one self-contained HTML page too, replacing FILE (needs the extra 'html').",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", help="No report and no progress; errors only.", rich_help_panel=_OUTPUT)
-]
-VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="List every site and skipped node.", rich_help_panel=_OUTPUT)
-]
-DebugOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--debug",
-        metavar="FILE.zip",
-        help="Write what a report of a problem needs, replacing FILE: versions, options, a log, the traceback if there "
-        "is one, and the graph without any values. Weights and feeds are not in it.",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-DemoModelsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--models",
-        metavar="DIR",
-        help="Where the shipped models lie.",
-        show_default="models/ of the checkout",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-DemoOutOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="DIR",
-        help="Keep the compressed models there, replacing earlier ones.",
-        show_default="they are deleted",
-        rich_help_panel=_OUTPUT,
-    ),
 ]

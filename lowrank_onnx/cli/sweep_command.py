@@ -7,6 +7,7 @@ import typer as typer
 from lowrank_onnx.cli import budgets as budgets
 from lowrank_onnx.cli import checks as checks
 from lowrank_onnx.cli import options as options
+from lowrank_onnx.cli import outputs as outputs
 from lowrank_onnx.cli import points as points
 from lowrank_onnx.cli.config_file import ConfigFileOption as ConfigFileOption
 from lowrank_onnx.cli.config_file import DumpConfigOption as DumpConfigOption
@@ -45,15 +46,15 @@ def sweep(
     fix_overridable: options.FixOverridableOption = options.DEFAULTS.fix_overridable,
     seed: options.SeedOption = options.DEFAULTS.seed,
     device: options.DeviceOption = options.DEFAULTS.device,
-    output: options.SweepOutputOption = None,
-    force: options.ForceOption = False,
-    cache: options.CacheOption = None,
-    json: options.JsonOption = None,
-    html: options.HtmlOption = None,
-    quiet: options.QuietOption = False,
+    output: outputs.SweepOutputOption = None,
+    force: outputs.ForceOption = False,
+    cache: outputs.CacheOption = None,
+    json: outputs.JsonOption = None,
+    html: outputs.HtmlOption = None,
+    quiet: outputs.QuietOption = False,
     config_file: ConfigFileOption = None,
     dump_config: DumpConfigOption = None,
-    debug: options.DebugOption = None,
+    debug: outputs.DebugOption = None,
 ) -> int:
     """Compress at several budgets from one calibration, show the trade-off, and write the point that you pick."""
     tried = points.sweep_points(keep_params, keep_macs, speedup)

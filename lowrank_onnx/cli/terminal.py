@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn, ParamSpec
 
 from rich.console import Console
@@ -47,6 +48,8 @@ DEBUG_VARIABLE = "LOWRANK_ONNX_DEBUG"
 """Environment variable: set to anything but the empty string, errors come with their traceback."""
 
 _Parameters = ParamSpec("_Parameters")
+
+NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 
 
 class _PipeConsole(Console):
@@ -88,30 +91,37 @@ def _say_traceback() -> None:
         traceback.print_exc()
 
 
-def _what_to_attach(debug: Path | None) -> str:
-    if debug is not None and debug.is_file():
+def _what_to_attach(parameters: Mapping[str, Any]) -> str:
+    """How to get at what a report of a bug needs; `parameters` are those of the command."""
+    debug = parameters.get("debug")
+    if isinstance(debug, Path) and debug.is_file():
         return f"attach {debug}, which holds no weights"
-    shown = "" if os.environ.get(DEBUG_VARIABLE) else f"; {DEBUG_VARIABLE}=1 shows the traceback"
-    return f"the same with --debug FILE.zip writes what to attach, without weights{shown}"
+    ways = ["the same with --debug FILE.zip writes what to attach, without weights"] if "debug" in parameters else []
+    if not os.environ.get(DEBUG_VARIABLE):
+        ways.append(f"{DEBUG_VARIABLE}=1 shows the traceback")
+    return "; ".join(ways)
 
 
-def _how_to_resume(cache: Path | None) -> str:
+def _how_to_resume(parameters: Mapping[str, Any]) -> str:
+    if "cache" not in parameters:
+        return "run it again"
+    cache = parameters["cache"]
     if cache is None:
         return "with --cache DIR the next run goes on where this one was"
     return f"run the same command again, and it goes on from what is in {cache}"
 
 
-def error_exit_code(error: BaseException, *, debug: Path | None = None, cache: Path | None = None) -> int:
+def error_exit_code(error: BaseException, parameters: Mapping[str, Any] = NO_PARAMETERS) -> int:
     """Tell the user what happened in one line, and return the exit code that goes with it.
 
-    `debug` is the bundle that was written for a report of the problem, `cache` the directory of ``--cache``.
+    `parameters` are those of the command, by name: what it can be told to do next depends on what it has.
     """
     match error:
         case LowRankError():
             say_error(str(error))
             code = error.exit_code
         case KeyboardInterrupt():
-            say_error(f"interrupted, no model was written: {_how_to_resume(cache)}")
+            say_error(f"interrupted, no model was written: {_how_to_resume(parameters)}")
             code = EXIT_INTERRUPTED
         case BrokenPipeError():
             silence_output()
@@ -120,7 +130,8 @@ def error_exit_code(error: BaseException, *, debug: Path | None = None, cache: P
             say_error("not enough memory: close other programs, or use a machine with more of it")
             code = EXIT_BUG
         case _:
-            hint = f" ({_what_to_attach(debug)})"
+            attach = _what_to_attach(parameters)
+            hint = f" ({attach})" if attach else ""
             what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             say_error(f"this is a bug in lowrank-onnx, please report it: {what}{hint}")
             code = EXIT_BUG
@@ -138,15 +149,10 @@ def reporting_errors(command: Callable[_Parameters, int]) -> Callable[_Parameter
                 code = command(*args, **kwargs)
                 sys.stdout.flush()
         except (Exception, KeyboardInterrupt) as error:
-            return error_exit_code(error, debug=_path(kwargs, "debug"), cache=_path(kwargs, "cache"))
+            return error_exit_code(error, kwargs)
         return code
 
     return guarded
-
-
-def _path(parameters: Mapping[str, Any], name: str) -> Path | None:
-    value = parameters.get(name)
-    return value if isinstance(value, Path) else None
 
 
 def _recording(parameters: Mapping[str, Any]) -> AbstractContextManager[None]:

@@ -7,6 +7,7 @@ import typer as typer
 from lowrank_onnx.cli import budgets as budgets
 from lowrank_onnx.cli import checks as checks
 from lowrank_onnx.cli import options as options
+from lowrank_onnx.cli import outputs as outputs
 from lowrank_onnx.cli.publish import is_standard_output, publish
 from lowrank_onnx.cli.terminal import EXIT_DONE, EXIT_FAILED, reporting_errors, say_error, showing_progress
 from lowrank_onnx.config import Config, Gates
@@ -28,9 +29,9 @@ def validate(
     provider_option: options.ProviderOptionOption = None,
     one_session: options.OneSessionOption = options.DEFAULTS.one_session,
     seed: options.SeedOption = options.DEFAULTS.seed,
-    json: options.JsonOption = None,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = None,
+    json: outputs.JsonOption = None,
+    quiet: outputs.QuietOption = False,
+    debug: outputs.DebugOption = None,
 ) -> int:
     """Compare two models in onnxruntime: outputs and latency, with a verdict on the outputs."""
     gates = Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1, max_drop=max_drop)

@@ -56,7 +56,7 @@ def measure_latency(
     candidate: Runner,
     feeds: Feeds,
     *,
-    min_pairs: int = 12,
+    min_pairs: int = 8,
     max_pairs: int = 192,
     max_seconds: float = 60.0,
     confidence: float = 0.95,

@@ -121,7 +121,7 @@ def _find_images(directory: Path) -> list[Path]:
     try:
         from PIL import Image
     except ImportError as error:
-        raise MissingDependencyError("feeds images: needs Pillow: pip install 'lowrank-onnx[feeds]'") from error
+        raise MissingDependencyError("feeds images: needs Pillow (the extra 'feeds'): pip install pillow") from error
     if not directory.is_dir():
         raise UsageError(f"{printable(str(directory))}: is no directory, expected a folder of images")
     known = Image.registered_extensions()

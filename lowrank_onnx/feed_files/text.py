@@ -62,7 +62,9 @@ def _load_tokenizer(path: Path) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise MissingDependencyError("feeds text: needs tokenizers: pip install 'lowrank-onnx[feeds]'") from error
+        raise MissingDependencyError(
+            "feeds text: needs its library (the extra 'feeds'): pip install tokenizers"
+        ) from error
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing more precise

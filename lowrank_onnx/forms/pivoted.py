@@ -4,7 +4,8 @@ A rank-r product L R whose columns start, ..., start + r - 1 (the pivots) make a
 exactly ``z = x @ (L B)``, ``y = concat(z @ D1, z, z @ D2)`` with ``[D1 I D2] = inverse(B) R``: the identity block is
 neither stored nor multiplied by. That takes r (in + out - r) weights and multiply-accumulates per position: fewer than
 the pair's r (in + out), and fewer than dense at every rank below min(in, out). (PIFA, arXiv 2501.19090, takes any
-columns as pivots; a contiguous block needs no permutation of the outputs.)
+columns as pivots; a contiguous block needs no permutation of the outputs. Where no block will do, the outputs may come
+in another order, if what reads them follows it.)
 
 A bias b is added once to the pivots, and what the others see of it through D is taken off theirs:
 ``z' = x @ (L B) + b_pivots``, ``y1 = z' @ D1 + (b1 - b_pivots @ D1)``.
@@ -12,6 +13,7 @@ A bias b is added once to the pivots, and what the others see of it through D is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,16 +22,22 @@ import numpy as np
 from lowrank_onnx.forms.form import MATRIX, Form
 from lowrank_onnx.types import Array, MatrixShape
 
+LEAST_SAVING = 1 / 32
+"""Of the weights. The last ranks save next to nothing, and take twice the time: their singular values are so small that
+they are only found in float64."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pivoted(Form):
     """Parts "left" (1, in, r), "before" (1, r, start) and "after" (1, r, out - r - start), where they aren't empty.
 
-    `start` is the first pivot; it is settled for each weight and rank by the values. One group only: the outputs of
-    several would lie interleaved.
+    `start` is the first pivot; it is settled for each weight and rank by the values, and so is `order`: which output
+    comes first, second, ...; empty where they come as they are. One group only: the outputs of several would lie
+    interleaved.
     """
 
     start: int = 0
+    order: tuple[int, ...] = ()
     name: str = "pivoted"
     family: str = MATRIX
 
@@ -45,21 +53,29 @@ class Pivoted(Form):
         return {part: dims for part, dims in shapes.items() if dims[-1]}
 
     def largest_useful_rank(self, shape: MatrixShape) -> int:
-        """min(in, out) - 1: at min(in, out) it has exactly as many weights as dense."""
-        return shape.max_rank - 1
+        """The largest at which it saves `LEAST_SAVING`: (in - r)(out - r) weights, none at min(in, out)."""
+        rows, columns = shape.in_features, shape.out_features
+        least = math.ceil(LEAST_SAVING * rows * columns)
+        return (rows + columns - math.isqrt((rows - columns) ** 2 + 4 * least - 1) - 1) // 2
 
     def approximate(self, parts: Mapping[str, Array]) -> Array:
-        """[L' D1, L', L' D2]."""
+        """[L' D1, L', L' D2], with the columns where they were."""
         left = parts["left"]
         blocks = [left @ parts["before"]] if "before" in parts else []
         blocks.append(left)
         if "after" in parts:
             blocks.append(left @ parts["after"])
-        return np.concatenate(blocks, axis=-1)
+        together = np.concatenate(blocks, axis=-1)
+        return together[..., np.argsort(self.order)] if self.order else together
+
+    def ordered(self, outputs: Array) -> Array:
+        """What has the outputs on its last axis, in the order in which they come."""
+        return outputs[..., self.order] if self.order else outputs
 
     def write_bias(self, part: str, bias: Array, parts: Mapping[str, Array]) -> Array:
         """The bias of the pivots ("bias"), of the outputs before them or of those after."""
         rank = parts["left"].shape[-1]
+        bias = self.ordered(bias)
         pivots = bias[self.start : self.start + rank]
         if part == "bias":
             return pivots

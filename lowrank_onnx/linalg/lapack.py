@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import scipy.linalg
@@ -31,6 +33,9 @@ BACK_BLOCK = 64
 
 MIRRORED_TILE = 64
 """Order of the tiles in which a triangle is mirrored: two fit the first level of cache."""
+
+FACTORED_AT_ONCE = 512
+"""Order of a symmetric matrix from which on its Cholesky factor is made by halves."""
 
 INVERTED_AT_ONCE = 128
 """Order of a triangular matrix from which on it is inverted by halves."""
@@ -76,6 +81,37 @@ def threads_for_work(work: int) -> contextlib.AbstractContextManager[object]:
     return lifted
 
 
+T = TypeVar("T")
+K = TypeVar("K")
+Problem: TypeAlias = tuple[K, Callable[[], T], int]
+"""What it is about, how it is solved, and m n r."""
+
+
+@contextlib.contextmanager
+def solver_of_small(wanted: bool) -> Iterator[Callable[[Iterable[Problem[K, T]]], Iterator[tuple[K, T]]]]:
+    """Solves problems in their order; inside `beside_runtime`, those that get one thread some at a time.
+
+    What is solved at once is as much as there are threads. Elsewhere, or where not `wanted`, one goes after the other.
+    """
+    threads = _all_threads.get() or 1
+    with ThreadPoolExecutor(threads, "small") as executor:
+
+        def solve(problems: Iterable[Problem[K, T]]) -> Iterator[tuple[K, T]]:
+            waiting: deque[tuple[K, Future[T]]] = deque()
+            for about, problem, work in problems:
+                while waiting and (len(waiting) >= threads or work >= ALL_THREADS_WORK):
+                    yield waiting[0][0], waiting.popleft()[1].result()
+                if threads > 1 and wanted and work < ALL_THREADS_WORK:
+                    waiting.append((about, executor.submit(problem)))
+                else:
+                    yield about, problem()
+                del problem
+            while waiting:
+                yield waiting[0][0], waiting.popleft()[1].result()
+
+        yield solve
+
+
 def mirror_upper(upper: NDArray[Any], tile: int = MIRRORED_TILE) -> NDArray[Any]:
     """Fill the lower triangle of a square matrix from the upper one, in place, tile by tile to stay in cache."""
     size = upper.shape[0]
@@ -88,10 +124,28 @@ def mirror_upper(upper: NDArray[Any], tile: int = MIRRORED_TILE) -> NDArray[Any]
 
 
 def cholesky_upper(G: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """The upper triangular R with ``R' R = G``; None where G isn't numerically positive definite."""
-    # G is symmetric: its transpose is the same matrix in the order that LAPACK wants.
-    R, failed = scipy.linalg.lapack.dpotrf(G.T, lower=0, clean=1)
-    return None if failed else np.asarray(R)
+    """The upper triangular R with ``R' R = G``; None where G isn't numerically positive definite.
+
+    Large ones by halves: most of the work is then in products, which are several times as fast as LAPACK's own blocks,
+    and what isn't runs on one thread, for the reason that `SINGLE_THREAD_SIZE` has.
+    """
+    size = G.shape[0]
+    if size <= FACTORED_AT_ONCE:
+        # G is symmetric: its transpose is the same matrix in the order that LAPACK wants.
+        with single_thread(size > INVERTED_AT_ONCE):
+            R, failed = scipy.linalg.lapack.dpotrf(G.T, lower=0, clean=1)
+        return None if failed else np.asarray(R)
+    half = size // 2
+    first = cholesky_upper(G[:half, :half])
+    if first is None:
+        return None
+    beside = solve_upper(first, G[:half, half:], transposed=True)
+    second = cholesky_upper(G[half:, half:] - beside.T @ beside)
+    if second is None:
+        return None
+    whole = np.zeros((size, size), order="F")
+    whole[:half, :half], whole[:half, half:], whole[half:, half:] = first, beside, second
+    return whole
 
 
 def inverse_cholesky(G: NDArray[np.float64]) -> NDArray[np.float64] | None:

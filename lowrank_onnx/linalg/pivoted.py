@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from lowrank_onnx.errors import FactorizationError
@@ -60,6 +61,18 @@ def pivot_factors(left: NDArray[Any], right: NDArray[Any], start: int) -> Pivote
     if not np.isfinite(solved).all():
         return None
     return PivotedFactors(start, left.astype(np.float64) @ pivots, solved[:, :start], solved[:, start:])
+
+
+def pivot_order(right: NDArray[Any]) -> tuple[int, ...]:
+    """The columns of ``right`` (r, out) in an order in which the first r of them are good pivots.
+
+    They are those that QR with column pivoting takes (Businger and Golub, Numerische Mathematik 7, 1965): each the
+    farthest from the span of those before it. Pivots and others keep their order among themselves.
+    """
+    rank, out_features = right.shape
+    taken = scipy.linalg.qr(right.astype(np.float64), mode="r", pivoting=True)[1][:rank]
+    others = np.setdiff1d(np.arange(out_features), taken)
+    return tuple(int(column) for column in (*np.sort(taken), *others))
 
 
 def rounding_of_pair(

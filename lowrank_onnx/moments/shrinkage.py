@@ -34,8 +34,8 @@ def shrinkage(matrix: Array, rows: int) -> float:
     return min(1.0, share)
 
 
-def shrunk_second_moment(moment: Moment) -> Array:
-    """(groups, in, in): the moment of each group, pulled towards its mean eigenvalue by `shrinkage`.
+def shrunk_second_moment(moment: Moment, share: float | None = None) -> Array:
+    """(groups, in, in): the moment of each group, pulled towards its mean eigenvalue by `share`, or by `shrinkage`.
 
     That of lookups, (groups, in), is smoothed instead (`lowrank_onnx.moments.lookups.smoothed_shares`).
 
@@ -45,25 +45,39 @@ def shrunk_second_moment(moment: Moment) -> Array:
     """
     if moment.diagonal:
         return smoothed_shares(moment)
-    identity = np.eye(moment.in_features)
-    shrunk = []
-    for matrix in moment.second_moment:
+    diagonal = np.diag_indices(moment.in_features)
+    shrunk = np.zeros(moment.second_moment.shape)
+    for matrix, pulled in zip(moment.second_moment, shrunk, strict=True):
         if not np.trace(matrix) > 0.0 and np.isfinite(matrix).all():
-            shrunk.append(UNEXCITED * identity)
+            pulled[diagonal] = UNEXCITED
             continue
-        share = shrinkage(matrix, moment.rows)
-        shrunk.append((1.0 - share) * matrix + share * float(np.trace(matrix)) / moment.in_features * identity)
-    return np.stack(shrunk)
+        pull = shrinkage(matrix, moment.rows) if share is None else share
+        np.multiply(matrix, 1.0 - pull, out=pulled)
+        pulled[diagonal] += pull * float(np.trace(matrix)) / moment.in_features
+    return shrunk
 
 
 class ShrunkMoments(Mapping[WeightRef, Array]):
-    """The shrunk second moments of weights, each made when it is asked for: all of them at once may not fit."""
+    """The shrunk second moments of weights, each made when it is asked for: all of them at once may not fit.
 
-    def __init__(self, moments: Mapping[WeightRef, Moment]) -> None:
+    The last one is kept: what is computed of a weight comes one after the other.
+
+    Parameters
+    ----------
+    moments : as they were seen.
+    shares : how far to pull those for which that is known from elsewhere.
+    """
+
+    def __init__(self, moments: Mapping[WeightRef, Moment], shares: Mapping[WeightRef, float] | None = None) -> None:
         self._moments = moments
+        self._shares = shares or {}
+        self._last: tuple[WeightRef, Array] | None = None
 
     def __getitem__(self, weight: WeightRef) -> Array:
-        return shrunk_second_moment(self._moments[weight])
+        last = self._last
+        if last is None or last[0] != weight:
+            last = self._last = (weight, shrunk_second_moment(self._moments[weight], self._shares.get(weight)))
+        return last[1]
 
     def __iter__(self) -> Iterator[WeightRef]:
         return iter(self._moments)

@@ -35,9 +35,8 @@ class Regression:
     rows: int
     originals: Doubles | None = None
 
-    def of_columns(self, begin: int, end: int) -> Regression:
+    def of_columns(self, columns: NDArray[np.intp]) -> Regression:
         """The part of some columns of T."""
-        columns = slice(begin, end)
         return Regression(self.gram, self.cross[:, :, columns], self.energy[:, columns], self.rows, self.originals)
 
     def error(self, product: Array) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lowrank_onnx.calibration import stored_layout
 from lowrank_onnx.choose import Choice
-from lowrank_onnx.forms import MATRIX, ConvChain, Form
+from lowrank_onnx.forms import Form
 from lowrank_onnx.spool import FactorSpool, StoredFactors
 from lowrank_onnx.types import Array, WeightRef, numpy_dtype
 from lowrank_onnx.weights import SharedWeight
@@ -34,11 +34,6 @@ class Replaced:
         """What its factors stand for, in the original's layout and dtype."""
         matrices = self.factors(spool).approximate()
         return stored_layout(matrices, self.group.sites[0]).astype(numpy_dtype(self.weight.dtype))
-
-
-def can_write(form: Form) -> bool:
-    """Whether a weight in this form can be solved by itself; in others, it shares factors with its neighbours."""
-    return form.family == MATRIX or isinstance(form, ConvChain)
 
 
 def replaced_weights(groups: Sequence[SharedWeight], choices: Sequence[Choice]) -> tuple[Replaced, ...]:

@@ -12,6 +12,7 @@ inputs of the first walk it makes the error larger, because factors make good wh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -111,8 +112,8 @@ def refine_factors(
     report = Refinement(
         feeds=len(used),
         held_out=sum(map(work.validates, used)),
-        error_before=before.relative_l2,
-        error_after=after.relative_l2,
+        error_before=before.typical,
+        error_after=after.typical,
         weights=tuple(_reported(outcome) for outcome in (*undone, *left_out)),
         note=""
         if len(used) == len(feeds)
@@ -147,13 +148,24 @@ def _keep_what_helps(
     kept: Sequence[WeightRef] = ()
     best = base
     for share in BEGINNINGS:
-        beginning = changed[: round(share * len(changed))]
+        beginning = _whole_bundles(changed[: round(share * len(changed))], weights)
         if beginning:
             spool = _adopt(work.rivals, work.spool, [weights[weight] for weight in beginning])
             errors = _errors(replace(workshop, spool=spool), choices, feeds)
-            if errors.ratio_to(best) < 1.0 and helps(errors, base, margin=BEGINNING_MARGIN):
+            if errors.typical < best.typical and helps(errors, base, margin=BEGINNING_MARGIN):
                 kept, best = beginning, errors
     return frozenset(kept), base, best
+
+
+def _whole_bundles(beginning: Sequence[WeightRef], weights: Mapping[WeightRef, Replaced]) -> Sequence[WeightRef]:
+    """Without weights that share a first factor with one that isn't there."""
+    there = Counter(weights[weight].form.bundle for weight in beginning)
+    forms = [weights[weight].form for weight in beginning]
+    return [
+        weight
+        for weight, form in zip(beginning, forms, strict=True)
+        if form.bundle is None or there[form.bundle] == form.bundle_size
+    ]
 
 
 def _errors(workshop: Workshop, choices: Sequence[Choice], feeds: Iterable[Feed]) -> Errors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import onnx
 from lowrank_onnx.moments.row_layout import Columns, LastAxis, Patches, RowLayout, find_row_layout
 from lowrank_onnx.passes.dataflow import Dataflow, Precedence
 from lowrank_onnx.passes.residual import Residual, find_residual
-from lowrank_onnx.refine.replaced import Replaced, can_write
+from lowrank_onnx.refine.replaced import Replaced
 from lowrank_onnx.types import Site, WeightRef
 
 MAX_EQUATION_BYTES = 2**31
@@ -71,10 +72,12 @@ def plan_steps(flow: Dataflow, weights: Sequence[Replaced]) -> Steps:
             reasons[replaced.weight] = layout
             continue
         site = replaced.group.sites[0]
-        residual = find_residual(flow, site) if output_layout(flow.skeleton, site) is not None else None
+        alone = replaced.form.bundle is None
+        residual = find_residual(flow, site) if alone and output_layout(flow.skeleton, site) is not None else None
         if residual is not None and not precedence.demand(site.node_index, residual.carried):
             residual = None
         solvable.append((Member(replaced, residual), layout))
+    solvable = _without_parts_of_bundles(solvable, reasons)
     order = precedence.order()
     places = {node: place for place, node in enumerate(order)}
     together: dict[object, list[tuple[int, Member, RowLayout]]] = {}
@@ -92,10 +95,26 @@ def plan_steps(flow: Dataflow, weights: Sequence[Replaced]) -> Steps:
     return Steps(order, tuple(sorted(steps, key=lambda step: step.cut)), reasons)
 
 
+def _without_parts_of_bundles(
+    solvable: Sequence[tuple[Member, RowLayout]], reasons: dict[WeightRef, str]
+) -> list[tuple[Member, RowLayout]]:
+    """Those that share a first factor can only be solved all together."""
+
+    def key(member: Member, layout: RowLayout) -> tuple[object, ...]:
+        return member.replaced.form.bundle, member.site.input, layout
+
+    found = Counter(key(member, layout) for member, layout in solvable)
+    kept = []
+    for member, layout in solvable:
+        if member.replaced.form.bundle is None or found[key(member, layout)] == member.replaced.form.bundle_size:
+            kept.append((member, layout))
+        else:
+            reasons[member.replaced.weight] = "others that share its first factor can't be solved again"
+    return kept
+
+
 def _layout(skeleton: onnx.ModelProto, replaced: Replaced) -> RowLayout | str:
     group = replaced.group
-    if not can_write(replaced.form):
-        return f"its form {replaced.form.name!r} is left as planned"
     if len(group.sites) > 1:
         return f"its weight is shared by {len(group.sites)} nodes, whose inputs don't change alike"
     layout = find_row_layout(skeleton, group.sites[0])

@@ -38,9 +38,12 @@ class Errors:
     relative_l2: float
     squares: NDArray[np.float64]
 
-    def ratio_to(self, other: Errors) -> float:
-        """The geometric mean over the samples of this model's error by the other's."""
-        return math.exp(float(_log_ratios(self, other).mean())) if self.squares.size else 1.0
+    @property
+    def typical(self) -> float:
+        """The geometric mean of the samples' errors; that of all outputs where no sample has an error, or it is NaN."""
+        if not self.squares.size or not np.isfinite(self.squares).all():
+            return self.relative_l2
+        return math.exp(0.5 * float(np.log(self.squares + NEGLIGIBLE).mean()))
 
 
 class ErrorSum:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,11 +17,11 @@ from lowrank_onnx.moments.row_sampling import LEAST_SAMPLED_ROWS, sample_rows
 from lowrank_onnx.passes.dataflow import Dataflow
 from lowrank_onnx.progress import StageProgress
 from lowrank_onnx.refine.regression import Regression, RegressionSum
-from lowrank_onnx.refine.replaced import Replaced
 from lowrank_onnx.refine.solve import FIRST_RIDGE, choose_ridge, is_usable, whitened_parts, written_product
 from lowrank_onnx.refine.steps import Step
 from lowrank_onnx.refine.target import Target, find_target
 from lowrank_onnx.refine.twins import Twins
+from lowrank_onnx.refine.unit import Unit, find_units
 from lowrank_onnx.refine.write_form import Problem
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
@@ -113,34 +113,30 @@ def _solve_step(work: Work, twins: Twins, step: Step, start: float) -> list[Outc
             equations = _equations(work, twins, step, targets)
     except RowsError as error:
         return [Outcome(weight, None, f"its input {step.value!r} {error}") for weight in weights]
-    begin, outcomes = 0, []
-    for member, target in zip(step.members, targets, strict=True):
-        end = begin + target.W.shape[-1]
-        fit, validate = (part.of_columns(begin, end) for part in equations)
+    outcomes = []
+    for unit in find_units(step.members, targets):
+        fit, validate = (part.of_columns(unit.columns) for part in equations)
         with work.clock.stage(SOLVE):
-            outcomes.append(_solve(work, member.replaced, target, fit, validate, start))
-        begin = end
+            found = _solve(work, unit, fit, validate, start)
+        outcomes += [replace(found, weight=one.weight) for one in unit.weights]
     return outcomes
 
 
-def _solve(
-    work: Work, replaced: Replaced, target: Target, fit: Regression, validate: Regression, start: float
-) -> Outcome:
-    """Put new factors of one weight into the spool."""
-    weight, residual = replaced.weight, target.carried is not None
+def _solve(work: Work, unit: Unit, fit: Regression, validate: Regression, start: float) -> Outcome:
+    """Put new factors of the weights of a unit into the spool."""
+    weight, residual = unit.weights[0].weight, unit.target.carried is not None
     if not is_usable(fit) or not is_usable(validate):
         return Outcome(weight, None, "its inputs on these feeds are all 0, or too large to square", residual=residual)
-    before = replaced.factors(work.spool)
-    problem = Problem(weight, target, before, work.options)
+    before = unit.stored(work.spool)
+    problem = Problem(weight, unit.target, before, work.options)
     rival = None if fit.originals is None else whitened_parts(problem, fit)
     if rival is not None:
-        work.rivals.put(weight, before.form, before.rank, rival, before.solver)
-    error_before = validate.error(written_product(problem, before.parts() if rival is None else rival))
+        unit.put(work.rivals, rival, before.solver)
+    error_before = validate.error(written_product(problem, unit.parts(work.spool) if rival is None else rival))
     found = choose_ridge(problem, fit, validate, start)
     if found.parts is None:
         return Outcome(weight, None, f"the {before.form.name} form can't hold what was solved", residual=residual)
-    solver = f"{before.solver.removesuffix(REFINED)}{REFINED}"
-    work.spool.put(weight, before.form, before.rank, found.parts, solver)
+    unit.put(work.spool, found.parts, f"{before.solver.removesuffix(REFINED)}{REFINED}")
     return Outcome(weight, found.ridge, "", error_before, found.error, fit.rows, residual)
 
 
@@ -153,7 +149,7 @@ def _equations(work: Work, twins: Twins, step: Step, targets: Sequence[Target]) 
     weights = np.concatenate([target.W for target in targets], axis=-1)
     positions = count_rows(step.layout, twins.value(twins.feeds[0], "original", step.value).shape) * len(twins.feeds)
     quota = -(-_wanted_rows(weights.shape[-2], weights.shape[-1], positions) // len(twins.feeds))
-    few = quota * len(twins.feeds) < FEW_ROWS * weights.shape[-2]
+    few = min(quota * len(twins.feeds), positions) < FEW_ROWS * weights.shape[-2]
     with gram_threads() as executor:
         sums = RegressionSum(weights, executor, originals=few), RegressionSum(weights, executor)
         for feed in twins.feeds:

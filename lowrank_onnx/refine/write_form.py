@@ -91,7 +91,7 @@ def _matrix_parts(problem: Problem, regressions: Sequence[PulledRegression], pul
     left, right = _pair(problem, regressions, pulls)
     if not isinstance(problem.form, Pivoted):
         return {"left": left, "right": right}
-    found = pivot_factors(left[0], right[0], problem.form.start)
+    found = pivot_factors(left[0], problem.form.ordered(right[0]), problem.form.start)
     if found is None:
         return None
     parts = {"left": found.left, "before": found.before, "after": found.after}

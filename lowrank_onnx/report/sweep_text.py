@@ -19,7 +19,10 @@ def sweep_columns(sweep: SweepResult) -> tuple[str, ...]:
 
 def sweep_legend(sweep: SweepResult) -> str:
     """What the columns mean."""
-    legend = "error: relative L2 error of the outputs. *: no other point is better in every figure."
+    legend = (
+        "MACs: share kept. error: relative L2 error of the outputs. top-1: share of samples with the same first "
+        "answer. *: no other point is at least as small, as fast and as close."
+    )
     metrics = _metrics(sweep)
     if not metrics:
         return legend
@@ -54,7 +57,8 @@ def sweep_row(index: int, point: SweepPoint, sweep: SweepResult) -> tuple[str, .
     agreements = [o.top1_agreement for o in (verdict.outputs if verdict else ()) if o.top1_agreement is not None]
     metric = verdict.metric if verdict else None
     task = (significant(metric.candidate, 4), significant(metric.judged_drop)) if metric else (UNKNOWN, UNKNOWN)
-    mark = "written" if index == sweep.picked else "*" if point.on_front else "" if _held(point) else result.status
+    outcome = "written" if index == sweep.picked else "" if _held(point) else result.status
+    mark = f"{'*' if point.on_front else ''} {outcome}".strip()
     return (
         f"{flag} {value:g}",
         size(after.file_bytes) if after else UNKNOWN,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -16,10 +17,9 @@ from benchmarks import paper, paper_accuracy, paper_graphs
 from benchmarks.kernel_solvers import solve_exact
 from benchmarks.paper_accuracy import Meaning, eligible_weights, rank_for, total_variation, with_output, with_weights
 from benchmarks.paper_kernel import Matrix, measure_kernel
-from benchmarks.saved_results import save
+from benchmarks.saved_results import SavedResults
 from benchmarks.spectra import matrix, slow
 from lowrank_onnx import passes
-from lowrank_onnx.demo import find_demo_files
 from lowrank_onnx.evaluate import open_session
 from tests.tiny_model import classifier
 
@@ -57,9 +57,8 @@ def test_weights_are_replaced_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("name", paper_accuracy.MODELS)
-def test_full_rank_changes_nothing_and_low_rank_is_certified(name: str) -> None:
-    files = find_demo_files()
-    bench = paper_accuracy._Bench(next(path for path in files.models if path.stem == name), files, 100)
+def test_full_rank_changes_nothing_and_low_rank_is_certified(name: str, tmp_path: Path) -> None:
+    bench = paper_accuracy.AccuracyBench(name, tmp_path, "quick")
     whole = bench.judge_uniform("exact SVD", solve_exact, "rank", 1.0)
     assert (whole.top1, whole.top5) == bench.accuracy(bench.expected)
     assert whole.change < 1e-4
@@ -77,7 +76,7 @@ def test_full_rank_changes_nothing_and_low_rank_is_certified(name: str) -> None:
 
 def test_the_kernel_is_measured_beside_the_published_algorithm() -> None:
     made = Matrix("made", lambda: matrix((40, 60), slow(40), seed=0), (5, 10))
-    results = list(measure_kernel(made, quick=True))
+    results = list(measure_kernel(made, "quick"))
     assert [result.rank for result in results] == [5, 10]
     for result in results:
         errors = {timed.solver: timed.error for timed in result.timed}
@@ -108,19 +107,21 @@ def test_drawn_weights_keep_the_size_of_activations() -> None:
 
 def test_the_report_shows_what_was_saved(tmp_path: Path) -> None:
     made = Matrix("made", lambda: matrix((20, 30), slow(20), seed=0), (3,))
-    (kernel,) = measure_kernel(made, quick=True)
-    save(tmp_path / "paper" / "kernel-made-3.json", kernel)
+    (kernel,) = measure_kernel(made, "quick")
+    saved = SavedResults(tmp_path / "paper.json")
+    saved.put("kernel/made/3", kernel, 1.0)
     row = paper_accuracy.Judged("RSI q=1", "rank", 0.4, 0.51, 0.7712, 0.99, 0.2, 0.01, 0.05, 0.06, 0.9)
     shared = (kernel.date, kernel.machine, kernel.versions)
-    save(tmp_path / "paper" / "accuracy-m.json", paper_accuracy.AccuracyResult("m", True, 9, 0.9, 1.0, (row,), *shared))
+    accuracy = paper_accuracy.AccuracyResult("m", "quick", 9, 0.9, 1.0, (row,), *shared)
+    saved.put("accuracy/m/0.4", accuracy, 1.0)
     figures = (12.0, 1.5, 574_000_000, 230_000_000, 90.0, 45.0, 2.0, 1.9, 2.1)
-    save(tmp_path / "paper" / "graphs-v.json", paper_graphs.GraphResult("v", False, 0.4, *figures, *shared))
+    saved.put("graphs/v/0.4", paper_graphs.GraphResult("v", "default", 0.4, *figures, *shared), 1.0)
     paper.write_report(tmp_path)
     report = (tmp_path / "paper.md").read_text(encoding="utf-8")
     assert "| made (20 x 30) | 3 |" in report
     assert "| 0.4 | RSI q=1 | 0.510 | 77.12% | 99.00% | 0.2000 | 0.0100 | 0.0500 | 0.0600 | 90.0% |" in report
     assert "| v | 0.4 | 12 | 1.50 GB | 574.0 -> 230.0 MB | 90 -> 45 ms | 2.00 (1.90-2.10) |" in report
-    assert "Part of it is from a quick run." in report
+    assert "Part of it is from a quick run on few samples." in report
 
 
 def test_saved_results_are_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,14 +131,17 @@ def test_saved_results_are_not_measured_again(tmp_path: Path, monkeypatch: pytes
         loads.append(1)
         return matrix((20, 30), slow(20), seed=0)
 
-    monkeypatch.setattr(paper, "matrices", lambda *, quick: (Matrix("made", load, (2, 3)),))
-    paper.run_kernel(tmp_path, quick=True, again=False)
-    paper.run_kernel(tmp_path, quick=True, again=False)
+    monkeypatch.setattr(paper, "matrices", lambda size: (Matrix("made", load, (2, 3)),))
+    place = tmp_path / "paper.json"
+    paper.run_kernel(SavedResults(place), size="quick", again=False)
+    paper.run_kernel(SavedResults(place), size="quick", again=False)
     assert len(loads) == 1
-    (tmp_path / "kernel-made-3.json").unlink()
-    paper.run_kernel(tmp_path, quick=True, again=False)
+    found = json.loads(place.read_text(encoding="utf-8"))
+    del found["kernel/made/3"]
+    place.write_text(json.dumps(found), encoding="utf-8")
+    paper.run_kernel(SavedResults(place), size="quick", again=False)
     assert len(loads) == 2
-    paper.run_kernel(tmp_path, quick=True, again=True)
+    paper.run_kernel(SavedResults(place), size="quick", again=True)
     assert len(loads) == 3
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ pytest.importorskip("sklearn", reason="needs scikit-learn (extra bench)")
 
 from benchmarks import zoo
 from benchmarks.gloss_probe import parse_gloss
-from benchmarks.saved_results import is_saved, read
+from benchmarks.saved_results import SIZES, SavedResults, Size
 from benchmarks.zoo_cases import CASES, ZooCase
 from lowrank_onnx import CompressionResult, Config, compress
 from lowrank_onnx.evaluate import Session, open_session
@@ -33,15 +33,16 @@ class Loader:
         self.path, _ = write_classifier(directory)
         self.loaded = self.judged = 0
 
-    def __call__(self) -> ZooCase:
+    def __call__(self, size: Size) -> ZooCase:
         self.loaded += 1
         samples = np.random.default_rng(0).standard_normal((64, 128)).astype(np.float32)
+        feeds = tuple({"x": part} for part in np.split(samples, 8))
 
         def judge(session: Session) -> Mapping[str, float]:
             self.judged += 1
             return {"top share": float(session.run({"x": samples})["y"].max(axis=-1).mean())}
 
-        return ZooCase("tiny", self.path, ({"x": samples[:32]},), judge, False, "calibrated with noise")
+        return ZooCase("tiny", self.path, feeds, judge, False, "calibrated with noise")
 
 
 def compress_for_size(model: Path, config: Config, **options: Any) -> CompressionResult:
@@ -49,33 +50,56 @@ def compress_for_size(model: Path, config: Config, **options: Any) -> Compressio
     return compress(model, replace(config, objective="size", sensitivity="off"), **options)
 
 
+AGENDA = zoo.Agenda((0.6,), 0.6, ("SVD-LLM", "int8"))
+
+
 def test_a_run_that_was_stopped_goes_on_behind_its_last_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo, "compress", compress_for_size)
+    monkeypatch.setattr(zoo, "TIMED_SECONDS", 0.01)
     load = Loader(tmp_path)
-    zoo.run_model(load, "tiny", (0.6,), tmp_path, quick=True, again=False)
-    assert (load.loaded, load.judged) == (1, 2)
-    zoo.run_model(load, "tiny", (0.6,), tmp_path, quick=True, again=False)
+
+    def run(size: Size) -> None:
+        zoo.run_model(load, "tiny", AGENDA, SavedResults(tmp_path / "zoo.json"), size=size, again=False)
+
+    run("quick")
+    assert (load.loaded, load.judged) == (1, 5)
+    run("quick")
     assert load.loaded == 1
-    (tmp_path / "zoo" / "tiny-macs-0.6.json").unlink()
-    zoo.run_model(load, "tiny", (0.6,), tmp_path, quick=True, again=False)
-    assert (load.loaded, load.judged) == (2, 3)
-    point = read(tmp_path / "zoo" / "tiny-macs-0.6.json")
-    original = read(tmp_path / "zoo" / "tiny.json")
-    assert point["status"] == "written", point["message"]
-    assert point["macs_kept"] <= 0.6
+    found = json.loads((tmp_path / "zoo.json").read_text(encoding="utf-8"))
+    assert set(found) == {
+        "tiny",
+        "tiny/this program/0.6",
+        "tiny/SVD-LLM/0.6",
+        "tiny/int8/0.6",
+        "tiny/this program, then int8/0.6",
+    }
+    del found["tiny/SVD-LLM/0.6"]
+    (tmp_path / "zoo.json").write_text(json.dumps(found), encoding="utf-8")
+    run("quick")
+    assert (load.loaded, load.judged) == (2, 6)
+    run("default")
+    assert load.judged == 11
+    found = json.loads((tmp_path / "zoo.json").read_text(encoding="utf-8"))
+    original, point, peer = (found[key] for key in ("tiny", "tiny/this program/0.6", "tiny/SVD-LLM/0.6"))
+    assert point["objective"] == "size"
+    assert 0.0 < point["macs_kept"] <= 0.6
+    assert 0.0 < peer["macs_kept"] <= 0.6
+    assert 0.0 < point["error"] < 1.0
     assert point["parameters"] < original["parameters"]
     assert point["file_bytes"] < original["file_bytes"]
+    assert found["tiny/int8/0.6"]["file_bytes"] < original["file_bytes"] / 2
     zoo.write_report(tmp_path)
     report = (tmp_path / "zoo.md").read_text(encoding="utf-8")
     assert "## tiny" in report
-    assert f"| 0.6 (quick) | {point['metrics']['top share']:.4f} |" in report
-    assert f"| all | {original['metrics']['top share']:.4f} |" in report
+    assert f"| 0.6 | this program (for size) | {point['metrics']['top share']:.4f} |" in report
+    assert f"| all | original | {original['metrics']['top share']:.4f} |" in report
+    assert f"the best peer (SVD-LLM) is {peer['error'] / point['error']:.2f} times" in report
 
 
 def test_a_model_that_cannot_be_fetched_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def unavailable(quick: bool) -> ZooCase:
+    def unavailable(size: Size) -> ZooCase:
         raise FetchError("p=1: a Debian package, and there is no apt-get here")
 
     monkeypatch.setattr(zoo, "CASES", {"craft": unavailable})
@@ -85,15 +109,27 @@ def test_a_model_that_cannot_be_fetched_is_left_out(
     assert (tmp_path / "zoo.md").is_file()
 
 
-def test_a_quick_result_is_not_enough_for_a_full_run(tmp_path: Path) -> None:
-    place = tmp_path / "a.json"
-    assert not is_saved(place, quick=True)
-    place.write_text(json.dumps({"quick": True}), encoding="utf-8")
-    assert is_saved(place, quick=True)
-    assert not is_saved(place, quick=False)
-    place.write_text(json.dumps({"quick": False}), encoding="utf-8")
-    assert is_saved(place, quick=True)
-    assert is_saved(place, quick=False)
+@dataclass(frozen=True)
+class Sized:
+    size: Size
+
+
+def test_a_smaller_result_is_not_enough_for_a_larger_run(tmp_path: Path) -> None:
+    saved = SavedResults(tmp_path / "new" / "r.json")
+    assert not saved.has("a", "quick")
+    saved.put("a", Sized("default"), 2.04)
+    again = SavedResults(tmp_path / "new" / "r.json")
+    assert [again.has("a", size) for size in SIZES] == [True, True, False]
+    assert again["a"] == {"size": "default", "seconds_taken": 2.0}
+    assert again.part("b") == []
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["r.json"]
+
+
+def test_every_model_has_an_agenda_of_known_ways() -> None:
+    assert set(zoo.AGENDAS) == set(CASES)
+    for agenda in (*zoo.AGENDAS.values(), zoo.QUICK, zoo.FULL):
+        assert agenda.peer_share in agenda.shares
+        assert set(agenda.peers) <= set(zoo.ALL)
 
 
 def test_parameters_of_constant_nodes_count(tmp_path: Path) -> None:
@@ -113,12 +149,6 @@ def test_parameters_of_constant_nodes_count(tmp_path: Path) -> None:
     assert zoo.count_parameters(path) == 12 + 5
 
 
-@pytest.mark.parametrize("text", ["0", "1.5", "0.6,-1"])
-def test_shares_out_of_range_are_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="expected shares above 0"):
-        zoo._shares(text)
-
-
 def test_unknown_models_are_refused() -> None:
     assert zoo._names("craft,minilm-l6") == ("craft", "minilm-l6")
     with pytest.raises(argparse.ArgumentTypeError, match="nonsense: expected some of minilm-l6"):
@@ -134,7 +164,7 @@ def test_definitions_are_read_without_examples() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_every_case_can_be_judged(name: str) -> None:
     """The original's figures on few samples, against marks that only a broken export or task would miss."""
-    case = CASES[name](True)
+    case = CASES[name]("quick")
     marks = {"WER": 0.15, "CER": 0.12, "word-box F1": 0.9, "stamps": 0.3, "WordSim": 0.7, "topic probe": 0.5}
     found = case.judge(open_session(case.path))
     judged = set(found) & set(marks)

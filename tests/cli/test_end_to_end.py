@@ -236,3 +236,49 @@ def test_a_metric_that_fails_is_one_line(files: tuple[Path, Path], capsys: pytes
     error = capsys.readouterr().err
     assert error.startswith("error: metric metrics.py:broken failed: ModelError: ")
     assert error.count("\n") == 1
+
+
+def test_what_ran_where_is_in_the_report(files: tuple[Path, Path]) -> None:
+    flags = ["--rank", "32", "--json", "report.json", "--quiet", *SIZE]
+    assert main(["compress", "model.onnx", *flags]) == 0
+    [placed] = _report(Path("report.json"))["verdict"]["nodes"]
+    assert placed["provider"] == "CPUExecutionProvider"
+    # Gemm, MatMul, Relu, Flatten and Softmax; each factorized weight is one more.
+    assert (placed["original"], placed["candidate"]) == (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--provider", "cuda"], 'for CUDAExecutionProvider, pip install "lowrank-onnx[cuda12]" (or [cuda13])'),
+        (["--provider", "azure"], "it can't run every node of the model, and onnxruntime would run the others on the"),
+        (["--provider-option", "device_id=1"], "--provider-option device_id: CPUExecutionProvider has no such option"),
+        (["--provider-option", "device_id"], "expected NAME=VALUE"),
+        (["--provider-option", "a=1", "--provider-option", "a=2"], "--provider-option a: is given 2 times"),
+    ],
+)
+@pytest.mark.parametrize("command", ["compress --rank 8", "sweep --keep-params 0.6", "inspect", "validate model.onnx"])
+def test_a_provider_that_is_not_to_be_had_is_an_error(
+    files: tuple[Path, Path], capsys: pytest.CaptureFixture[str], command: str, flags: list[str], message: str
+) -> None:
+    providers = onnxruntime.get_available_providers()
+    if flags[1] == "cuda" and "CUDAExecutionProvider" in providers:
+        pytest.skip("this onnxruntime has CUDA")
+    if flags[1] == "azure" and "AzureExecutionProvider" not in providers:
+        pytest.skip("needs a provider that is available and takes no nodes")
+    name, *rest = command.split()
+    assert main([name, "model.onnx", *rest, "--data" if name == "validate" else "--calib", "feeds.npz", *flags]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert sorted(os.listdir()) == ["feeds.npz", "model.onnx"]
+
+
+def test_options_of_a_provider_from_a_file(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("o.toml").write_text("rank = 8\n[provider-option]\ndevice_id = 1\n")
+    assert main(["compress", "model.onnx", "--config", "o.toml", "--dump-config", "d.toml", *SIZE]) == 2
+    assert "--provider-option device_id: CPUExecutionProvider has no such option" in capsys.readouterr().err
+    assert 'provider-option = [\n    "device_id=1",\n]' in Path("d.toml").read_text()
+    Path("o.toml").write_text("[provider-option]\ndevice_id = [1]\n")
+    assert main(["compress", "model.onnx", "--config", "o.toml"]) == 2
+    assert "provider-option: device_id is a list: expected a string or a number" in capsys.readouterr().err

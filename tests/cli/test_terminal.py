@@ -38,11 +38,10 @@ def test_a_bug_is_one_line_that_says_so(capsys: pytest.CaptureFixture[str]) -> N
     assert out == ""
     assert err == (
         "error: this is a bug in lowrank-onnx, please report it: KeyError: 'x' "
-        "(the same with --debug FILE.zip writes what to attach, without weights; "
-        "LOWRANK_ONNX_DEBUG=1 shows the traceback)\n"
+        "(LOWRANK_ONNX_DEBUG=1 shows the traceback)\n"
     )
     assert _raising(AssertionError()) == 70
-    assert "report it: AssertionError (the same with --debug" in capsys.readouterr().err
+    assert "report it: AssertionError (LOWRANK" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyError("x"), 70), (ModelError("bad"), 3)])
@@ -63,6 +62,27 @@ def test_the_traceback_comes_on_request(
 
 def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
     assert _raising(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == ("error: interrupted, no model was written: run it again\n")
+
+
+def test_a_bug_of_a_command_that_has_debug_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    @reporting_errors
+    def command(debug: Path | None) -> int:
+        raise KeyError("x")
+
+    assert command(debug=None) == 70
+    assert capsys.readouterr().err.endswith(
+        "(the same with --debug FILE.zip writes what to attach, without weights; "
+        "LOWRANK_ONNX_DEBUG=1 shows the traceback)\n"
+    )
+
+
+def test_interrupt_without_a_cache_says_that_there_could_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    @reporting_errors
+    def command(cache: Path | None) -> int:
+        raise KeyboardInterrupt
+
+    assert command(cache=None) == 130
     assert capsys.readouterr().err == (
         "error: interrupted, no model was written: with --cache DIR the next run goes on where this one was\n"
     )

@@ -1,4 +1,7 @@
-"""The documentation's commands do what it says: every line behind a ``$`` in a console block is run, page by page."""
+"""The documentation's commands do what it says: every line behind a ``$`` in a console block is run, page by page.
+
+A backslash at its end continues a line. Scripts that a page shows are those that ship.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,8 @@ _BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 def _commands(page: Path) -> list[str]:
     blocks = _BLOCK.findall(page.read_text(encoding="utf-8"))
-    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    lines = (line for block in blocks for line in block.replace("\\\n", "").splitlines())
+    return [line[2:] for line in lines if line.startswith("$ ")]
 
 
 PAGES = {str(page.relative_to(DOCS)): page for page in sorted(DOCS.glob("**/*.md")) if _commands(page)}

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank_onnx.forms import PAIR, PIVOTED, Pivoted
+from lowrank_onnx.forms.pivoted import LEAST_SAVING
 from lowrank_onnx.types import MatrixShape
 
 SIDES = st.integers(2, 300)
@@ -25,7 +26,13 @@ def test_it_is_smaller_than_the_pair_and_than_dense_at_every_rank(
 def test_at_the_smaller_side_it_is_as_large_as_dense() -> None:
     shape = MatrixShape(1, 30, 20)
     assert PIVOTED.parameters(shape, 20) == shape.parameters
-    assert PIVOTED.largest_useful_rank(shape) == 19
+
+
+@given(SIDES, SIDES)
+def test_the_largest_useful_rank_is_the_last_that_saves_enough(in_features: int, out_features: int) -> None:
+    shape = MatrixShape(1, in_features, out_features)
+    saved = [shape.parameters - PIVOTED.parameters(shape, rank) for rank in range(1, shape.max_rank + 1)]
+    assert PIVOTED.largest_useful_rank(shape) == sum(one >= LEAST_SAVING * shape.parameters for one in saved)
 
 
 @pytest.mark.parametrize(

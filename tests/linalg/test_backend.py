@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.spectra import SPECTRA, matrix
-from lowrank_onnx.linalg import FactorRequest
+from lowrank_onnx.linalg import FactorRequest, lapack
 from lowrank_onnx.linalg import backend as backend_module
 from lowrank_onnx.linalg.backend import NUMPY, Backend, DeviceMemoryError, select_backend
 from lowrank_onnx.linalg.factor import factor_on
@@ -44,6 +44,21 @@ def test_products_and_decompositions(backend: Backend, dtype: Any) -> None:
     expected = np.linalg.eigvalsh(G.astype(np.float64))[::-1][:5]
     np.testing.assert_allclose(values, expected, rtol=tolerance)
     np.testing.assert_allclose(G @ vectors, vectors * values, atol=tolerance * expected[0])
+    every = backend.eigenvalues(backend.to_device(G))
+    np.testing.assert_allclose(every, np.linalg.eigvalsh(G.astype(np.float64))[::-1], atol=tolerance * expected[0])
+
+
+def test_large_cholesky_factors_are_made_by_halves() -> None:
+    for size in (512, 513, 1500):
+        X = np.random.default_rng(size).standard_normal((size + 50, size))
+        G = X.T @ X
+        R = lapack.cholesky_upper(G)
+        assert R is not None
+        np.testing.assert_allclose(R, np.linalg.cholesky(G).T, rtol=1e-7, atol=1e-7)
+        for place in (0, size - 1):
+            G[place, place] = -1.0
+            assert lapack.cholesky_upper(G) is None
+            G[place, place] = 1e6
 
 
 def test_cholesky_factors_and_their_failure(backend: Backend) -> None:

@@ -44,7 +44,7 @@ def test_the_error_of_a_product_is_that_of_the_rows(
     assert found.rows == rows
     expected = np.linalg.norm(inputs @ M - T) / np.linalg.norm(T)
     assert found.error(M) == pytest.approx(expected, rel=1e-9)
-    part = found.of_columns(0, 1)
+    part = found.of_columns(np.arange(1))
     expected = np.linalg.norm(inputs @ M[..., :1] - T[..., :1]) / np.linalg.norm(T[..., :1])
     assert part.error(M[..., :1]) == pytest.approx(expected, rel=1e-9)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper as h
 
+import lowrank_onnx
+from lowrank_onnx import Config, KeepParams
 from lowrank_onnx.candidate_model import build_candidate
+from lowrank_onnx.evaluate import compare_outputs, load_feeds, open_session
 from lowrank_onnx.model_io import model_bytes
 from lowrank_onnx.refine import refine_factors
 from lowrank_onnx.refine.regression import Regression
@@ -273,3 +277,47 @@ def test_every_form_that_stands_alone_is_solved_again(tmp_path: Path, name: str)
     assert refined.report.error_after is not None
     assert refined.report.error_before is not None
     assert refined.report.error_after < refined.report.error_before
+
+
+def bundles(count: int) -> onnx.ModelProto:
+    """`count` times three MatMuls on the same tensor, which are added up, and a Relu."""
+    generator = np.random.default_rng(0)
+    weights: dict[str, Array] = {}
+    nodes, here = [], "x"
+    for index in range(count):
+        for one in "qkv":
+            weights[f"{one}{index}"] = (generator.standard_normal((WIDTH, WIDTH)) / np.sqrt(WIDTH)).astype(np.float32)
+            nodes.append(h.make_node("MatMul", [here, f"{one}{index}"], [f"{one}{index}.out"], name=f"{one}{index}"))
+        nodes.append(h.make_node("Sum", [f"{one}{index}.out" for one in "qkv"], [f"s{index}"]))
+        nodes.append(h.make_node("Relu", [f"s{index}"], [f"r{index}"]))
+        here = f"r{index}"
+    nodes.append(h.make_node("Identity", [here], ["y"]))
+    return make_model(nodes, [value("x", ["n", WIDTH])], [value("y", ["n", WIDTH])], weights)
+
+
+def test_weights_that_share_a_first_factor_are_solved_as_one() -> None:
+    model = bundles(4)
+    config = Config(budget=KeepParams(0.5), forms=("shared",), objective="size")
+    planned, refined = (
+        lowrank_onnx.compress(model, replace(config, refine=refine), feeds=inputs(24)) for refine in (False, True)
+    )
+    assert {site.form for site in refined.sites if site.rank} == {"shared"}
+    assert refined.refinement is not None
+    first = {w.weight for w in refined.refinement.weights if w.reason == "its inputs are the original's"}
+    others = [w for w in refined.refinement.weights if w.weight not in first]
+    assert len(first) == 3
+    assert others
+    assert all(weight.refined for weight in others)
+    pulls = {weight.weight[1:]: weight.pull for weight in others}
+    assert all(weight.pull == pulls[weight.weight[1:]] for weight in others)
+    assert refined.model is not None
+    lefts = [t.name for t in refined.model.graph.initializer if t.name.endswith(".left")]
+    assert len(lefts) == sum(site.rank is not None for site in refined.sites) // 3
+    unseen = inputs(8, seed=2)
+    errors = []
+    for result in (planned, refined):
+        assert result.model is not None
+        session, original = (open_session(one.SerializeToString()) for one in (result.model, model))
+        (output,) = compare_outputs(original, session, load_feeds(unseen, original.inputs))
+        errors.append(output.relative_l2)
+    assert errors[1] < errors[0]

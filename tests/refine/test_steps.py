@@ -6,6 +6,7 @@ from onnx import helper as h
 
 from lowrank_onnx.model_io import load_model
 from lowrank_onnx.passes.dataflow import read_dataflow
+from lowrank_onnx.passes.shared import offer_shared
 from lowrank_onnx.refine.replaced import Replaced
 from lowrank_onnx.refine.steps import Steps, plan_steps
 from lowrank_onnx.refine.target import find_target
@@ -116,3 +117,18 @@ def test_a_gain_that_is_not_for_the_features_leaves_the_plain_target() -> None:
     target = find_target(load_model(model), read_dataflow(model), steps.steps[0].members[0])
     assert target.carried is None
     np.testing.assert_array_equal(target.W[0], weight(FEATURES, FEATURES))
+
+
+def test_a_part_of_those_that_share_a_first_factor_is_left_as_planned() -> None:
+    stored = {f"w{index}": weight(FEATURES, FEATURES, seed=index) for index in range(2)}
+    nodes = [matmul("x", index, f"y{index}") for index in range(2)]
+    outputs = [value(f"y{index}", ("n", FEATURES)) for index in range(2)]
+    model = make_model(nodes, [value("x", ("n", FEATURES))], outputs, stored)
+    shared = [Replaced(group, group.form("shared"), 3) for group in group_by_weight(offer_shared(sites_of(model)))]
+    flow = read_dataflow(model)
+    both = plan_steps(flow, shared)
+    assert names(both) == [["w0", "w1"]]
+    assert not both.reasons
+    one = plan_steps(flow, shared[1:])
+    assert not one.steps
+    assert list(one.reasons.values()) == ["others that share its first factor can't be solved again"]

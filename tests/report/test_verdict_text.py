@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 from lowrank_onnx.report.verdict_text import feeds_phrase, latency_line, speed_phrase, validate_report
-from lowrank_onnx.types import MetricComparison
+from lowrank_onnx.types import MetricComparison, ProviderNodes
 from tests.report.rendering import rendered
 from tests.report.samples import FAILED, LATENCY, METRIC, OUTPUT, SYNTHETIC, VERDICT
 
@@ -87,3 +87,10 @@ def test_a_metric_that_is_a_number_proves_nothing_more() -> None:
         "metric loss.py:loss (lower is better): 0.2000 -> 0.2500, drop 0.0500; a plain number, so nothing is known of "
         "its sampling error"
     ) in lines
+
+
+def test_what_ran_where() -> None:
+    nodes = (ProviderNodes("CUDAExecutionProvider", 61, 1), ProviderNodes("CPUExecutionProvider", 0, 1))
+    report = " ".join(rendered(validate_report("a", "b", replace(VERDICT, nodes=nodes))).split())
+    assert "ran on: CUDAExecutionProvider 61 -> 1 node, CPUExecutionProvider 0 -> 1 node" in report
+    assert "ran on" not in rendered(validate_report("a", "b", VERDICT))

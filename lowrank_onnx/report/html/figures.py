@@ -98,7 +98,7 @@ def paired_bars(bars: Sequence[Bar], unit: str) -> str:
         _name_rows(axes, [bar.label for bar in bars])
         axes.set_xlabel(unit)
         # Above the bars, so that it hides none of them however few there are.
-        figure.legend(loc="outside upper right", ncols=2)
+        figure.legend(loc="outside upper left", ncols=2)
     return out[0]
 
 

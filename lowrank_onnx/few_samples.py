@@ -1,0 +1,87 @@
+"""What few samples are good for: each weight's second moment is held against samples that it was not made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lowrank_onnx.calibration import RunModel, weight_moments
+from lowrank_onnx.evaluate import Feeds
+from lowrank_onnx.evaluate.folds import fold_samples
+from lowrank_onnx.evaluate.values import InputSpec
+from lowrank_onnx.forms import PAIR
+from lowrank_onnx.model_io import Model
+from lowrank_onnx.moments import Moment
+from lowrank_onnx.moments.cross_validation import Validated, validate_shrinkage
+from lowrank_onnx.moments.shrinkage import shrinkage
+from lowrank_onnx.progress import Progress
+from lowrank_onnx.types import Curves, ErrorCurve, Spectrum, Tails, WeightRef, rearrange
+from lowrank_onnx.weight_reader import WeightReader
+from lowrank_onnx.weights import SharedWeight
+
+ENOUGH_SAMPLES = 16
+"""From so many samples on, moments are taken as they are but for what their rows ask for."""
+
+PARTS = 4
+"""Of the samples; each is held out once."""
+
+RANKS = 16
+"""At which errors are compared, evenly spread up to the largest that saves anything."""
+
+
+def validate_moments(
+    model: Model,
+    groups: Sequence[SharedWeight],
+    moments: Mapping[WeightRef, Moment | str],
+    run: RunModel,
+    inputs: Sequence[InputSpec],
+    feeds: Feeds,
+    *,
+    seed: int,
+    directory: Path,
+    progress: Progress,
+) -> dict[WeightRef, Validated]:
+    """What held-out samples say of the weights' moments; empty where there are samples enough, or too few to part."""
+    if feeds.samples >= ENOUGH_SAMPLES or not any(isinstance(moment, Moment) for moment in moments.values()):
+        return {}
+    by_part = []
+    for number, part in enumerate(fold_samples(feeds, inputs, PARTS)):
+        place = directory / f"part.{number}"
+        place.mkdir()
+        by_part.append(weight_moments(model.skeleton, groups, run, part, seed=seed, directory=place, progress=progress))
+    weights = WeightReader(model, (group.weight for group in groups))
+    validated = {}
+    for group in groups if by_part else ():
+        whole, parts = moments[group.weight], [known[group.weight] for known in by_part]
+        seen = [part for part in parts if isinstance(part, Moment)]
+        if not isinstance(whole, Moment) or whole.diagonal or len(seen) < len(parts):
+            continue
+        least = min(shrinkage(matrix, whole.rows) for matrix in whole.second_moment)
+        matrices = rearrange(weights.read(group.weight), group.sites[0].to_matrices)
+        found = validate_shrinkage(matrices, seen, least, _ranks(group))
+        if found is not None:
+            validated[group.weight] = found
+    return validated
+
+
+def honest_curves(curves: Curves, validated: Validated | None) -> Curves:
+    """The errors by rank to expect on other samples than those that the factors were made from."""
+    return curves if validated is None else {family: _honest(curve, validated) for family, curve in curves.items()}
+
+
+def _honest(curve: ErrorCurve, validated: Validated) -> ErrorCurve:
+    if isinstance(curve, Tails):
+        return Tails(curve.ranks, tuple(validated.honest(error) for error in curve.errors))
+    captured = np.cumsum(np.sum(np.square(curve.values, dtype=np.float64), axis=0))
+    if not curve.energy > 0.0:
+        return curve
+    tails = [validated.honest(max(0.0, 1.0 - part / curve.energy)) for part in captured]
+    steps = np.clip(-np.diff([1.0, *tails]), 0.0, None)
+    return Spectrum(np.sqrt(steps * curve.energy)[None], curve.energy)
+
+
+def _ranks(group: SharedWeight) -> tuple[int, ...]:
+    largest = PAIR.largest_useful_rank(group.shape)
+    return tuple(sorted({max(1, round(largest * step / RANKS)) for step in range(1, RANKS + 1)})) if largest else ()

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lowrank_onnx
+from lowrank_onnx.candidates import tail_energy
+from lowrank_onnx.config import Config, KeepParams
+from lowrank_onnx.few_samples import ENOUGH_SAMPLES, honest_curves, validate_moments
+from lowrank_onnx.forms import MATRIX
+from lowrank_onnx.model_io import load_model
+from lowrank_onnx.moments import Moment
+from lowrank_onnx.moments.cross_validation import Validated
+from lowrank_onnx.observed import observe
+from lowrank_onnx.progress import SILENT
+from lowrank_onnx.types import Spectrum, Tails, WeightRef
+from lowrank_onnx.weights import group_by_weight
+from tests.passes.models import sites_of
+from tests.test_calibration import held_out_error, linear, rows
+
+KINDS = ["plain", "duplicated features", "constant inputs", "dead inputs"]
+
+
+def validated(samples: int, directory: Path) -> dict[WeightRef, Validated]:
+    model = load_model(linear(np.random.default_rng(1).standard_normal((96, 64))))
+    sites = sites_of(model.skeleton)
+    groups = group_by_weight(sites)
+    observed = observe(model, sites, [{"x": rows("plain", samples, 96, 0)}], provider="cpu", seed=0)
+    x = rows("plain", samples, 96, 0).astype(np.float64)
+    moments: dict[WeightRef, Moment | str] = {
+        groups[0].weight: Moment((x.T @ x / samples)[None], x.mean(axis=0)[None], samples, samples)
+    }
+    return validate_moments(
+        model,
+        groups,
+        moments,
+        observed.run,
+        observed.session.inputs,
+        observed.feeds,
+        seed=0,
+        directory=directory,
+        progress=SILENT,
+    )
+
+
+def test_few_samples_are_validated_and_enough_are_not(tmp_path: Path) -> None:
+    (found,) = validated(8, tmp_path).values()
+    assert 0.0 < found.share <= 1.0
+    assert found.tails
+    assert validated(ENOUGH_SAMPLES, tmp_path) == {}
+
+
+def test_too_few_samples_to_part_are_taken_as_they_are(tmp_path: Path) -> None:
+    assert validated(3, tmp_path) == {}
+
+
+def test_honest_curves_have_the_tails_of_held_out_samples() -> None:
+    found = Validated(0.5, ((0.01, 0.04), (0.1, 0.2)))
+    values = 0.8 ** np.arange(16.0)[None]
+    spectrum = Spectrum(values, float(np.sum(values**2)))
+    tails = Tails((2, 4), (0.1, 0.01))
+    curves = honest_curves({MATRIX: spectrum, "spatial": tails}, found)
+    for rank in range(1, 16):
+        expected = found.honest(tail_energy(spectrum, rank))
+        assert tail_energy(curves[MATRIX], rank) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    assert [tail_energy(curves["spatial"], rank) for rank in (2, 4)] == pytest.approx([0.2, 0.04])
+    assert honest_curves({MATRIX: spectrum}, None) == {MATRIX: spectrum}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_eight_samples_are_never_worse_than_none(kind: str, seed: int) -> None:
+    """For three times as many features; judged on rows that calibration did not see."""
+    size = 24 * 8
+    model = linear(np.random.default_rng(1).standard_normal((size, 64)))
+    feeds: list[Mapping[str, np.ndarray]] = [{"x": rows(kind, 8, size, seed)}]
+    test = rows(kind, 500, size, 100 + seed)
+    weighted = held_out_error(model, Config(budget=KeepParams(0.6)), feeds, test)
+    plain = held_out_error(model, Config(budget=KeepParams(0.6), whiten=False), feeds, test)
+    assert np.isfinite(weighted)
+    assert weighted <= plain * 1.02
+
+
+def test_eight_samples_of_a_wide_layer_end_to_end() -> None:
+    weight = np.random.default_rng(1).standard_normal((1536, 48))
+    config = Config(budget=KeepParams(0.5), objective="size")
+    result = lowrank_onnx.compress(linear(weight), config, feeds=[{"x": rows("plain", 8, 1536, 0)}])
+    assert result.verdict is not None
+    assert result.verdict.passed
+    assert result.sites[0].rank is not None
