@@ -64,7 +64,7 @@ def noise(seed: int, spread: float) -> Iterator[float]:
 
 def test_loading_is_not_timed() -> None:
     machine = Machine()
-    comparison = machine.measure(lambda feed: 3 * MS * feed["x"][0], lambda feed: 2 * MS * feed["x"][0])
+    comparison = machine.measure(lambda feed: 3 * MS * feed["x"][0], lambda feed: 2 * MS * feed["x"][0], min_pairs=12)
     assert comparison.speedup == comparison.speedup_low == comparison.speedup_high == pytest.approx(1.5)
     assert comparison.faster
     assert comparison.original.median_ms == pytest.approx(6.0)
