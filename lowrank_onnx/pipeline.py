@@ -26,6 +26,7 @@ from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.chain_factors import LeadingBases, chain_maker
 from lowrank_onnx.config import Config, PlannedBudget
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
+from lowrank_onnx.evaluate.turns import plan_sessions
 from lowrank_onnx.factorize import spool_factors
 from lowrank_onnx.few_samples import honest_curves
 from lowrank_onnx.inspection import inspect_weights, with_plans
@@ -42,7 +43,7 @@ from lowrank_onnx.model_io import (
 from lowrank_onnx.model_totals import totals
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
-from lowrank_onnx.observed import FeedSource, Observed, find_feeds, observe, open_model
+from lowrank_onnx.observed import FeedSource, Observed, find_feeds, open_model
 from lowrank_onnx.preparation import (
     factor_ranks,
     factorize_options,
@@ -52,6 +53,7 @@ from lowrank_onnx.preparation import (
     planned_weights,
     prepare,
     refines,
+    run_original,
     validated_moments,
 )
 from lowrank_onnx.progress import SILENT, Progress
@@ -122,7 +124,7 @@ def compress(
             check_target(prepared.model, target, force=force)
         directory = stack.enter_context(scratch_directory(target))
         with clock.stage("observe"):
-            observed = observe_if_needed(prepared, config, feeds)
+            observed = observe_if_needed(prepared, config, feeds, directory)
             positions = observed.positions if observed else {}
             config = replace(config, budget=credited(asked.budget, prepared.groups, prepared.saved, positions))
             unmeasured = planned_weights(prepared, observed, {})
@@ -130,6 +132,8 @@ def compress(
             metric = None if observed is None else metric_judge(observed.session, config, models_searched(config))
             moments = input_moments(prepared, observed, config, directory, progress, on_model)
             validated = validated_moments(prepared, observed, moments, config, directory, progress)
+            if observed is not None:
+                observed.rest()
         shares = {weight: found.share for weight, found in validated.items()}
         whitening = ShrunkMoments({w: m for w, m in moments.items() if isinstance(m, Moment)}, shares)
         bases = LeadingBases(directory)
@@ -256,7 +260,7 @@ def validate(
     Parameters
     ----------
     original, candidate : paths, protos or graphs. Neither is modified.
-    config : its gates, provider and seed are used.
+    config : its gates, metric, provider, seed and `one_session` are used.
     feeds : as in `compress`.
     progress : receives the stages.
 
@@ -266,10 +270,15 @@ def validate(
         Passed only if something was compared, no output is unsound and every gate holds. Speed is reported, not judged.
     """
     first, second = load_model(original), load_model(candidate)
-    session = open_model(first, config.runs_on)
+    sessions = plan_sessions(config.one_session, first.file_bytes + second.file_bytes, config.runs_on)
+    session = sessions.open(partial(open_model, first, config.runs_on))
     chosen = find_feeds(first, session, feeds, config.seed)
     metric = metric_judge(session, config)
-    return compare(session, open_model(second, config.runs_on), chosen, config, progress, metric=metric)
+    rival = sessions.open(partial(open_model, second, config.runs_on))
+    try:
+        return compare(session, rival, chosen, config, progress, metric=metric, note=sessions.note)
+    finally:
+        sessions.rest()
 
 
 def inspect(
@@ -297,13 +306,14 @@ def inspect(
     notes: list[str] = []
     observed: Observed | None = None
     try:
-        observed = observe(prepared.model, prepared.sites, feeds, provider=config.runs_on, seed=config.seed)
+        observed = run_original(prepared, config, feeds)
     except (ModelError, UsageError, MissingDependencyError) as error:
         if feeds is not None:
             raise
         notes.append(f"MACs are not known: {error}")
     else:
         positions = observed.positions
+        observed.rest()
         notes.append(f"MACs are of one run on the first of {observed.feeds.description}")
     options, groups = factorize_options(config), prepared.groups
     sites, curves = inspect_weights(prepared.model, groups, positions, options, prepared.asked, progress)

@@ -86,8 +86,10 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class LatencyComparison:
-    """Interleaved paired timing. `speedup` = original / candidate (above 1: the candidate is faster), the median of
-    the paired ratios, with a `confidence` interval from `speedup_low` to `speedup_high`.
+    """Paired timing, interleaved run by run, or block by block where the models took turns.
+
+    `speedup` = original / candidate (above 1: the candidate is faster), the median of the paired ratios, with a
+    `confidence` interval from `speedup_low` to `speedup_high`.
     """
 
     original: Timing
@@ -117,7 +119,8 @@ class ProviderNodes:
 class Verdict:
     """What validation found. `passed` is False whenever `failures` is not empty; `metric` is None without a metric.
 
-    `nodes` says what ran where; it is empty where onnxruntime doesn't tell.
+    `nodes` says what ran where; it is empty where onnxruntime doesn't tell. `notes` are sentences that a reader of the
+    figures needs.
     """
 
     outputs: tuple[OutputStatistics, ...]
@@ -129,6 +132,7 @@ class Verdict:
     failures: tuple[str, ...]
     metric: MetricComparison | None = None
     nodes: tuple[ProviderNodes, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:

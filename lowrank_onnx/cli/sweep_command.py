@@ -34,6 +34,7 @@ def sweep(
     metric: options.MetricOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
     provider_option: options.ProviderOptionOption = None,
+    one_session: options.OneSessionOption = options.DEFAULTS.one_session,
     effort: options.EffortOption = options.DEFAULTS.effort,
     sensitivity: options.SensitivityOption = options.DEFAULTS.sensitivity,
     refine: options.RefineOption = options.DEFAULTS.refine,
@@ -74,6 +75,7 @@ def sweep(
         device=device,
         provider=provider,
         provider_options=parse_provider_options(provider_option or ()),
+        one_session=one_session,
         metric=metric,
     )
     dump_options(context, dump_config)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from lowrank_onnx.config import Gates
-from lowrank_onnx.errors import ModelError, UsageError
+from lowrank_onnx.errors import UsageError
 from lowrank_onnx.evaluate.accumulate import OutputAccumulator
 from lowrank_onnx.evaluate.confidence import CONFIDENCE, share_at_least
 from lowrank_onnx.evaluate.feeds import Feeds
 from lowrank_onnx.evaluate.session import Runner
+from lowrank_onnx.evaluate.turns import pair_outputs
 from lowrank_onnx.progress import StageProgress
-from lowrank_onnx.types import Feed, LatencyComparison, MetricComparison, OutputStatistics, Verdict
+from lowrank_onnx.types import LatencyComparison, MetricComparison, OutputStatistics, Verdict
 
 
 def compare_outputs(
@@ -38,13 +38,12 @@ def compare_outputs(
     ------
     UsageError : the two models don't take the same inputs, or a feed is not usable.
     ModelError : one of them can't run on a feed.
+    OutputError : they take turns, and there is no room on disk for the original's outputs.
     """
     _check_same_inputs(original, candidate)
     shared = [name for name in original.outputs if name in candidate.outputs]
     accumulators = {name: OutputAccumulator(name) for name in shared}
-    for index, feed in enumerate(feeds) if shared else ():
-        expected = _run(original, "original", feed, shared, index)
-        actual = _run(candidate, "candidate", feed, shared, index)
+    for _, expected, actual in pair_outputs(original, candidate, feeds, shared) if shared else ():
         for name, accumulator in accumulators.items():
             accumulator.add(expected[name], actual[name])
         if progress is not None:
@@ -126,13 +125,6 @@ def _check_same_inputs(original: Runner, candidate: Runner) -> None:
         raise UsageError(
             f"the candidate's inputs ({second}) aren't the original's ({first}): compare two versions of one model"
         )
-
-
-def _run(model: Runner, role: str, feed: Feed, outputs: Sequence[str], index: int) -> dict[str, Any]:
-    try:
-        return model.run(feed, outputs)
-    except ModelError as error:
-        raise ModelError(f"the {role} on feed {index}: {error}") from error
 
 
 def _absent(name: str, problem: str) -> OutputStatistics:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from lowrank_onnx.attempt import Workshop, attempt
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.evaluate.feeds import is_held_out
+from lowrank_onnx.evaluate.turns import pair_outputs
 from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.passes.dataflow import read_dataflow
 from lowrank_onnx.progress import SILENT, Progress
@@ -93,6 +94,7 @@ def refine_factors(
         clock=StageClock() if clock is None else clock,
     )
     by_weight = {one.weight: one for one in replaced}
+    workshop.original.rest()
     try:
         with (
             progress.stage("refining factors", sum(len(step.members) for step in steps.steps)) as stage,
@@ -133,8 +135,11 @@ def _keep_what_helps(
     wanted = {feed for feed in twins.feeds if work.validates(feed)}
     feeds = [feed for number, feed in enumerate(workshop.original.calibration) if number in wanted]
     before, after = ErrorSum(), ErrorSum()
-    with attempt(replace(workshop, spool=work.rivals), choices) as planned:
-        for feed, (expected, refined) in zip(feeds, twins.outputs(sorted(wanted)), strict=True):
+    with (
+        workshop.original.sessions.run_first(twins.outputs(sorted(wanted))) as walked_through,
+        attempt(replace(workshop, spool=work.rivals), choices) as planned,
+    ):
+        for feed, (expected, refined) in zip(feeds, walked_through, strict=True):
             before.add(feed, expected, planned.run(feed, list(expected)))
             after.add(feed, expected, refined)
     base, best = before.finish(), after.finish()
@@ -167,8 +172,8 @@ def _errors(workshop: Workshop, choices: Sequence[Choice], feeds: Iterable[Feed]
     original = workshop.original.session
     total = ErrorSum()
     with attempt(workshop, choices) as session:
-        for feed in feeds:
-            total.add(feed, original.run(feed), session.run(feed))
+        for feed, expected, actual in pair_outputs(original, session, feeds):
+            total.add(feed, expected, actual)
     return total.finish()
 
 

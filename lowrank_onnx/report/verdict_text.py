@@ -31,6 +31,7 @@ def verdict_block(verdict: Verdict) -> Group:
         parts.append(text(latency_line(verdict.latency, verdict)))
     if verdict.nodes:
         parts.append(text(placement_line(verdict.nodes)))
+    parts += [text(f"note: {note}") for note in verdict.notes]
     parts += [text(f"failed: {failure}", "bold red") for failure in verdict.failures]
     if verdict.passed:
         parts.append(text("validation passed", "green"))

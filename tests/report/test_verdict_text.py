@@ -31,6 +31,11 @@ def test_feeds() -> None:
     assert feeds_phrase(replace(SYNTHETIC, feeds="made up")) == "synthetic feeds: made up"
 
 
+def test_notes_stand_under_the_figures() -> None:
+    lines = rendered(validate_report("a.onnx", "b.onnx", replace(VERDICT, notes=("one at a time",)))).splitlines()
+    assert lines[-2:] == ["note: one at a time", "validation passed"]
+
+
 def test_a_failed_comparison() -> None:
     lines = rendered(validate_report("a.onnx", "b.onnx", FAILED)).splitlines()
     assert lines[0] == "b.onnx against a.onnx"
