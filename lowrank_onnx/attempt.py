@@ -27,7 +27,7 @@ from lowrank_onnx.realise import Realiser
 from lowrank_onnx.settle import Settled, settle
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.trust import TRUSTS, PlanJudge
-from lowrank_onnx.types import LatencyComparison, MetricComparison
+from lowrank_onnx.types import LatencyComparison, MetricComparison, overall_error
 from lowrank_onnx.weights import SharedWeight
 
 Stopwatch: TypeAlias = Callable[[Runner, Runner, Feeds], LatencyComparison]
@@ -118,7 +118,7 @@ class PlanError:
                 actual = session.run(feed)
                 for accumulator in accumulators:
                     accumulator.add(expected[accumulator.name], actual[accumulator.name])
-        return max((accumulator.statistics().relative_l2 for accumulator in accumulators), default=math.inf)
+        return overall_error([accumulator.statistics() for accumulator in accumulators])
 
 
 PASSES_TO_CHOOSE = 3
@@ -172,8 +172,7 @@ def attempt(workshop: Workshop, choices: Sequence[Choice]) -> Iterator[Runner]:
 
 
 def _error(original: Observed, session: Runner, feeds: Feeds) -> float:
-    outputs = compare_outputs(original.session, session, feeds)
-    return max((output.relative_l2 for output in outputs), default=float("inf"))
+    return overall_error(compare_outputs(original.session, session, feeds))
 
 
 def settled_choices(

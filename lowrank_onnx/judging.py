@@ -10,6 +10,7 @@ from lowrank_onnx.evaluate.scores import MetricJudge, judge_by
 from lowrank_onnx.evaluate.turns import OpenModel
 from lowrank_onnx.model_io import StagedModel
 from lowrank_onnx.observed import Observed
+from lowrank_onnx.outcome import allowed_error
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.revision import required_speedup
 from lowrank_onnx.settle import models_searched
@@ -86,6 +87,7 @@ def compare(
         min_speedup=required_speedup(config),
         metric=measured,
         max_drop=config.required_drop,
+        asked_error=allowed_error(config),
         models=models,
     )
     return replace(verdict, nodes=_placement(original, candidate), notes=(note,) if note else ())

@@ -13,7 +13,14 @@ from lowrank_onnx.report.html.parts import Section, Table
 from lowrank_onnx.report.numbers import count, fraction, kept, passes, short_count, significant
 from lowrank_onnx.report.sensitivity_text import exclusion_line
 from lowrank_onnx.report.tables import matrix_shape
-from lowrank_onnx.report.verdict_text import feeds_phrase, latency_line, metric_lines, placement_line, top1_bounds
+from lowrank_onnx.report.verdict_text import (
+    answer_lines,
+    feeds_phrase,
+    latency_line,
+    metric_lines,
+    placement_line,
+    top1_bounds,
+)
 from lowrank_onnx.results import CompressionResult, SiteResult
 from lowrank_onnx.types import Skipped
 
@@ -82,7 +89,7 @@ def outputs_section(result: CompressionResult) -> Section | None:
     )
     columns = ("output", "relative L2", "largest difference", "SQNR, dB", "cosine", "top-1 agreement")
     lines = [f"Compared on {feeds_phrase(verdict)}."]
-    lines += top1_bounds(verdict)
+    lines += (*answer_lines(verdict), *top1_bounds(verdict))
     if verdict.metric is not None:
         lines += metric_lines(verdict.metric)
     if verdict.latency is not None:
