@@ -49,6 +49,11 @@ class Folded:
         a, b, columns = X.shape
         return backend.xp.reshape(self.metric @ backend.xp.reshape(X, (a * b, columns)), (a, b, columns))
 
+    def outline(self) -> Folded:
+        """Its shape, energy and scale, with nothing of the size of a weight or a metric."""
+        empty = np.broadcast_to(np.zeros(()), self.weight.shape)
+        return replace(self, weight=empty, metric=None, image=empty)
+
 
 def fold(backend: Backend, W: NDArray[Any], order: Sequence[int], a: int, second_moment: NDArray[Any] | None) -> Folded:
     """Bring W and its second moment to the device, the patch's axes in `order`, of which the first make up `a`.
