@@ -23,7 +23,7 @@ from lowrank_onnx.forms.conv_spatial import ConvSpatial
 from lowrank_onnx.forms.conv_tucker import ConvTucker
 from lowrank_onnx.linalg.backend import select_backend
 from lowrank_onnx.linalg.folded import Folded
-from lowrank_onnx.linalg.leading import LeadingFamily, Projection, fit_leading
+from lowrank_onnx.linalg.leading import LeadingFamily, PatchProblem, Projection, patch_problem
 from lowrank_onnx.linalg.tucker import factor_tucker, tucker_errors
 from lowrank_onnx.model_io import Model, save_array
 from lowrank_onnx.types import Array, MatrixShape, Rearrangement, Tails, WeightRef, rearrange
@@ -191,9 +191,11 @@ def chain_errors(
         If the weight isn't finite; the message names it.
     """
     found: dict[int, Tails] = {}
+    problems = _problems(kernel, asked[0][0])
     for axes in dict.fromkeys(leading_axes(form) for form, _ in asked):
         alike = [number for number, (form, _) in enumerate(asked) if leading_axes(form) == axes]
-        fits = _fit(kernel, asked[alike[0]][0], max(max(asked[number][1]) for number in alike))
+        largest = max(max(asked[number][1]) for number in alike)
+        fits = [problem.fit(axes, largest) for problem in problems]
         if bases is not None:
             bases.keep(kernel, asked[alike[0]][0], fits)
         found.update((number, _tails(fits, *asked[number], kernel.shape)) for number in alike)
@@ -245,25 +247,24 @@ def _fit(
     kernel: ChainWeight, form: ConvChain, rank: int, known: Sequence[Array | None] | None = None
 ) -> list[LeadingFamily]:
     """One for each group, from its leading factor where that is known."""
-    leading = leading_axes(form)
+    firsts = known or (None,) * kernel.shape.groups
+    return [
+        problem.fit(leading_axes(form), rank, first=first)
+        for problem, first in zip(_problems(kernel, form), firsts, strict=True)
+    ]
+
+
+def _problems(kernel: ChainWeight, form: ConvChain) -> list[PatchProblem]:
+    """That of each group; the form is any of the kernel's."""
     axes = (form.geometry.channels, *form.geometry.kernel)
-    fits = []
+    backend, problems = select_backend(kernel.device), []
     for group, matrix in enumerate(rearrange(kernel.stored, kernel.to_matrices)):
         moment = None if kernel.second_moment is None else kernel.second_moment[group]
         try:
-            fits.append(
-                fit_leading(
-                    matrix.reshape(*axes, -1),
-                    leading,
-                    rank,
-                    second_moment=moment,
-                    device=kernel.device,
-                    first=None if known is None else known[group],
-                )
-            )
+            problems.append(patch_problem(backend, matrix.reshape(*axes, -1), moment))
         except FactorizationError as error:
             raise FactorizationError(f"weight {kernel.weight.name!r}: {error}") from error
-    return fits
+    return problems
 
 
 def _errors(fit: LeadingFamily, form: ConvChain, shape: MatrixShape, ranks: Sequence[int]) -> Array:
