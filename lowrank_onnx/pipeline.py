@@ -18,7 +18,7 @@ from pathlib import Path
 from lowrank_onnx.absorb import absorbable_notes, credited
 from lowrank_onnx.accounting import Bookkeeping
 from lowrank_onnx.attempt import Workshop, plan_judge, settled_choices
-from lowrank_onnx.cache import open_cache
+from lowrank_onnx.cache import Cache, open_cache
 from lowrank_onnx.cache.facts import environment_facts, model_facts
 from lowrank_onnx.calibration import lessons
 from lowrank_onnx.candidate_model import build_candidate
@@ -93,9 +93,9 @@ def compress(
         ``test_data_set_*``, or an iterable of dicts. None makes synthetic ones.
     output : where to write. None writes nothing; the new model is in ``result.model``.
     force : overwrite an existing output.
-    cache : a directory for moments, factors and sensitivities, by content: a run that was killed goes on, and later
-        ones with other budgets start from them. What doesn't depend on timing is the same with and without. None keeps
-        nothing.
+    cache : a directory for moments, factors, sensitivities and the steps of refinement, by content: a run that was
+        killed goes on, and later ones with other budgets start from them. What doesn't depend on timing is the same
+        with and without. None keeps nothing.
     base_directory : where the external data of a `ModelProto` or `gs.Graph` lies; an `onnx_ir.Model` knows it.
     progress : receives the stages.
 
@@ -201,11 +201,18 @@ def compress(
         if all(choice.candidate.rank is None for choice in choices) and not prepared.absorbed:
             return book.unchanged()
         reviser = Reviser(config, timed_weights, lambda speedup, start: settled(replace(config, budget=speedup), start))
-        return _finish(book, workshop, reviser, target, force=force, progress=progress)
+        return _finish(book, workshop, reviser, target, on_model, force=force, progress=progress)
 
 
 def _finish(
-    book: Bookkeeping, workshop: Workshop, reviser: Reviser, target: Path | None, *, force: bool, progress: Progress
+    book: Bookkeeping,
+    workshop: Workshop,
+    reviser: Reviser,
+    target: Path | None,
+    cache: Cache,
+    *,
+    force: bool,
+    progress: Progress,
 ) -> CompressionResult:
     """Refine, rewrite, judge, and write what holds; where only the latency doesn't, choose again and start over."""
     config, clock = book.config, book.clock
@@ -215,7 +222,7 @@ def _finish(
         spool = workshop.spool
         if refines(config, workshop.observed) and any(choice.candidate.rank is not None for choice in book.choices):
             options = factorize_options(config)
-            refined = refine_factors(workshop, book.choices, options, progress=progress, clock=clock)
+            refined = refine_factors(workshop, book.choices, options, progress=progress, clock=clock, cache=cache)
             spool, book = refined.spool, replace(book, refinement=refined.report)
         with clock.stage("rewrite"):
             candidate = build_candidate(
