@@ -7,6 +7,7 @@ in a spool directory until the plan is made (`lowrank_onnx.spool`).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,6 +43,9 @@ from lowrank_onnx.types import (
 )
 from lowrank_onnx.weight_reader import WeightReader
 from lowrank_onnx.weights import SharedWeight
+
+MOST_TUCKER_RANKS = 16
+"""For which the errors of a kernel's Tucker-2 are found: as fine as plans over many weights need."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,7 +300,10 @@ def _chain_curves(
 
 def _chain_ranks(shape: MatrixShape, form: ConvChain, largest: int) -> tuple[int, ...]:
     """All ranks where one decomposition gives all errors; for Tucker-2, where each takes one of its own, a grid."""
-    step = natural_rank_multiple(shape) if isinstance(form, ConvTucker) else 1
+    if not isinstance(form, ConvTucker):
+        return tuple(range(1, largest + 1))
+    multiple = natural_rank_multiple(shape)
+    step = multiple * max(1, math.ceil(largest / multiple / MOST_TUCKER_RANKS))
     return tuple(dict.fromkeys((*range(step, largest + 1, step), largest)))
 
 
