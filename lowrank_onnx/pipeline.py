@@ -43,6 +43,7 @@ from lowrank_onnx.model_io import (
 from lowrank_onnx.model_totals import totals
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
+from lowrank_onnx.no_sites import why_no_sites
 from lowrank_onnx.observed import FeedSource, Observed, find_feeds, open_model
 from lowrank_onnx.preparation import (
     factor_ranks,
@@ -335,5 +336,5 @@ def inspect(
         totals=size,
         notes=(*prepared.notes, *notes, *absorbable_notes(prepared.model, prepared.sites)),
         plans=shares,
-        message=prospect(weights, shares, size),
+        message=prospect(weights, shares, size, why_no_sites(prepared.original.skeleton, prepared.skipped)),
     )

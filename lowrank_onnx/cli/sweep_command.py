@@ -52,6 +52,7 @@ def sweep(
     json: outputs.JsonOption = None,
     html: outputs.HtmlOption = None,
     quiet: outputs.QuietOption = False,
+    verbose: outputs.VerboseOption = False,
     config_file: ConfigFileOption = None,
     dump_config: DumpConfigOption = None,
     debug: outputs.DebugOption = None,
@@ -109,7 +110,7 @@ def sweep(
         from lowrank_onnx.report.html import sweep_page, write_page
 
         write_page(sweep_page(result, context.obj or ()), html)
-    publish(sweep_document(result), json, None if quiet else sweep_report(result))
+    publish(sweep_document(result), json, None if quiet else sweep_report(result, verbose=verbose))
     failed = rule is not None and result.picked is None
     if failed and (quiet or is_standard_output(json)):
         say_error(result.message)

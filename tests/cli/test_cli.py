@@ -436,7 +436,7 @@ def test_a_link_to_the_model_is_the_model(
     [
         (UsageError("--provider x: not available, expected one of CPUExecutionProvider"), 2),
         (OutputError("--output a: can't be written"), 2),
-        (MissingDependencyError('onnxruntime is not installed: pip install "lowrank-onnx[cpu]"'), 2),
+        (MissingDependencyError("onnxruntime is not installed: pip install onnxruntime"), 2),
         (ModelError("model.onnx: is no ONNX file"), 3),
         (FactorizationError("weight w: holds NaN"), 3),
     ],

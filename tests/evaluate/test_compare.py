@@ -15,7 +15,7 @@ from lowrank_onnx.config import Gates
 from lowrank_onnx.errors import ModelError, UsageError
 from lowrank_onnx.evaluate.compare import compare_outputs, judge
 from lowrank_onnx.evaluate.confidence import share_at_least
-from lowrank_onnx.evaluate.feeds import Feeds
+from lowrank_onnx.evaluate.feeds import FeedGroup, Feeds
 from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.types import LatencyComparison, MetricComparison, OutputStatistics, Timing, overall_error
 from tests.evaluate.fakes import FunctionSession, as_feeds
@@ -437,6 +437,8 @@ def test_rows_that_are_samples_bound_the_top_class_of_others_like_them() -> None
 def test_answers_have_a_bound_where_each_is_a_sample() -> None:
     feeds = Feeds("given", synthetic=False, samples=100, groups=ONE.groups)
     assert _judged(_answers(0.98), feeds).top1_bound == share_at_least(98, 100)
+    nearly = Feeds("the last feed is smaller", synthetic=False, samples=110, groups=(FeedGroup(4, lambda: iter(())),))
+    assert _judged(_answers(0.98), nearly).top1_bound == share_at_least(98, 100)
     assert _judged(_answers(0.98), ONE).top1_bound is None
 
 

@@ -105,7 +105,18 @@ def sites_section(result: CompressionResult) -> Section | None:
     rewritten = _largest([site for site in result.sites if site.rank is not None])
     if not rewritten:
         return None
-    columns = ("layer", "operator", "in x out", "form", "rank", "weights", "kept", "error", "harm")
+    harm = any(site.predicted_error is not None for site in rewritten)
+    columns = (
+        "layer",
+        "operator",
+        "in x out",
+        "form",
+        "rank",
+        "weights",
+        "kept",
+        "error",
+        *(("harm",) if harm else ()),
+    )
     rows = tuple(
         (
             printable(site.name),
@@ -116,14 +127,12 @@ def sites_section(result: CompressionResult) -> Section | None:
             short_count(site.parameters_before),
             kept(site.parameters_before, site.parameters_after),
             significant(site.relative_error if site.input_error is None else site.input_error),
-            significant(site.predicted_error),
+            *((significant(site.predicted_error),) if harm else ()),
         )
         for site in rewritten
     )
-    text = (
-        "error: relative, of what the layer computes on the feeds where these were given, else of its weight; "
-        "harm: relative error of the outputs expected of this layer alone."
-    )
+    text = "error: relative, of what the layer computes on the feeds where these were given, else of its weight"
+    text += "; harm: relative error of the outputs expected of this layer alone." if harm else "."
     return Section("layers", "The layers that were rewritten", (text,), tables=(Table("Layers", columns, rows, 4),))
 
 
