@@ -43,6 +43,7 @@ def judge_staged(
             require_faster=config.objective == "latency",
             models=models_searched(config),
             seconds=bounded_seconds(observed, TIMING_PASSES, LEAST_TIMING_SECONDS, config.preset.timing_seconds),
+            asked_error=allowed_error(config),
             note=observed.sessions.note,
         )
     finally:
@@ -65,9 +66,13 @@ def compare(
     require_faster: bool = False,
     models: int = 1,
     seconds: float | None = None,
+    asked_error: float | None = None,
     note: str = "",
 ) -> Verdict:
-    """Compare outputs and latency on some feeds, and hold both to the options; `note` is for the verdict's readers."""
+    """Compare outputs and latency on some feeds, and hold both to the options; `note` is for the verdict's readers.
+
+    `asked_error` is the error that a budget asks for; without one, that of the gates.
+    """
     with progress.stage("comparing outputs", len(feeds)) as stage:
         outputs = compare_outputs(original, candidate, feeds, progress=stage)
     with progress.stage("measuring the metric", None):
@@ -87,7 +92,7 @@ def compare(
         min_speedup=required_speedup(config),
         metric=measured,
         max_drop=config.required_drop,
-        asked_error=allowed_error(config),
+        asked_error=gates.max_error if asked_error is None else asked_error,
         models=models,
     )
     return replace(verdict, nodes=_placement(original, candidate), notes=(note,) if note else ())
