@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,13 +20,19 @@ if TYPE_CHECKING:
 Size: TypeAlias = Literal["quick", "default", "full"]
 """How much is measured: enough to see that everything runs, what the tables need, all there is."""
 
+QUIET_LOAD = 4.0
+"""Load averages above this come from other processes: one measurement runs a few threads, and waits for them."""
+
+SHARED = "The machine was shared: single times are longer than on a quiet one, ratios come from interleaved pairs"
+
 SIZES: tuple[Size, ...] = ("quick", "default", "full")
 
 
 class SavedResults:
     """Results by key in a JSON file, written in one step after each of them.
 
-    Every result says in `size` how much was measured, and in `seconds_taken` how long that took.
+    Every result says in `size` how much was measured, in `seconds_taken` how long that took, and in `load` how many
+    processes wanted a core of the machine at its end, the measured one among them.
     """
 
     def __init__(self, place: Path) -> None:
@@ -42,7 +49,7 @@ class SavedResults:
 
     def put(self, key: str, result: DataclassInstance, seconds: float) -> None:
         """Keep a result, in place of one that was there."""
-        self._found[key] = asdict(result) | {"seconds_taken": round(seconds, 1)}
+        self._found[key] = asdict(result) | {"seconds_taken": round(seconds, 1), "load": round(os.getloadavg()[0], 1)}
         self._place.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self._place.with_name(f".{self._place.name}.unfinished")
         ordered = dict(sorted(self._found.items()))
@@ -61,9 +68,11 @@ def circumstances() -> dict[str, Any]:
 
 
 def measured_on(results: list[dict[str, Any]]) -> str:
-    """One line: when, on what, with which versions, and whether in a hurry."""
+    """One line: when, on what, with which versions, whether in a hurry, and whether beside other work."""
     dates, machines = (", ".join(sorted({result[name] for result in results})) for name in ("date", "machine"))
     newest: Mapping[str, Any] = max(results, key=lambda result: str(result["date"]))["versions"]
     versions = ", ".join(f"{name} {version}" for name, version in newest.items() if version)
     quick = " Part of it is from a quick run on few samples." if any(r["size"] == "quick" for r in results) else ""
-    return f"Measured on {dates}: {machines}; {versions}.{quick}"
+    load = max((float(r.get("load", 0.0)) for r in results), default=0.0)
+    shared = "" if load <= QUIET_LOAD else f" {SHARED} (load average up to {load:g})."
+    return f"Measured on {dates}: {machines}; {versions}.{quick}{shared}"

@@ -29,6 +29,7 @@ from benchmarks.zoo_report import OURS, markdown
 from lowrank_onnx import CompressionResult, Config, KeepMacs, compress
 from lowrank_onnx.evaluate import Session, measure_latency, open_session
 from lowrank_onnx.evaluate.accumulate import OutputAccumulator
+from lowrank_onnx.types import overall_error
 from models.packages import FetchError
 
 RESULTS = Path(__file__).parent / "results"
@@ -261,7 +262,7 @@ class _Runner:
             expected, actual = self.bench.original.run(feed), session.run(feed)
             for accumulator in accumulators:
                 accumulator.add(expected[accumulator.name], actual[accumulator.name])
-        return max(accumulator.statistics().relative_l2 for accumulator in accumulators)
+        return overall_error([accumulator.statistics() for accumulator in accumulators])
 
 
 def count_parameters(path: Path) -> int:

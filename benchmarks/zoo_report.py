@@ -53,7 +53,7 @@ def _model(original: Row, points: Sequence[Row]) -> list[str]:
     ]
     said = f"{original['data'][0].upper()}{original['data'][1:]}; {better}."
     lines = [f"## {original['model']}", "", said, "", *table(head, rows), ""]
-    lines += [f"- {verdict}" for verdict in verdicts(points)]
+    lines += [f"- {verdict}" for verdict in (*verdicts(points), *at_equal_error(points))]
     lines += [f"- {p['way']} at {p['share']:g}: {p['message']}" for p in points if not p["metrics"]]
     return [*lines, "", measured_on([dict(row) for row in (original, *points)]), ""]
 
@@ -75,6 +75,30 @@ def verdicts(points: Sequence[Row]) -> list[str]:
             f"of the fastest ({fastest['way']}) {speed:.2f} times."
         )
     return lines
+
+
+def at_equal_error(points: Sequence[Row]) -> list[str]:
+    """Of the peers and int8, against which this program is slower at an error that is no larger, and by how much.
+
+    For each of them the fastest of this program's models, at any of its budgets, whose error is at most that one's.
+    """
+    written = [point for point in points if point["metrics"]]
+    own = [point for point in written if point["way"] in (OURS, OURS_INT8)]
+    peers = [point for point in written if point["way"] not in (OURS, OURS_INT8)]
+    if not own or not peers:
+        return []
+    found: dict[str, list[str]] = {"at least as fast as": [], "slower than": [], "not measured at the error of": []}
+    for peer in peers:
+        matched = [point for point in own if point["error"] <= peer["error"]]
+        if not matched:
+            found["not measured at the error of"].append(peer["way"])
+            continue
+        best = max(matched, key=lambda point: float(point["speedup"]))
+        relation = "at least as fast as" if best["speedup"] >= peer["speedup"] else "slower than"
+        ratio = best["speedup"] / peer["speedup"]
+        found[relation].append(f"{peer['way']} ({ratio:.2f} times, {best['way']} at {best['share']:g})")
+    said = "; ".join(f"{relation} {', '.join(names)}" for relation, names in found.items() if names)
+    return [f"At no larger an error, speed over the peer's speed: {said}."]
 
 
 def _point(point: Row, metrics: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ are all that comparing plans asks for; sweeps need the kernel and the moment of 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,7 @@ class LeadingBases:
         self._directory = directory
         self._largest: dict[tuple[WeightRef, tuple[int, ...]], int] = {}
         self._kept: dict[tuple[WeightRef, tuple[int, ...]], tuple[_KeptFit, ...]] = {}
+        self._numbers = itertools.count()
 
     def expect(self, kernel: ChainWeight, form: ConvChain, rank: int) -> None:
         """Say that no rank above this one will be asked for of forms with the same leading axes."""
@@ -114,7 +116,7 @@ class LeadingBases:
 
     def keep(self, kernel: ChainWeight, form: ConvChain, fits: Sequence[LeadingFamily]) -> None:
         """Keep what was found; `fits` has one entry for each group."""
-        number = len(self._kept)
+        number = next(self._numbers)
         self._kept[kernel.weight, leading_axes(form)] = tuple(
             self._save(fit, f"fit.{number}.{group}") for group, fit in enumerate(fits)
         )

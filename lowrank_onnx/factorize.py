@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from lowrank_onnx.chain_factors import ChainWeight, LeadingBases, chain_errors
 from lowrank_onnx.config import Device, Method
 from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.forms import EMBEDDING, LOOKUP, MATRIX, PAIR, SHARED, ConvChain, ConvTucker, Form
+from lowrank_onnx.linalg.lapack import solver_of_small
 from lowrank_onnx.linalg.measure import measure_approximation
 from lowrank_onnx.linalg.precision import accumulation_dtype
 from lowrank_onnx.model_io import Model
@@ -160,7 +161,8 @@ def spool_factors(
     cache: Cache = NO_CACHE,
     bases: LeadingBases | None = None,
 ) -> tuple[Curves, ...]:
-    """Factorize each weight for each family of forms at the rank given for it, one weight in memory at a time.
+    """Factorize each weight for each family of forms at the rank given for it, one weight in memory at a time, or as
+    many small ones as there are threads.
 
     `second_moments` holds those of the inputs of the weights for which they are known; `cache` gives factors that an
     earlier run made of the same weight with the same options; `bases` keeps what chains begin with. Returns the errors
@@ -168,16 +170,25 @@ def spool_factors(
     """
     weights = WeightReader(model, (group.weight for group in groups))
     found: list[dict[str, ErrorCurve]] = []
-    with progress.stage("factorizing", len(groups)) as stage:
+
+    def factor_families(group: SharedWeight, wanted: Mapping[str, int], stored: Array) -> dict[str, ErrorCurve]:
+        moment = second_moments.get(group.weight)
+        curves: dict[str, ErrorCurve] = {}
+        curves.update(_chain_curves(group, stored, wanted, options, moment, cache, bases))
+        for family in [family for family in wanted if family not in curves and family != SHARED]:
+            curves[family] = FAMILIES[family](group, stored, wanted[family], spool, options, moment, cache)
+        return curves
+
+    def problems() -> Iterator[tuple[SharedWeight, Callable[[], dict[str, ErrorCurve]], int]]:
         for group, wanted in zip(groups, ranks, strict=True):
-            curves: dict[str, ErrorCurve] = {}
             if wanted:
-                stored = weights.read(group.weight)
-                moment = second_moments.get(group.weight)
-                curves.update(_chain_curves(group, stored, wanted, options, moment, cache, bases))
-                for family in [family for family in wanted if family not in curves and family != SHARED]:
-                    curves[family] = FAMILIES[family](group, stored, wanted[family], spool, options, moment, cache)
-                del stored
+                yield group, partial(factor_families, group, wanted, weights.read(group.weight)), _work(group)
+            else:
+                yield group, dict, 0
+
+    # What a cache knows is asked for in turn.
+    with progress.stage("factorizing", len(groups)) as stage, solver_of_small(cache is NO_CACHE) as solve:
+        for group, curves in solve(problems()):
             found.append(curves)
             stage.advance(detail=group.weight.name)
     for members in shared_inputs(groups):
@@ -190,6 +201,11 @@ def spool_factors(
             for index, curve in zip(members, shared, strict=True):
                 found[index][SHARED] = curve
     return tuple(found)
+
+
+def _work(group: SharedWeight) -> int:
+    """Multiplications of a product with the second moment of the inputs."""
+    return group.shape.parameters * group.shape.in_features
 
 
 def shared_inputs(groups: Sequence[SharedWeight]) -> tuple[tuple[int, ...], ...]:

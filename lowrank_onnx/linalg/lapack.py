@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import scipy.linalg
@@ -77,6 +79,37 @@ def threads_for_work(work: int) -> contextlib.AbstractContextManager[object]:
         return single_thread(work <= SINGLE_THREAD_WORK)
     lifted: contextlib.AbstractContextManager[object] = _blas_threads().limit(limits=threads, user_api="blas")
     return lifted
+
+
+T = TypeVar("T")
+K = TypeVar("K")
+Problem: TypeAlias = tuple[K, Callable[[], T], int]
+"""What it is about, how it is solved, and m n r."""
+
+
+@contextlib.contextmanager
+def solver_of_small(wanted: bool) -> Iterator[Callable[[Iterable[Problem[K, T]]], Iterator[tuple[K, T]]]]:
+    """Solves problems in their order; inside `beside_runtime`, those that get one thread some at a time.
+
+    What is solved at once is as much as there are threads. Elsewhere, or where not `wanted`, one goes after the other.
+    """
+    threads = _all_threads.get() or 1
+    with ThreadPoolExecutor(threads, "small") as executor:
+
+        def solve(problems: Iterable[Problem[K, T]]) -> Iterator[tuple[K, T]]:
+            waiting: deque[tuple[K, Future[T]]] = deque()
+            for about, problem, work in problems:
+                while waiting and (len(waiting) >= threads or work >= ALL_THREADS_WORK):
+                    yield waiting[0][0], waiting.popleft()[1].result()
+                if threads > 1 and wanted and work < ALL_THREADS_WORK:
+                    waiting.append((about, executor.submit(problem)))
+                else:
+                    yield about, problem()
+                del problem
+            while waiting:
+                yield waiting[0][0], waiting.popleft()[1].result()
+
+        yield solve
 
 
 def mirror_upper(upper: NDArray[Any], tile: int = MIRRORED_TILE) -> NDArray[Any]:

@@ -83,6 +83,7 @@ class Twins:
         self._changed = {_outer_node(site) for one in replaced for site in one.group.sites}
         self._apart: set[str] = set()
         self._at = 0
+        self._later: list[int] = []
         self._values = Activations(workshop.directory, max_memory=bounds.memory, max_disk=bounds.disk)
         self._feeds: list[int] = []
         self._load(feeds)
@@ -108,6 +109,19 @@ class Twins:
         TwinsError : a value can't pass between pieces, or there is room for too few feeds.
         ModelError : a piece doesn't run.
         """
+        self.run_later(cut)
+        self.catch_up()
+
+    def run_later(self, cut: int) -> None:
+        """`run_to`, but with the next call: a walk that goes on from a cache runs the same pieces, or none at all."""
+        self._later.append(cut)
+
+    def catch_up(self) -> None:
+        """Run what was left for later."""
+        while self._later:
+            self._run_piece(self._later.pop(0))
+
+    def _run_piece(self, cut: int) -> None:
         begin, self._at = self._at, cut
         nodes = self._order[begin:cut]
         if not nodes:
@@ -135,6 +149,7 @@ class Twins:
         ------
         ModelError : a piece doesn't run.
         """
+        self.catch_up()
         names = [name for name in self._original.outputs if name not in self._original.constants]
         nodes = self._order[self._at :]
         made = {name for node in nodes for name in self._original.node(node).output}

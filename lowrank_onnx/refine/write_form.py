@@ -7,9 +7,11 @@ closed form at every pull.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +24,7 @@ from lowrank_onnx.linalg.request import checked_options
 from lowrank_onnx.linalg.ridge import PulledRegression, pulled_regression
 from lowrank_onnx.refine.target import Target
 from lowrank_onnx.spool import StoredFactors
-from lowrank_onnx.types import Array, MatrixShape, WeightRef
+from lowrank_onnx.types import Array, MatrixShape, WeightRef, numpy_dtype
 
 TOLERANCE = 1.02
 """How near to optimal the solver "auto" has to be, as in the factorize stage."""
@@ -95,7 +97,19 @@ def _matrix_parts(problem: Problem, regressions: Sequence[PulledRegression], pul
     if found is None:
         return None
     parts = {"left": found.left, "before": found.before, "after": found.after}
-    return {part: values[None].astype(left.dtype) for part, values in parts.items() if values.shape[1]}
+    return _stored(parts, left.dtype, numpy_dtype(problem.weight.dtype))
+
+
+def _stored(parts: Mapping[str, NDArray[np.float64]], dtype: np.dtype[Any], stored: np.dtype[Any]) -> Parts | None:
+    """Parts that aren't empty as one group of `dtype`; None where they exceed it or what the model stores them in.
+
+    Pivots that are nearly dependent make others of any size.
+    """
+    held = {part: values for part, values in parts.items() if values.shape[1]}
+    largest = max(float(np.abs(values).max()) for values in held.values())
+    if largest > min(float(ml_dtypes.finfo(kind).max) for kind in (dtype, stored)):  # type: ignore[no-untyped-call]
+        return None
+    return {part: values[None].astype(dtype) for part, values in held.items()}
 
 
 def _pair(problem: Problem, regressions: Sequence[PulledRegression], pulls: Sequence[float]) -> tuple[Array, Array]:

@@ -18,8 +18,9 @@ pytest.importorskip("sklearn", reason="needs scikit-learn (extra bench)")
 
 from benchmarks import zoo
 from benchmarks.gloss_probe import parse_gloss
-from benchmarks.saved_results import SIZES, SavedResults, Size
+from benchmarks.saved_results import SIZES, SavedResults, Size, measured_on
 from benchmarks.zoo_cases import CASES, ZooCase
+from benchmarks.zoo_report import at_equal_error
 from lowrank_onnx import CompressionResult, Config, compress
 from lowrank_onnx.evaluate import Session, open_session
 from models.packages import FetchError
@@ -120,7 +121,7 @@ def test_a_smaller_result_is_not_enough_for_a_larger_run(tmp_path: Path) -> None
     saved.put("a", Sized("default"), 2.04)
     again = SavedResults(tmp_path / "new" / "r.json")
     assert [again.has("a", size) for size in SIZES] == [True, True, False]
-    assert again["a"] == {"size": "default", "seconds_taken": 2.0}
+    assert again["a"] == {"size": "default", "seconds_taken": 2.0, "load": again["a"]["load"]}
     assert again.part("b") == []
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["r.json"]
 
@@ -171,3 +172,29 @@ def test_every_case_can_be_judged(name: str) -> None:
     assert judged
     for figure in judged:
         assert found[figure] <= marks[figure] if case.lower_is_better else found[figure] >= marks[figure]
+
+
+def test_speed_is_compared_where_the_error_is_no_larger() -> None:
+    def point(way: str, share: float, error: float, speedup: float) -> dict[str, Any]:
+        return {"way": way, "share": share, "error": error, "speedup": speedup, "metrics": {"F1": 0.9}}
+
+    points = [
+        point("this program", 0.6, 0.02, 1.5),
+        point("this program", 0.4, 0.05, 2.0),
+        point("BALF", 0.6, 0.06, 1.6),
+        point("PIFA", 0.6, 0.03, 1.6),
+        point("int8", 0.6, 0.01, 1.2),
+        {**point("RSI", 0.6, 0.06, 9.0), "metrics": None},
+    ]
+    (said,) = at_equal_error(points)
+    assert said.endswith(
+        "at least as fast as BALF (1.25 times, this program at 0.4); "
+        "slower than PIFA (0.94 times, this program at 0.6); not measured at the error of int8."
+    )
+    assert at_equal_error(points[:2]) == []
+
+
+def test_a_shared_machine_is_told() -> None:
+    row = {"date": "2026-01-02", "machine": "a machine", "versions": {"numpy": "2"}, "size": "default"}
+    assert "shared" not in measured_on([row, {**row, "load": 1.5}])
+    assert measured_on([{**row, "load": 1.5}, {**row, "load": 12.5}]).endswith("(load average up to 12.5).")

@@ -59,8 +59,8 @@ def test_a_faster_candidate_is_found_with_its_ratio() -> None:
     assert comparison.speedup_low == pytest.approx(1.5)
     assert comparison.speedup_high == pytest.approx(1.5)
     assert comparison.faster
-    assert comparison.pairs == 12  # the first look settles it
-    assert comparison.original.runs == comparison.candidate.runs == 24
+    assert comparison.pairs == 8  # the first look settles it
+    assert comparison.original.runs == comparison.candidate.runs == 16
     assert comparison.original.median_ms == pytest.approx(6.0)  # feeds of 3 and 9 ms take turns
     assert comparison.original.iqr_ms == pytest.approx(6.0)
     assert comparison.candidate.median_ms == pytest.approx(4.0)
@@ -73,7 +73,7 @@ def test_a_slower_candidate_stops_early_too() -> None:
     )
     assert comparison.speedup == 0.5
     assert not comparison.faster
-    assert comparison.pairs == 12
+    assert comparison.pairs == 8
 
 
 def test_equal_models_are_measured_to_the_end_and_are_not_faster() -> None:
@@ -99,7 +99,7 @@ def test_a_small_gain_in_noise_takes_more_pairs() -> None:
         clock=machine.clock,
     )
     assert comparison.faster
-    assert comparison.pairs > 12
+    assert comparison.pairs > 8
     assert comparison.speedup_low < 1.05 < comparison.speedup_high
 
 
@@ -144,7 +144,7 @@ def test_models_are_warmed_up_and_then_interleaved() -> None:
     order = "".join(machine.order)
     assert order.startswith("AABB" * 2)
     pairs = [order[start : start + 4] for start in range(8, len(order), 4)]
-    assert len(pairs) == 12
+    assert len(pairs) == 8
     assert all({first, second} == {"ABBA", "BAAB"} for first, second in zip(pairs[::2], pairs[1::2], strict=True))
 
 
@@ -164,7 +164,7 @@ def test_fast_models_are_repeated_until_the_clock_can_tell() -> None:
     comparison = measure_latency(
         machine.model("A", lambda feed: 3_000), machine.model("B", lambda feed: 2_000), FEEDS, clock=machine.clock
     )
-    assert comparison.original.runs == 24 * 500
+    assert comparison.original.runs == 16 * 500
     assert comparison.original.median_ms == pytest.approx(0.003)
     assert comparison.candidate.median_ms == pytest.approx(0.002)
     assert comparison.speedup == pytest.approx(1.5)
