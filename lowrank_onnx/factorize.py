@@ -288,7 +288,7 @@ def _chain_curves(
     chains = [form for form in group.forms if isinstance(form, ConvChain) and form.family in wanted]
     if not chains:
         return {}
-    asked = [(form, _chain_ranks(group.shape, form, wanted[form.family])) for form in chains]
+    asked = [(form, chain_ranks(group.shape, form, wanted[form.family])) for form in chains]
     kernel = ChainWeight(group.weight, stored, group.sites[0].to_matrices, second_moment, options.device)
     if bases is not None:
         for form, ranks in asked:
@@ -298,7 +298,7 @@ def _chain_curves(
     return {form.family: tails for form, tails in zip(chains, found, strict=True)}
 
 
-def _chain_ranks(shape: MatrixShape, form: ConvChain, largest: int) -> tuple[int, ...]:
+def chain_ranks(shape: MatrixShape, form: ConvChain, largest: int) -> tuple[int, ...]:
     """All ranks where one decomposition gives all errors; for Tucker-2, where each takes one of its own, a grid."""
     if not isinstance(form, ConvTucker):
         return tuple(range(1, largest + 1))
