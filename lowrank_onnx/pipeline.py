@@ -18,10 +18,9 @@ from pathlib import Path
 from lowrank_onnx.absorb import absorbable_notes, credited
 from lowrank_onnx.accounting import Bookkeeping
 from lowrank_onnx.attempt import Workshop, plan_judge, settled_choices
-from lowrank_onnx.cache import Cache, open_cache
+from lowrank_onnx.cache import open_cache
 from lowrank_onnx.cache.facts import environment_facts, model_facts
 from lowrank_onnx.calibration import lessons
-from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.chain_factors import LeadingBases, chain_maker
 from lowrank_onnx.config import Config, PlannedBudget
@@ -29,16 +28,15 @@ from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.evaluate.turns import plan_sessions
 from lowrank_onnx.factorize import spool_factors
 from lowrank_onnx.few_samples import honest_curves
+from lowrank_onnx.finish import finish
 from lowrank_onnx.inspection import inspect_weights, with_plans
-from lowrank_onnx.judging import compare, judge_staged, metric_judge
+from lowrank_onnx.judging import compare, metric_judge
 from lowrank_onnx.linalg.lapack import beside_runtime
 from lowrank_onnx.model_io import (
     ModelSource,
     check_target,
-    complete_proto,
     load_model,
     scratch_directory,
-    stage_model,
 )
 from lowrank_onnx.model_totals import totals
 from lowrank_onnx.moments import Moment
@@ -53,17 +51,15 @@ from lowrank_onnx.preparation import (
     observe_if_needed,
     planned_weights,
     prepare,
-    refines,
     run_original,
     validated_moments,
 )
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.prospect import plain, plan_shares, prospect
 from lowrank_onnx.realise import Realiser
-from lowrank_onnx.refine import refine_factors
 from lowrank_onnx.reorder import OutputOrders
 from lowrank_onnx.results import CompressionResult, InspectResult
-from lowrank_onnx.revision import MAX_ROUNDS, Reviser
+from lowrank_onnx.revision import Reviser
 from lowrank_onnx.settle import Settled, check_feasible, models_searched
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
@@ -202,57 +198,7 @@ def compress(
         if all(choice.candidate.rank is None for choice in choices) and not prepared.absorbed:
             return book.unchanged()
         reviser = Reviser(config, timed_weights, lambda speedup, start: settled(replace(config, budget=speedup), start))
-        return _finish(book, workshop, reviser, target, on_model, force=force, progress=progress)
-
-
-def _finish(
-    book: Bookkeeping,
-    workshop: Workshop,
-    reviser: Reviser,
-    target: Path | None,
-    cache: Cache,
-    *,
-    force: bool,
-    progress: Progress,
-) -> CompressionResult:
-    """Refine, rewrite, judge, and write what holds; where only the latency doesn't, choose again and start over."""
-    config, clock = book.config, book.clock
-    observed = workshop.observed if config.validate else None
-    rounds = 0
-    while True:
-        spool = workshop.spool
-        if refines(config, workshop.observed) and any(choice.candidate.rank is not None for choice in book.choices):
-            options = factorize_options(config)
-            refined = refine_factors(workshop, book.choices, options, progress=progress, clock=clock, cache=cache)
-            spool, book = refined.spool, replace(book, refinement=refined.report)
-        with clock.stage("rewrite"):
-            candidate = build_candidate(
-                workshop.model,
-                book.groups,
-                book.choices,
-                spool,
-                measure=True,
-                expansion=workshop.expansion,
-                progress=progress,
-            )
-        with ExitStack() as stack:
-            with clock.stage("save"):
-                path = target or workshop.directory / "model.onnx"
-                staged = stack.enter_context(stage_model(candidate.model, path, force=force))
-            with clock.stage("validate"):
-                verdict = (
-                    None if observed is None else judge_staged(observed, staged, config, workshop.metric, progress)
-                )
-            if verdict is None or verdict.passed:
-                if target is None:
-                    return book.written(candidate, staged.file_bytes, verdict, model=complete_proto(candidate.model))
-                staged.commit()
-                return book.written(candidate, staged.file_bytes, verdict, output=target)
-            revised = reviser.revise(book.choices, book.search, verdict) if rounds < MAX_ROUNDS else None
-            if revised is None:
-                return book.rejected(candidate, staged.file_bytes, verdict)
-        rounds += 1
-        book = replace(book, choices=revised[0], search=(*book.search, *revised[1]))
+        return finish(book, workshop, reviser, target, on_model, force=force, progress=progress)
 
 
 def validate(
