@@ -281,7 +281,7 @@ def test_a_broken_node_is_in_no_product(broken: str) -> None:
         del nodes[1].output[:]
     if broken != "no output":
         del nodes[1].input[0 if broken == "nothing" else 1 :]
-    weights = [constant("w0", weight(8, 4)), constant("w1", weight(4, 8))]
+    weights = {"w0": weight(8, 4), "w1": weight(4, 8)}
     model = make_model(nodes, [value("x", ["n", 8])], [value("y", ["n", 8])], weights)
     absorption = absorb_products(load_model(model), ("m", "y"))
     assert absorption.absorbed == ()
