@@ -94,17 +94,23 @@ def quantize_dynamically(source: Path, target: Path) -> None:
     """Int8 weights, and activations that are quantized at run time, by onnxruntime's `quantize_dynamic`."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(_without_shapes(source), target, weight_type=QuantType.QInt8)
+    quantize_dynamic(_for_quantizer(source), target, weight_type=QuantType.QInt8)
 
 
-def _without_shapes(source: Path) -> onnx.ModelProto:
-    """The model without what it says of its inner values.
+def _for_quantizer(source: Path) -> onnx.ModelProto:
+    """The model without what it says of its inner values, and its Constant nodes' tensors as initializers.
 
     PyTorch's exporter states the shapes of weights, too; the quantizer transposes a Gemm's weight in place and then
-    stumbles over the shape that is stated.
+    stumbles over the shape that is stated. Of a Conv it wants the weight to be an initializer.
     """
     model = onnx.load(source)
-    del model.graph.value_info[:]
+    graph = model.graph
+    del graph.value_info[:]
+    constants = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
+    for node in constants:
+        graph.initializer.append(node.attribute[0].t)
+        graph.initializer[-1].name = node.output[0]
+        graph.node.remove(node)
     return model
 
 
