@@ -26,11 +26,11 @@ def session_of(model: onnx.ModelProto) -> Session:
     return open_session(model.SerializeToString())
 
 
-def doubling(first: object = "n", nodes: Sequence[onnx.NodeProto] | None = None, width: object = "m") -> Session:
+def doubling(first: int | str = "n", nodes: Sequence[onnx.NodeProto] | None = None) -> Session:
     """y = 2 x, or what the nodes say."""
     made = nodes or [h.make_node("Mul", ["x", "two"], ["y"])]
-    weights = {"two": np.array(2.0, np.float32), "size": np.array([4, -1], np.int64)}
-    return session_of(make_model(made, [value("x", [first, width])], [value("y", [None, None])], weights))
+    weights: dict[str, Array] = {"two": np.array(2.0, np.float32), "size": np.array([4, -1], np.int64)}
+    return session_of(make_model(made, [value("x", [first, "m"])], [value("y", [None, None])], weights))
 
 
 def rows(lengths: Sequence[tuple[int, int]]) -> RowFeeds:
