@@ -31,7 +31,7 @@ class Trial:
     Attributes
     ----------
     kept : positions of the weights whose new factors stay.
-    feeds : how many there was room for.
+    feeds : how many batches of them there was room for.
     error_before, error_after : of the typical sample.
     """
 

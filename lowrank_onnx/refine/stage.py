@@ -27,6 +27,7 @@ from lowrank_onnx.evaluate.turns import pair_outputs
 from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.passes.dataflow import read_dataflow
 from lowrank_onnx.progress import SILENT, Progress
+from lowrank_onnx.refine.batches import Batches, batch_feeds
 from lowrank_onnx.refine.kept import KeptSteps, Trial, factor_facts, trial_codec
 from lowrank_onnx.refine.outcome import Outcome
 from lowrank_onnx.refine.replaced import Replaced, replaced_weights
@@ -88,6 +89,8 @@ def refine_factors(
         note = f"{len(feeds)} feed to calibrate with: give at least 2, of which one is held out"
         return Refined(workshop.spool, Refinement(len(feeds), 0, None, None, (), note))
     every = min(VALIDATE_EVERY, len(feeds))
+    together = batch_feeds(feeds, lambda feed: is_held_out(feed, every), workshop.original.session)
+    batches = together.batches
     replaced = replaced_weights(workshop.groups, choices)
     flow = read_dataflow(workshop.model.skeleton)
     steps = plan_steps(flow, replaced)
@@ -98,7 +101,7 @@ def refine_factors(
         spool=workshop.spool.branch(),
         rivals=workshop.spool.branch(),
         options=options,
-        validates=lambda feed: is_held_out(feed, every),
+        validates=lambda batch: batches[batch].validates,
         kept=KeptSteps(walk),
         clock=StageClock() if clock is None else clock,
     )
@@ -106,30 +109,30 @@ def refine_factors(
     try:
         with (
             progress.stage("refining factors", sum(len(step.members) for step in steps.steps)) as stage,
-            closing(Twins(workshop, flow, steps.order, replaced, work.spool, feeds, bounds)) as twins,
+            closing(Twins(workshop, flow, steps.order, replaced, work.spool, together.load(), bounds)) as twins,
         ):
             outcomes = walk_steps(work, twins, steps.steps, stage)
             with work.clock.stage(RUN):
                 trial = remember(
                     work.kept.trial(),
                     trial_codec(len(replaced)),
-                    lambda: _keep_what_helps(workshop, choices, work, twins, outcomes, replaced),
+                    lambda: _keep_what_helps(workshop, choices, work, twins, together, outcomes, replaced),
                 )
     except TwinsError as error:
         return Refined(workshop.spool, Refinement(0, 0, None, None, (), str(error)))
     stays = [replaced[place] for place in trial.kept]
     spool, kept = _adopt(workshop.spool, work.spool, stays), {one.weight for one in stays}
     undone = (o if o.weight in kept or o.ridge is None else replace(o, ridge=None, reason=UNDONE) for o in outcomes)
+    used = sum(len(batch.members) for batch in batches[: trial.feeds])
+    judged = sum(len(batch.members) for batch in batches[: trial.feeds] if batch.validates)
     left_out = (Outcome(weight, None, reason) for weight, reason in steps.reasons.items())
     report = Refinement(
-        feeds=trial.feeds,
-        held_out=sum(map(work.validates, range(trial.feeds))),
+        feeds=used,
+        held_out=judged,
         error_before=trial.error_before,
         error_after=trial.error_after,
         weights=tuple(_reported(outcome) for outcome in (*undone, *left_out)),
-        note=""
-        if trial.feeds == len(feeds)
-        else f"{trial.feeds} of {len(feeds)} feeds were used: there was no room for more",
+        note="" if used == len(feeds) else f"{used} of {len(feeds)} feeds were used: there was no room for more",
     )
     return Refined(spool, report)
 
@@ -139,6 +142,7 @@ def _keep_what_helps(
     choices: Sequence[Choice],
     work: Work,
     twins: Twins,
+    batches: Batches,
     walked: Sequence[Outcome],
     replaced: Sequence[Replaced],
 ) -> Trial:
@@ -147,11 +151,12 @@ def _keep_what_helps(
     weights = {one.weight: one for one in replaced}
     twins.catch_up()
     used = len(twins.feeds)
-    wanted = {feed for feed in twins.feeds if work.validates(feed)}
-    feeds = [feed for number, feed in enumerate(workshop.original.calibration) if number in wanted]
+    wanted = [number for number in twins.feeds if work.validates(number)]
+    judged = {batches.batches[number] for number in wanted}
+    feeds = tuple(batches.load(judged.__contains__))
     before, after = ErrorSum(), ErrorSum()
     with (
-        workshop.original.sessions.run_first(twins.outputs(sorted(wanted))) as walked_through,
+        workshop.original.sessions.run_first(twins.outputs(wanted)) as walked_through,
         attempt(replace(workshop, spool=work.rivals), choices) as planned,
     ):
         for feed, (expected, refined) in zip(feeds, walked_through, strict=True):

@@ -18,7 +18,7 @@ from onnx import helper
 
 from lowrank_onnx.attempt import Workshop
 from lowrank_onnx.errors import LowRankError
-from lowrank_onnx.evaluate import Feeds, Session, open_session
+from lowrank_onnx.evaluate import Session, open_session
 from lowrank_onnx.model_io import base_dir, model_bytes, new_tensor_proto
 from lowrank_onnx.model_io.store import Provider
 from lowrank_onnx.passes.dataflow import Dataflow, extract_piece, live_values, read_dataflow
@@ -26,7 +26,7 @@ from lowrank_onnx.passes.redirect import redirect_weights
 from lowrank_onnx.refine.activations import Activations, Side
 from lowrank_onnx.refine.replaced import Replaced
 from lowrank_onnx.spool import FactorSpool
-from lowrank_onnx.types import Array, Site
+from lowrank_onnx.types import Array, Feed, Site
 
 LEAST_FEEDS = 2
 
@@ -73,7 +73,7 @@ class Twins:
         order: Sequence[int],
         replaced: Sequence[Replaced],
         spool: FactorSpool,
-        feeds: Feeds,
+        feeds: Iterable[Feed],
         bounds: Bounds,
     ) -> None:
         self._model, self._provider = workshop.model, workshop.original.provider
@@ -195,7 +195,7 @@ class Twins:
 
         return read_dataflow(redirect_weights(flow.skeleton, [one.group.sites for one in replaced], placeholder))
 
-    def _load(self, feeds: Feeds) -> None:
+    def _load(self, feeds: Iterable[Feed]) -> None:
         wanted = live_values(self._original, self._order, 0)
         for number, feed in enumerate(feeds):
             self._feeds.append(number)

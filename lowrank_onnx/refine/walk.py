@@ -169,7 +169,7 @@ def _add_feed(
         if offset is not None and target.layout is not None:
             differences = gather_rows(target.layout, offset, chunk, total.dtype)
         if not np.isfinite(rows).all() or not np.isfinite(refined_rows).all():
-            raise RowsError(f"holds NaN or infinity on feed {feed + 1}")
+            raise RowsError("holds NaN or infinity on some feeds")
         total.add(rows, refined_rows, differences)
         start += len(chunk)
 
