@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from lowrank_onnx.errors import ModelError
-from lowrank_onnx.evaluate import Feeds, Session
+from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.evaluate.feeds import DEFAULT_BATCH_SIZE
+from lowrank_onnx.evaluate.session import Runner
 from lowrank_onnx.types import Feed
 
 MOST_BYTES = 2**20
@@ -48,7 +49,7 @@ class Batches:
                     yield _together(waiting.pop(batch))
 
 
-def batch_feeds(feeds: Feeds, validates: Callable[[int], bool], session: Session) -> Batches:
+def batch_feeds(feeds: Feeds, validates: Callable[[int], bool], session: Runner) -> Batches:
     """Put small feeds of the same shape together, where a run on one of the batches shows that this changes nothing.
 
     Parameters
@@ -102,7 +103,7 @@ def _together(feeds: Sequence[Feed]) -> Feed:
     return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
 
 
-def _is_the_same(batches: Batches, batch: Batch, session: Session) -> bool:
+def _is_the_same(batches: Batches, batch: Batch, session: Runner) -> bool:
     """Whether the model's outputs for a batch are those for its feeds, one after the other."""
     wanted = set(batch.members)
     feeds = [feed for number, feed in enumerate(batches.feeds) if number in wanted]
