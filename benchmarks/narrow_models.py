@@ -94,11 +94,14 @@ class _Reader:
         return None if feed is None else dict(feed)
 
 
-def quantize_dynamically(source: Path, target: Path) -> None:
-    """Int8 weights, and activations that are quantized at run time, by onnxruntime's `quantize_dynamic`."""
+def quantize_dynamically(source: Path, target: Path, *, per_channel: bool = False) -> None:
+    """Int8 weights with a scale for each, or for each of their outputs, and activations that are quantized at run time.
+
+    By onnxruntime's `quantize_dynamic`.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(_for_quantizer(source), target, weight_type=QuantType.QInt8)
+    quantize_dynamic(_for_quantizer(source), target, weight_type=QuantType.QInt8, per_channel=per_channel)
 
 
 def _for_quantizer(source: Path) -> onnx.ModelProto:

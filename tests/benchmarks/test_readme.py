@@ -10,7 +10,7 @@ pytest.importorskip("sklearn", reason="needs scikit-learn (extra bench)")
 
 from benchmarks.readme import BEGIN, END, RESULTS, ROOT, block, with_block, zoo
 
-POINT = {"model": "m", "share": 0.6, "metrics": {"F1": 0.9}, "speedup": 1.5, "error": 0.1}
+POINT = {"model": "m", "share": 0.6, "metrics": {"F1": 0.9}, "speedup": 1.5, "error": 0.1, "macs_kept": 0.6}
 WHERE = {"date": "2026-01-02", "machine": "a machine", "versions": {"numpy": "2"}, "size": "default"}
 
 
@@ -45,6 +45,8 @@ def test_the_best_peer_is_the_one_of_least_error() -> None:
         "m/this program/0.6": {**POINT, "way": "this program", **WHERE},
         "m/A/0.6": {**POINT, "way": "A", "error": 0.3, "metrics": {"F1": 0.8}, **WHERE},
         "m/B/0.6": {**POINT, "way": "B", "error": 0.2, "metrics": {"F1": 0.7}, **WHERE},
-        "m/int8/0.6": {**POINT, "way": "int8", "metrics": {"F1": 0.94}, **WHERE},
+        "m/this program/0.4": {**POINT, "way": "this program", "share": 0.4, "macs_kept": 0.53, **WHERE},
+        "m/int8/0.6": {**POINT, "way": "int8", "macs_kept": 1.0, "metrics": {"F1": 0.94}, **WHERE},
     }
     assert "| m | 0.6 | F1 0.950 | 0.900, 1.50x | B: 0.700, 1.50x | 0.940, 1.50x |  |" in zoo(saved)
+    assert "| m | 0.4 | F1 0.950 | 0.900, 1.50x (keeps 0.53) |  |  |  |" in zoo(saved)
