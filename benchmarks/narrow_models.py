@@ -13,9 +13,13 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from lowrank_onnx.config import FORM_NAMES
 from lowrank_onnx.types import Array
 
 Storage: TypeAlias = Literal["float16", "bfloat16", "int8"]
+
+FORMS_TO_QUANTIZE = tuple(name for name in FORM_NAMES if name != "pivoted")
+"""What is quantized next is better not pivoted: those outputs that are combined from others magnify their rounding."""
 
 _WEIGHT_SLOT = {"MatMul": 1, "Gemm": 1, "Conv": 1}
 _FEWEST = 256

@@ -20,7 +20,7 @@ from lowrank_onnx.choose import Choice, CostName, ranks_to_factor
 from lowrank_onnx.config import Config, KeepMacs, KeepParams, Method
 from lowrank_onnx.costs import figure
 from lowrank_onnx.effort import SensitivityLevel
-from lowrank_onnx.evaluate import Feeds, Session, open_session
+from lowrank_onnx.evaluate import Feeds, Runner, Session, open_session
 from lowrank_onnx.factorize import FactorizeOptions, spool_factors
 from lowrank_onnx.few_samples import honest_curves, validate_moments
 from lowrank_onnx.model_io import load_model, stage_model
@@ -108,7 +108,7 @@ class Workbench:
         self._measured: dict[Variant, dict[WeightRef, Sensitivity | Unmeasured]] = {}
 
     @property
-    def original(self) -> Session:
+    def original(self) -> Runner:
         """The model as it is."""
         return self.observed.session
 

@@ -25,6 +25,7 @@ import onnx
 
 from benchmarks.markdown_table import table
 from benchmarks.narrow_models import (
+    FORMS_TO_QUANTIZE,
     compute_in_half,
     quantize_dynamically,
     quantize_statically,
@@ -79,7 +80,7 @@ def measure(model: str, directory: Path) -> list[Row]:
     """All variants of one model."""
     feeds: list[Mapping[str, Array]] = [{"image": batch} for batch in np.split(load_images("calib", 256), 8)]
     source, small = MODELS / f"{model}.onnx", directory / "small.onnx"
-    config = Config(budget=KeepMacs(SHARES[model]), objective="size", validate=False)
+    config = Config(budget=KeepMacs(SHARES[model]), objective="size", validate=False, forms=FORMS_TO_QUANTIZE)
     compress(source, config, feeds=feeds, output=small)
     variants = {"float32": source, f"low rank, MACs x {SHARES[model]:g}": small}
     for name, quantize in quantizers(model, feeds).items():

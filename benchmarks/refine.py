@@ -223,13 +223,13 @@ class RefineJudge:
         """The relative L2 error of the outputs over all feeds, that of the typical sample, and the figures of merit."""
         actual = self._outputs(model, len(self._case.judged))
         errors = self._errors(actual)
-        if not math.isfinite(errors.relative_l2):
+        if not math.isfinite(errors.overall):
             raise ValueError(f"{self._case.name}: the compressed model's outputs aren't finite")
-        return errors.relative_l2, errors.typical, self._case.metrics(actual)
+        return errors.overall, errors.typical, self._case.metrics(actual)
 
     def judge_few(self, model: Session) -> float:
         """The relative L2 error of the outputs over the first `few` feeds."""
-        return self._errors(self._outputs(model, self.few)).relative_l2
+        return self._errors(self._outputs(model, self.few)).overall
 
     def _outputs(self, model: Session, count: int) -> list[Array]:
         return [np.asarray(model.run(feed)[model.outputs[0]]) for feed in self._case.judged[:count]]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import onnx
 
-from benchmarks.narrow_models import quantize_dynamically
+from benchmarks.narrow_models import FORMS_TO_QUANTIZE, quantize_dynamically
 from benchmarks.peers import INT8, OURS_INT8, RECIPES, PeerBench
 from benchmarks.saved_results import SavedResults, Size, circumstances
 from benchmarks.zoo_cases import CASES, ZooCase
@@ -29,15 +29,13 @@ from benchmarks.zoo_report import OURS, markdown
 from lowrank_onnx import CompressionResult, Config, KeepMacs, compress
 from lowrank_onnx.evaluate import Session, measure_latency, open_session
 from lowrank_onnx.evaluate.accumulate import OutputAccumulator
-from lowrank_onnx.vocabulary import FORM_NAMES
+from lowrank_onnx.types import overall_error
 from models.packages import FetchError
 
 RESULTS = Path(__file__).parent / "results"
 SEED = 0
 TIMED_SECONDS = 5.0
 """For one pair of models; it ends sooner where the difference is plain."""
-
-UNPIVOTED = tuple(name for name in FORM_NAMES if name != "pivoted")
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 
@@ -204,10 +202,11 @@ class _Runner:
         return self._point(OURS, share, target, _macs_kept(result), objective=result.config.objective)
 
     def ours_in_int8(self, share: float) -> Point:
-        """Compressed without the pivoted form, whose large coefficients 8 bits can't hold, then quantized."""
-        result = self._compress(share, Config(budget=KeepMacs(share), seed=SEED, objective="size", forms=UNPIVOTED))
-        if result.status != "written":
-            return self._point(OURS_INT8, share, None, None, message=result.message)
+        """In the forms that bear it, quantized by onnxruntime."""
+        config = Config(budget=KeepMacs(share), seed=SEED, objective="size", forms=FORMS_TO_QUANTIZE)
+        made = self._compress(share, config)
+        if made.status != "written":
+            return self._point(OURS_INT8, share, None, None, message=made.message)
         target = self._scratch / "int8.onnx"
         quantize_dynamically(self._target(share), target, per_channel=True)
         return self._point(OURS_INT8, share, target, None)
@@ -264,7 +263,7 @@ class _Runner:
             expected, actual = self.bench.original.run(feed), session.run(feed)
             for accumulator in accumulators:
                 accumulator.add(expected[accumulator.name], actual[accumulator.name])
-        return max(accumulator.statistics().relative_l2 for accumulator in accumulators)
+        return overall_error([accumulator.statistics() for accumulator in accumulators])
 
 
 def count_parameters(path: Path) -> int:

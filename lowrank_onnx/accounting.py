@@ -22,6 +22,7 @@ from lowrank_onnx.config import Config
 from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.model_totals import totals, without_absorbed
+from lowrank_onnx.no_sites import why_no_sites
 from lowrank_onnx.outcome import allowed_error, find_reached
 from lowrank_onnx.override_sites import Asked
 from lowrank_onnx.results import CompressionResult, PlanTrial, Refinement, SearchStep
@@ -65,6 +66,7 @@ class Bookkeeping:
             self.choices,
             self.search,
             compressed_before=written_before(self.model.skeleton),
+            why_none=why_no_sites(self.model.skeleton, self.skipped),
         )
         return self._result("unchanged", message)
 

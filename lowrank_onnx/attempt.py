@@ -14,7 +14,7 @@ from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Config, Speedup
-from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, measure_latency, open_session
+from lowrank_onnx.evaluate import Feeds, Runner, compare_outputs, measure_latency
 from lowrank_onnx.evaluate.accumulate import OutputAccumulator
 from lowrank_onnx.evaluate.feeds import last_feeds
 from lowrank_onnx.evaluate.scores import MetricJudge
@@ -27,10 +27,10 @@ from lowrank_onnx.realise import Realiser
 from lowrank_onnx.settle import Settled, settle
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.trust import TRUSTS, PlanJudge
-from lowrank_onnx.types import LatencyComparison, MetricComparison
+from lowrank_onnx.types import LatencyComparison, MetricComparison, overall_error
 from lowrank_onnx.weights import SharedWeight
 
-Stopwatch: TypeAlias = Callable[[Session, Session, Feeds], LatencyComparison]
+Stopwatch: TypeAlias = Callable[[Runner, Runner, Feeds], LatencyComparison]
 """Times the original against another model."""
 
 
@@ -118,7 +118,7 @@ class PlanError:
                 actual = session.run(feed)
                 for accumulator in accumulators:
                     accumulator.add(expected[accumulator.name], actual[accumulator.name])
-        return max((accumulator.statistics().relative_l2 for accumulator in accumulators), default=math.inf)
+        return overall_error([accumulator.statistics() for accumulator in accumulators])
 
 
 PASSES_TO_CHOOSE = 3
@@ -159,18 +159,20 @@ def _is_original(choices: Sequence[Choice]) -> bool:
 
 
 @contextmanager
-def attempt(workshop: Workshop, choices: Sequence[Choice]) -> Iterator[Session]:
+def attempt(workshop: Workshop, choices: Sequence[Choice]) -> Iterator[Runner]:
     """A session of the model that these choices make."""
     candidate = build_candidate(
         workshop.model, workshop.groups, choices, workshop.spool, measure=False, expansion=workshop.expansion
     )
     with stage_model(candidate.model, workshop.directory / "attempt.onnx") as staged:
-        yield open_session(staged.path, provider=workshop.original.provider)
+        try:
+            yield workshop.original.open(staged.path)
+        finally:
+            workshop.original.rest()
 
 
-def _error(original: Observed, session: Session, feeds: Feeds) -> float:
-    outputs = compare_outputs(original.session, session, feeds)
-    return max((output.relative_l2 for output in outputs), default=float("inf"))
+def _error(original: Observed, session: Runner, feeds: Feeds) -> float:
+    return overall_error(compare_outputs(original.session, session, feeds))
 
 
 def settled_choices(
@@ -184,7 +186,7 @@ def settled_choices(
 ) -> Settled:
     """`settle`, with the models of its attempts built and measured in the workshop."""
 
-    def stopwatch(original: Session, candidate: Session, feeds: Feeds) -> LatencyComparison:
+    def stopwatch(original: Runner, candidate: Runner, feeds: Feeds) -> LatencyComparison:
         return measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=config.preset.attempt_seconds)
 
     original_ms = None

@@ -17,7 +17,8 @@ from lowrank_onnx.cache.codecs import recall_moments, sensitivity_codec, store_m
 from lowrank_onnx.cache.facts import feed_facts
 from lowrank_onnx.candidates import tail_energy
 from lowrank_onnx.effort import SensitivityLevel
-from lowrank_onnx.evaluate import Feeds, Session
+from lowrank_onnx.evaluate import Feeds
+from lowrank_onnx.evaluate.turns import OpenModel
 from lowrank_onnx.forms import MATRIX, PAIR, Form
 from lowrank_onnx.moments import Moment, advise_rows, keep_moment, merge_moments, observe_moments
 from lowrank_onnx.progress import Progress
@@ -80,7 +81,7 @@ def _lesson(curves: Curves, moment: Moment | str | None, sensitivity: Sensitivit
     return Lesson(isinstance(moment, Moment), curves, importance, note, measured)
 
 
-RunModel = Callable[[onnx.ModelProto], Session]
+RunModel = Callable[[onnx.ModelProto], OpenModel]
 """Opens a session for an instrumented copy of the model's skeleton."""
 
 PROBE_SHARES = (0.5, 0.2, 0.85)

@@ -1,7 +1,8 @@
 """The factors of convolutions that are written as chains of convolutions: their errors by rank, and their parts.
 
-What takes longest, the leading factor, is found once at the largest rank that is wanted and kept on disk: its first
-columns serve every smaller rank.
+What takes longest, the leading factor and what follows from it, is found once at the largest rank that is wanted and
+kept on disk: its leading part serves every smaller rank. From that alone come drafts, the parts before any sweep, which
+are all that comparing plans asks for; sweeps need the kernel and the moment of its inputs again.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lowrank_onnx.config import Device
 from lowrank_onnx.errors import FactorizationError
@@ -19,7 +22,9 @@ from lowrank_onnx.forms import Form
 from lowrank_onnx.forms.conv_chain import ConvChain
 from lowrank_onnx.forms.conv_spatial import ConvSpatial
 from lowrank_onnx.forms.conv_tucker import ConvTucker
-from lowrank_onnx.linalg.leading import LeadingFamily, fit_leading
+from lowrank_onnx.linalg.backend import select_backend
+from lowrank_onnx.linalg.folded import Folded
+from lowrank_onnx.linalg.leading import LeadingFamily, PatchProblem, Projection, patch_problem
 from lowrank_onnx.linalg.tucker import factor_tucker, tucker_errors
 from lowrank_onnx.model_io import Model, save_array
 from lowrank_onnx.types import Array, MatrixShape, Rearrangement, Tails, WeightRef, rearrange
@@ -28,6 +33,9 @@ from lowrank_onnx.weights import SharedWeight
 
 SWEEPS = 1
 """Of alternating least squares for the factors that are written: a second one gains a tenth of what the first does."""
+
+DRAFT = "draft"
+"""What made parts that no sweep was spent on, where there may be sweeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +68,35 @@ class ChainWeight:
         return "svd" if self.second_moment is None else f"als({SWEEPS} sweep), weighted"
 
 
+@dataclass(frozen=True, slots=True)
+class _KeptFit:
+    """A fit in files: the arrays of its projection, in the accumulation dtype but for `first`; and the rest of it."""
+
+    outline: Folded
+    errors: NDArray[np.float64]
+    dtype: np.dtype[Any]
+    first: Path
+    root: Path | None
+    captured: Path
+
+    def family(self, rank: int, device: Device) -> LeadingFamily:
+        """The fit up to a rank, without the metric: it can't be swept."""
+        backend = select_backend(device)
+        rows = rank * self.outline.weight.shape[1]
+        projection = Projection(
+            backend.to_device(_read(self.first, np.s_[:, :rank]).astype(self.dtype)),
+            None if self.root is None else backend.to_device(_read(self.root, np.s_[:rows, :rows])),
+            backend.to_device(_read(self.captured, np.s_[:rows])),
+        )
+        return LeadingFamily(backend, self.outline, projection, self.dtype, self.errors[:rank])
+
+
+def _read(path: Path, part: Any) -> Array:
+    return np.array(np.load(path, mmap_mode="r", allow_pickle=False)[part])
+
+
 class LeadingBases:
-    """The leading factors of kernels at the largest rank that is wanted, in a directory that the caller owns.
+    """The fits of kernels at the largest rank that is wanted, in a directory that the caller owns.
 
     Parameters
     ----------
@@ -71,7 +106,7 @@ class LeadingBases:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._largest: dict[tuple[WeightRef, tuple[int, ...]], int] = {}
-        self._files: dict[tuple[WeightRef, tuple[int, ...]], list[Path]] = {}
+        self._kept: dict[tuple[WeightRef, tuple[int, ...]], tuple[_KeptFit, ...]] = {}
         self._numbers = itertools.count()
 
     def expect(self, kernel: ChainWeight, form: ConvChain, rank: int) -> None:
@@ -82,19 +117,38 @@ class LeadingBases:
     def keep(self, kernel: ChainWeight, form: ConvChain, fits: Sequence[LeadingFamily]) -> None:
         """Keep what was found; `fits` has one entry for each group."""
         number = next(self._numbers)
-        files = [self._directory / f"basis.{number}.{group}.npy" for group in range(len(fits))]
-        for file, fit in zip(files, fits, strict=True):
-            save_array(file, np.ascontiguousarray(fit.first))
-        self._files[kernel.weight, leading_axes(form)] = files
+        self._kept[kernel.weight, leading_axes(form)] = tuple(
+            self._save(fit, f"fit.{number}.{group}") for group, fit in enumerate(fits)
+        )
 
     def find(self, kernel: ChainWeight, form: ConvChain, rank: int) -> Sequence[Array | None]:
         """The leading factor of each group at this rank or a larger one, found first if need be; None where unknown."""
         key = (kernel.weight, leading_axes(form))
         if rank > self._largest.get(key, 0):
             return (None,) * kernel.shape.groups
-        if key not in self._files:
+        if key not in self._kept:
             self.keep(kernel, form, _fit(kernel, form, self._largest[key]))
-        return [np.load(file, allow_pickle=False) for file in self._files[key]]
+        return [_read(kept.first, np.s_[:]) for kept in self._kept[key]]
+
+    def draft(
+        self, weight: WeightRef, form: ConvChain, shape: MatrixShape, rank: int, device: Device
+    ) -> dict[str, Array] | None:
+        """The parts at a rank before any sweep, without a look at the weight; None where no fit is kept for it."""
+        kept = self._kept.get((weight, leading_axes(form)), ())
+        if not kept or rank > kept[0].errors.size:
+            return None
+        return family_parts([one.family(rank, device) for one in kept], form, shape, rank, sweeps=0)
+
+    def _save(self, fit: LeadingFamily, name: str) -> _KeptFit:
+        def save(part: str, values: Array) -> Path:
+            path = self._directory / f"{name}.{part}.npy"
+            save_array(path, np.ascontiguousarray(values))
+            return path
+
+        projection, to_host = fit.projection, fit.backend.to_host
+        root = None if projection.root is None else save("root", to_host(projection.root).astype(fit.dtype))
+        captured = save("captured", to_host(projection.captured).astype(fit.dtype))
+        return _KeptFit(fit.folded.outline(), fit.errors, fit.dtype, save("first", fit.first), root, captured)
 
 
 def chain_maker(
@@ -105,7 +159,7 @@ def chain_maker(
     bases: LeadingBases | None = None,
     sweeps: int = SWEEPS,
 ) -> Callable[[WeightRef, Form, int], tuple[Mapping[str, Array], str]]:
-    """Makes the parts of chains of convolutions, for a `FactorSpool`; each kernel is read when it is asked for.
+    """Makes the parts of chains of convolutions, for a `FactorSpool`; each kernel is read when it is needed.
 
     `bases` and `sweeps` are as for `chain_parts`.
     """
@@ -115,6 +169,10 @@ def chain_maker(
     def make(weight: WeightRef, form: Form, rank: int) -> tuple[Mapping[str, Array], str]:
         if not isinstance(form, ConvChain):
             raise KeyError(f"weight {weight.name!r} has no {form.name} at rank {rank}")
+        if bases is not None and not sweeps:
+            drafted = bases.draft(weight, form, MatrixShape(*arrangements[weight].merged), rank, device)
+            if drafted is not None:
+                return drafted, DRAFT
         kernel = ChainWeight(weight, weights.read(weight), arrangements[weight], second_moments.get(weight), device)
         return chain_parts(kernel, form, rank, bases, sweeps=sweeps), kernel.solver
 
@@ -135,9 +193,11 @@ def chain_errors(
         If the weight isn't finite; the message names it.
     """
     found: dict[int, Tails] = {}
+    problems = _problems(kernel, asked[0][0])
     for axes in dict.fromkeys(leading_axes(form) for form, _ in asked):
         alike = [number for number, (form, _) in enumerate(asked) if leading_axes(form) == axes]
-        fits = _fit(kernel, asked[alike[0]][0], max(max(asked[number][1]) for number in alike))
+        largest = max(max(asked[number][1]) for number in alike)
+        fits = [problem.fit(axes, largest) for problem in problems]
         if bases is not None:
             bases.keep(kernel, asked[alike[0]][0], fits)
         found.update((number, _tails(fits, *asked[number], kernel.shape)) for number in alike)
@@ -162,6 +222,10 @@ def chain_parts(
         If the weight isn't finite; the message names it.
     """
     known = None if bases is None else bases.find(kernel, form, rank)
+    if bases is not None and not sweeps:
+        drafted = bases.draft(kernel.weight, form, kernel.shape, rank, kernel.device)
+        if drafted is not None:
+            return drafted
     return family_parts(_fit(kernel, form, rank, known), form, kernel.shape, rank, sweeps=sweeps)
 
 
@@ -185,25 +249,24 @@ def _fit(
     kernel: ChainWeight, form: ConvChain, rank: int, known: Sequence[Array | None] | None = None
 ) -> list[LeadingFamily]:
     """One for each group, from its leading factor where that is known."""
-    leading = leading_axes(form)
+    firsts = known or (None,) * kernel.shape.groups
+    return [
+        problem.fit(leading_axes(form), rank, first=first)
+        for problem, first in zip(_problems(kernel, form), firsts, strict=True)
+    ]
+
+
+def _problems(kernel: ChainWeight, form: ConvChain) -> list[PatchProblem]:
+    """That of each group; the form is any of the kernel's."""
     axes = (form.geometry.channels, *form.geometry.kernel)
-    fits = []
+    backend, problems = select_backend(kernel.device), []
     for group, matrix in enumerate(rearrange(kernel.stored, kernel.to_matrices)):
         moment = None if kernel.second_moment is None else kernel.second_moment[group]
         try:
-            fits.append(
-                fit_leading(
-                    matrix.reshape(*axes, -1),
-                    leading,
-                    rank,
-                    second_moment=moment,
-                    device=kernel.device,
-                    first=None if known is None else known[group],
-                )
-            )
+            problems.append(patch_problem(backend, matrix.reshape(*axes, -1), moment))
         except FactorizationError as error:
             raise FactorizationError(f"weight {kernel.weight.name!r}: {error}") from error
-    return fits
+    return problems
 
 
 def _errors(fit: LeadingFamily, form: ConvChain, shape: MatrixShape, ranks: Sequence[int]) -> Array:

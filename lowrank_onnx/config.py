@@ -192,6 +192,8 @@ class Config:
     device : where to factorize.
     provider : the onnxruntime execution provider that validates and times.
     provider_options : pairs of a name and a value that onnxruntime hands to the provider.
+    one_session : True has one model in memory at a time, False two; None: one where two wouldn't fit. One at a time,
+        the models take turns: the outputs are the same, but speed is measured in blocks of runs.
     validate : False skips validation, and the report says so.
     gates : conditions on the outputs.
     metric : the user's own measure of a model, of which original and result are reported; `MaxDrop` needs it.
@@ -218,6 +220,7 @@ class Config:
     device: Device = "auto"
     provider: str = "CPUExecutionProvider"
     provider_options: ProviderOptions = ()
+    one_session: bool | None = None
     validate: bool = True
     gates: Gates = field(default_factory=Gates)
     metric: Metric | None = None

@@ -9,6 +9,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def how_to_install(extra: str, packages: str) -> str:
+    """The commands that bring what an extra of this package names; `packages` are its distributions.
+
+    This package is installed from a checkout, where the extra is at hand; pip finds the distributions from anywhere.
+    """
+    return f"pip install {packages} (or, in the checkout of lowrank-onnx, pip install -e '.[{extra}]')"
+
+
 class LowRankError(Exception):
     """Base of every error that this package raises on purpose."""
 

@@ -7,6 +7,7 @@ in a spool directory until the plan is made (`lowrank_onnx.spool`).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,6 +43,9 @@ from lowrank_onnx.types import (
 )
 from lowrank_onnx.weight_reader import WeightReader
 from lowrank_onnx.weights import SharedWeight
+
+MOST_TUCKER_RANKS = 16
+"""For which the errors of a kernel's Tucker-2 are found: as fine as plans over many weights need."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,7 +288,7 @@ def _chain_curves(
     chains = [form for form in group.forms if isinstance(form, ConvChain) and form.family in wanted]
     if not chains:
         return {}
-    asked = [(form, _chain_ranks(group.shape, form, wanted[form.family])) for form in chains]
+    asked = [(form, chain_ranks(group.shape, form, wanted[form.family])) for form in chains]
     kernel = ChainWeight(group.weight, stored, group.sites[0].to_matrices, second_moment, options.device)
     if bases is not None:
         for form, ranks in asked:
@@ -294,9 +298,12 @@ def _chain_curves(
     return {form.family: tails for form, tails in zip(chains, found, strict=True)}
 
 
-def _chain_ranks(shape: MatrixShape, form: ConvChain, largest: int) -> tuple[int, ...]:
+def chain_ranks(shape: MatrixShape, form: ConvChain, largest: int) -> tuple[int, ...]:
     """All ranks where one decomposition gives all errors; for Tucker-2, where each takes one of its own, a grid."""
-    step = natural_rank_multiple(shape) if isinstance(form, ConvTucker) else 1
+    if not isinstance(form, ConvTucker):
+        return tuple(range(1, largest + 1))
+    multiple = natural_rank_multiple(shape)
+    step = multiple * max(1, math.ceil(largest / multiple / MOST_TUCKER_RANKS))
     return tuple(dict.fromkeys((*range(step, largest + 1, step), largest)))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lowrank_onnx.calibration import RunModel, weight_moments
+from lowrank_onnx.errors import ModelError
 from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.evaluate.folds import fold_samples
 from lowrank_onnx.evaluate.values import InputSpec
@@ -50,17 +51,22 @@ def validate_moments(
     for number, part in enumerate(fold_samples(feeds, inputs, PARTS)):
         place = directory / f"part.{number}"
         place.mkdir()
-        by_part.append(weight_moments(model.skeleton, groups, run, part, seed=seed, directory=place, progress=progress))
+        try:
+            seen = weight_moments(model.skeleton, groups, run, part, seed=seed, directory=place, progress=progress)
+        except ModelError:
+            # Its inputs leave the number of samples open, but the model only runs on as many as there were in a feed.
+            return {}
+        by_part.append(seen)
     weights = WeightReader(model, (group.weight for group in groups))
     validated = {}
     for group in groups if by_part else ():
-        whole, parts = moments[group.weight], [known[group.weight] for known in by_part]
-        seen = [part for part in parts if isinstance(part, Moment)]
-        if not isinstance(whole, Moment) or whole.diagonal or len(seen) < len(parts):
+        whole, known = moments[group.weight], [part[group.weight] for part in by_part]
+        parts = [moment for moment in known if isinstance(moment, Moment)]
+        if not isinstance(whole, Moment) or whole.diagonal or len(parts) < len(known):
             continue
         least = min(shrinkage(matrix, whole.rows) for matrix in whole.second_moment)
         matrices = rearrange(weights.read(group.weight), group.sites[0].to_matrices)
-        found = validate_shrinkage(matrices, seen, least, _ranks(group))
+        found = validate_shrinkage(matrices, parts, least, _ranks(group))
         if found is not None:
             validated[group.weight] = found
     return validated

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lowrank_onnx.config import Config
-from lowrank_onnx.evaluate import Feeds, Session, compare_outputs, judge, measure_latency, open_session
+from lowrank_onnx.evaluate import Feeds, compare_outputs, judge, measure_latency
 from lowrank_onnx.evaluate.scores import MetricJudge, judge_by
+from lowrank_onnx.evaluate.turns import OpenModel
 from lowrank_onnx.model_io import StagedModel
 from lowrank_onnx.observed import Observed
+from lowrank_onnx.outcome import allowed_error
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.revision import required_speedup
 from lowrank_onnx.settle import models_searched
@@ -30,28 +32,32 @@ def judge_staged(
     observed: Observed, staged: StagedModel, config: Config, metric: MetricJudge | None, progress: Progress
 ) -> Verdict:
     """The verdict on a model in its file, on the held-out feeds."""
-    candidate = open_session(staged.path, provider=config.runs_on)
-    return compare(
-        observed.session,
-        candidate,
-        observed.held_out,
-        config,
-        progress,
-        metric=metric,
-        require_faster=config.objective == "latency",
-        models=models_searched(config),
-        seconds=bounded_seconds(observed, TIMING_PASSES, LEAST_TIMING_SECONDS, config.preset.timing_seconds),
-    )
+    try:
+        return compare(
+            observed.session,
+            observed.open(staged.path),
+            observed.held_out,
+            config,
+            progress,
+            metric=metric,
+            require_faster=config.objective == "latency",
+            models=models_searched(config),
+            seconds=bounded_seconds(observed, TIMING_PASSES, LEAST_TIMING_SECONDS, config.preset.timing_seconds),
+            asked_error=allowed_error(config),
+            note=observed.sessions.note,
+        )
+    finally:
+        observed.rest()
 
 
-def metric_judge(original: Session, config: Config, models: int = 1) -> MetricJudge | None:
+def metric_judge(original: OpenModel, config: Config, models: int = 1) -> MetricJudge | None:
     """Measures the original by the user's metric, where there is one."""
     return None if config.metric is None else judge_by(config.metric, original, models, config.required_drop)
 
 
 def compare(
-    original: Session,
-    candidate: Session,
+    original: OpenModel,
+    candidate: OpenModel,
     feeds: Feeds,
     config: Config,
     progress: Progress,
@@ -60,8 +66,13 @@ def compare(
     require_faster: bool = False,
     models: int = 1,
     seconds: float | None = None,
+    asked_error: float | None = None,
+    note: str = "",
 ) -> Verdict:
-    """Compare outputs and latency on some feeds, and hold both to the options."""
+    """Compare outputs and latency on some feeds, and hold both to the options; `note` is for the verdict's readers.
+
+    `asked_error` is the error that a budget asks for; without one, that of the gates.
+    """
     with progress.stage("comparing outputs", len(feeds)) as stage:
         outputs = compare_outputs(original, candidate, feeds, progress=stage)
     with progress.stage("measuring the metric", None):
@@ -81,12 +92,13 @@ def compare(
         min_speedup=required_speedup(config),
         metric=measured,
         max_drop=config.required_drop,
+        asked_error=gates.max_error if asked_error is None else asked_error,
         models=models,
     )
-    return replace(verdict, nodes=_placement(original, candidate))
+    return replace(verdict, nodes=_placement(original, candidate), notes=(note,) if note else ())
 
 
-def _placement(original: Session, candidate: Session) -> tuple[ProviderNodes, ...]:
+def _placement(original: OpenModel, candidate: OpenModel) -> tuple[ProviderNodes, ...]:
     """What ran where; nothing where onnxruntime doesn't tell."""
     before, after = original.nodes, candidate.nodes
     if before is None or after is None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
+from pathlib import Path
 from typing import TypeAlias
 
 import onnx
 
 from lowrank_onnx.errors import ModelError, UsageError
-from lowrank_onnx.evaluate import Feeds, Session, load_feeds, open_session, split_feeds, synthetic_feeds
+from lowrank_onnx.evaluate import Feeds, Runner, Session, load_feeds, open_session, split_feeds, synthetic_feeds
 from lowrank_onnx.evaluate.feeds import last_feeds
+from lowrank_onnx.evaluate.turns import OpenModel, Sessions
 from lowrank_onnx.model_io import Model, base_dir, model_bytes
 from lowrank_onnx.observe import Observation, observe_positions
 from lowrank_onnx.passes.integer_limits import integer_limits
@@ -35,25 +38,35 @@ class Observed:
     held_out : the feeds to judge by; the same as `calibration` where there are too few to split.
     sites : what each site of the main graph saw, by name.
     pass_seconds : about what one pass of the original over all feeds takes, by runs on two of them.
+    sessions : opens all models that are held against the original: beside it, or in turns with it.
     """
 
     model: Model
     provider: Provider | str
-    session: Session
+    session: OpenModel
     feeds: Feeds
     calibration: Feeds
     held_out: Feeds
     sites: Mapping[str, Observation]
     pass_seconds: float
+    sessions: Sessions
 
     @property
     def positions(self) -> dict[str, int]:
         """How often each site applies its weight in one run."""
         return {name: seen.positions for name, seen in self.sites.items()}
 
-    def run(self, instrumented: onnx.ModelProto) -> Session:
+    def run(self, instrumented: onnx.ModelProto) -> OpenModel:
         """Open a session for an instrumented copy of the model's skeleton."""
-        return open_instrumented(self.model, instrumented, self.provider)
+        return self.sessions.open(partial(open_instrumented, self.model, instrumented, self.provider))
+
+    def open(self, path: Path) -> OpenModel:
+        """Open a session for another model."""
+        return self.sessions.open(partial(open_session, path, provider=self.provider))
+
+    def rest(self) -> None:
+        """Free the memory that a model takes, where sessions take turns."""
+        self.sessions.rest()
 
 
 def open_model(model: Model, provider: Provider | str) -> Session:
@@ -69,7 +82,7 @@ def open_instrumented(model: Model, instrumented: onnx.ModelProto, provider: Pro
     return open_session(proto, base_dir=base_dir(model), provider=provider)
 
 
-def find_feeds(model: Model, session: Session, source: FeedSource | None, seed: int) -> Feeds:
+def find_feeds(model: Model, session: Runner, source: FeedSource | None, seed: int) -> Feeds:
     """The feeds given, or synthetic ones that respect the sizes of the tables that integer inputs index."""
     if source is not None:
         return load_feeds(source, session.inputs)
@@ -84,8 +97,17 @@ def observe(
     provider: Provider | str,
     seed: int,
     original: Model | None = None,
+    sessions: Sessions | None = None,
 ) -> Observed:
-    """Run the model on its first feed, and count the positions of its sites; `original` is what results are held to.
+    """Run the model on its first feed, and count the positions of its sites.
+
+    Parameters
+    ----------
+    model, sites : what to run, and which sites to look at.
+    source : of the feeds; None makes synthetic ones, from `seed`.
+    provider : what runs the model.
+    original : the model that results are held to; None where it is `model` itself.
+    sessions : opens it; None keeps sessions open side by side.
 
     Raises
     ------
@@ -94,10 +116,16 @@ def observe(
     ModelError
         The model doesn't run.
     """
-    session = open_model(model if original is None else original, provider)
+    sessions = Sessions() if sessions is None else sessions
+    session = sessions.open(partial(open_model, model if original is None else original, provider))
     feeds = find_feeds(model, session, source, seed)
+
+    def instrument(proto: onnx.ModelProto) -> OpenModel:
+        return sessions.open(partial(open_instrumented, model, proto, provider))
+
     try:
-        seen = observe_positions(model.skeleton, sites, lambda proto: open_instrumented(model, proto, provider), feeds)
+        pass_seconds = _time_pass(session, feeds)
+        seen = observe_positions(model.skeleton, sites, instrument, feeds)
     except ModelError as error:
         if not feeds.synthetic:
             raise
@@ -105,17 +133,17 @@ def observe(
             f"the model doesn't run on {feeds.description}: give real ones with --calib ({error})"
         ) from error
     calibration, held_out = (feeds, feeds) if feeds.synthetic else split_feeds(feeds)
-    return Observed(model, provider, session, feeds, calibration, held_out, seen, _time_pass(session, feeds))
+    return Observed(model, provider, session, feeds, calibration, held_out, seen, pass_seconds, sessions)
 
 
-def _time_pass(session: Session, feeds: Feeds) -> float:
+def _time_pass(session: Runner, feeds: Feeds) -> float:
     """Seconds of one pass, from the shorter of two runs on each of two feeds."""
     ends = last_feeds(feeds, 2)
     shortest = [min(_time(session, feed) for _ in range(2)) for feed in ends]
     return len(feeds) * sum(shortest) / len(shortest)
 
 
-def _time(session: Session, feed: Feed) -> float:
+def _time(session: Runner, feed: Feed) -> float:
     started = time.perf_counter()
     session.run(feed)
     return time.perf_counter() - started

@@ -21,28 +21,28 @@ from lowrank_onnx.attempt import Workshop, plan_judge, settled_choices
 from lowrank_onnx.cache import open_cache
 from lowrank_onnx.cache.facts import environment_facts, model_facts
 from lowrank_onnx.calibration import lessons
-from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.chain_factors import LeadingBases, chain_maker
 from lowrank_onnx.config import Config, PlannedBudget
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
+from lowrank_onnx.evaluate.turns import plan_sessions
 from lowrank_onnx.factorize import spool_factors
 from lowrank_onnx.few_samples import honest_curves
+from lowrank_onnx.finish import finish
 from lowrank_onnx.inspection import inspect_weights, with_plans
-from lowrank_onnx.judging import compare, judge_staged, metric_judge
+from lowrank_onnx.judging import compare, metric_judge
 from lowrank_onnx.linalg.lapack import beside_runtime
 from lowrank_onnx.model_io import (
     ModelSource,
     check_target,
-    complete_proto,
     load_model,
     scratch_directory,
-    stage_model,
 )
 from lowrank_onnx.model_totals import totals
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
-from lowrank_onnx.observed import FeedSource, Observed, find_feeds, observe, open_model
+from lowrank_onnx.no_sites import why_no_sites
+from lowrank_onnx.observed import FeedSource, Observed, find_feeds, open_model
 from lowrank_onnx.preparation import (
     factor_ranks,
     factorize_options,
@@ -51,16 +51,15 @@ from lowrank_onnx.preparation import (
     observe_if_needed,
     planned_weights,
     prepare,
-    refines,
+    run_original,
     validated_moments,
 )
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.prospect import plain, plan_shares, prospect
 from lowrank_onnx.realise import Realiser
-from lowrank_onnx.refine import refine_factors
 from lowrank_onnx.reorder import OutputOrders
 from lowrank_onnx.results import CompressionResult, InspectResult
-from lowrank_onnx.revision import MAX_ROUNDS, Reviser
+from lowrank_onnx.revision import Reviser
 from lowrank_onnx.settle import Settled, check_feasible, models_searched
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
@@ -91,9 +90,9 @@ def compress(
         ``test_data_set_*``, or an iterable of dicts. None makes synthetic ones.
     output : where to write. None writes nothing; the new model is in ``result.model``.
     force : overwrite an existing output.
-    cache : a directory for moments, factors and sensitivities, by content: a run that was killed goes on, and later
-        ones with other budgets start from them. What doesn't depend on timing is the same with and without. None keeps
-        nothing.
+    cache : a directory for moments, factors, sensitivities and the steps of refinement, by content: a run that was
+        killed goes on, and later ones with other budgets start from them. What doesn't depend on timing is the same
+        with and without. None keeps nothing.
     base_directory : where the external data of a `ModelProto` or `gs.Graph` lies; an `onnx_ir.Model` knows it.
     progress : receives the stages.
 
@@ -122,7 +121,7 @@ def compress(
             check_target(prepared.model, target, force=force)
         directory = stack.enter_context(scratch_directory(target))
         with clock.stage("observe"):
-            observed = observe_if_needed(prepared, config, feeds)
+            observed = observe_if_needed(prepared, config, feeds, directory)
             positions = observed.positions if observed else {}
             config = replace(config, budget=credited(asked.budget, prepared.groups, prepared.saved, positions))
             unmeasured = planned_weights(prepared, observed, {})
@@ -130,6 +129,8 @@ def compress(
             metric = None if observed is None else metric_judge(observed.session, config, models_searched(config))
             moments = input_moments(prepared, observed, config, directory, progress, on_model)
             validated = validated_moments(prepared, observed, moments, config, directory, progress)
+            if observed is not None:
+                observed.rest()
         shares = {weight: found.share for weight, found in validated.items()}
         whitening = ShrunkMoments({w: m for w, m in moments.items() if isinstance(m, Moment)}, shares)
         bases = LeadingBases(directory)
@@ -197,50 +198,7 @@ def compress(
         if all(choice.candidate.rank is None for choice in choices) and not prepared.absorbed:
             return book.unchanged()
         reviser = Reviser(config, timed_weights, lambda speedup, start: settled(replace(config, budget=speedup), start))
-        return _finish(book, workshop, reviser, target, force=force, progress=progress)
-
-
-def _finish(
-    book: Bookkeeping, workshop: Workshop, reviser: Reviser, target: Path | None, *, force: bool, progress: Progress
-) -> CompressionResult:
-    """Refine, rewrite, judge, and write what holds; where only the latency doesn't, choose again and start over."""
-    config, clock = book.config, book.clock
-    observed = workshop.observed if config.validate else None
-    rounds = 0
-    while True:
-        spool = workshop.spool
-        if refines(config, workshop.observed) and any(choice.candidate.rank is not None for choice in book.choices):
-            options = factorize_options(config)
-            refined = refine_factors(workshop, book.choices, options, progress=progress, clock=clock)
-            spool, book = refined.spool, replace(book, refinement=refined.report)
-        with clock.stage("rewrite"):
-            candidate = build_candidate(
-                workshop.model,
-                book.groups,
-                book.choices,
-                spool,
-                measure=True,
-                expansion=workshop.expansion,
-                progress=progress,
-            )
-        with ExitStack() as stack:
-            with clock.stage("save"):
-                path = target or workshop.directory / "model.onnx"
-                staged = stack.enter_context(stage_model(candidate.model, path, force=force))
-            with clock.stage("validate"):
-                verdict = (
-                    None if observed is None else judge_staged(observed, staged, config, workshop.metric, progress)
-                )
-            if verdict is None or verdict.passed:
-                if target is None:
-                    return book.written(candidate, staged.file_bytes, verdict, model=complete_proto(candidate.model))
-                staged.commit()
-                return book.written(candidate, staged.file_bytes, verdict, output=target)
-            revised = reviser.revise(book.choices, book.search, verdict) if rounds < MAX_ROUNDS else None
-            if revised is None:
-                return book.rejected(candidate, staged.file_bytes, verdict)
-        rounds += 1
-        book = replace(book, choices=revised[0], search=(*book.search, *revised[1]))
+        return finish(book, workshop, reviser, target, on_model, force=force, progress=progress)
 
 
 def validate(
@@ -256,7 +214,7 @@ def validate(
     Parameters
     ----------
     original, candidate : paths, protos or graphs. Neither is modified.
-    config : its gates, provider and seed are used.
+    config : its gates, metric, provider, seed and `one_session` are used.
     feeds : as in `compress`.
     progress : receives the stages.
 
@@ -266,10 +224,15 @@ def validate(
         Passed only if something was compared, no output is unsound and every gate holds. Speed is reported, not judged.
     """
     first, second = load_model(original), load_model(candidate)
-    session = open_model(first, config.runs_on)
+    sessions = plan_sessions(config.one_session, first.file_bytes + second.file_bytes, config.runs_on)
+    session = sessions.open(partial(open_model, first, config.runs_on))
     chosen = find_feeds(first, session, feeds, config.seed)
     metric = metric_judge(session, config)
-    return compare(session, open_model(second, config.runs_on), chosen, config, progress, metric=metric)
+    rival = sessions.open(partial(open_model, second, config.runs_on))
+    try:
+        return compare(session, rival, chosen, config, progress, metric=metric, note=sessions.note)
+    finally:
+        sessions.rest()
 
 
 def inspect(
@@ -297,13 +260,14 @@ def inspect(
     notes: list[str] = []
     observed: Observed | None = None
     try:
-        observed = observe(prepared.model, prepared.sites, feeds, provider=config.runs_on, seed=config.seed)
+        observed = run_original(prepared, config, feeds)
     except (ModelError, UsageError, MissingDependencyError) as error:
         if feeds is not None:
             raise
         notes.append(f"MACs are not known: {error}")
     else:
         positions = observed.positions
+        observed.rest()
         notes.append(f"MACs are of one run on the first of {observed.feeds.description}")
     options, groups = factorize_options(config), prepared.groups
     sites, curves = inspect_weights(prepared.model, groups, positions, options, prepared.asked, progress)
@@ -318,5 +282,5 @@ def inspect(
         totals=size,
         notes=(*prepared.notes, *notes, *absorbable_notes(prepared.model, prepared.sites)),
         plans=shares,
-        message=prospect(weights, shares, size),
+        message=prospect(weights, shares, size, why_no_sites(prepared.original.skeleton, prepared.skipped)),
     )

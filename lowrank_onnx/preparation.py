@@ -15,6 +15,7 @@ from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_se
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import ranks_to_factor
 from lowrank_onnx.config import Config, KeepMacs, PlannedBudget
+from lowrank_onnx.evaluate.turns import plan_sessions
 from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.few_samples import validate_moments
 from lowrank_onnx.model_io import Model, ModelSource, load_model
@@ -129,12 +130,32 @@ def _offer(
     return override_sites(offered, left_alone, config.overrides), left_alone
 
 
-def observe_if_needed(prepared: Prepared, config: Config, feeds: FeedSource | None) -> Observed | None:
+def observe_if_needed(
+    prepared: Prepared, config: Config, feeds: FeedSource | None, directory: Path | None
+) -> Observed | None:
     """Run the original, unless nothing that was asked for needs it."""
     if not config.validate and not isinstance(config.budget, KeepMacs) and feeds is None:
         return None
+    return run_original(prepared, config, feeds, directory)
+
+
+def run_original(
+    prepared: Prepared, config: Config, feeds: FeedSource | None, directory: Path | None = None
+) -> Observed:
+    """Run the original, in a way that leaves room for a second model of its size, or for none where memory is short.
+
+    `directory` is for outputs; None takes the system's temporary directory.
+    """
+    provider = config.runs_on
+    sessions = plan_sessions(config.one_session, 2 * prepared.original.file_bytes, provider, directory)
     return observe(
-        prepared.model, prepared.sites, feeds, provider=config.runs_on, seed=config.seed, original=prepared.original
+        prepared.model,
+        prepared.sites,
+        feeds,
+        provider=provider,
+        seed=config.seed,
+        original=prepared.original,
+        sessions=sessions,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from lowrank_onnx.candidates import PlannedWeight, useful_ranks
 from lowrank_onnx.choose import Choice, CostName, choose_together, smallest_share
 from lowrank_onnx.inspect_result import InspectedPlan
+from lowrank_onnx.no_sites import NO_WEIGHT
 from lowrank_onnx.noise_spectrum import noise_tail
 from lowrank_onnx.site_result import Totals
 from lowrank_onnx.trust import emphasised
@@ -77,10 +78,12 @@ def _root_mean(squares: Sequence[float]) -> float:
     return math.sqrt(math.fsum(squares) / len(squares)) if squares else 0.0
 
 
-def prospect(weights: Sequence[PlannedWeight], plans: Sequence[InspectedPlan], totals: Totals) -> str:
-    """Whether there is anything to gain, in one or two sentences."""
+def prospect(
+    weights: Sequence[PlannedWeight], plans: Sequence[InspectedPlan], totals: Totals, why_none: str = NO_WEIGHT
+) -> str:
+    """Whether there is anything to gain, in one or two sentences; `why_none` is the reason without weights."""
     if not weights:
-        return "nothing to gain: the model has no weight that can be factorized"
+        return f"nothing to gain: {why_none}"
     if not any(useful_ranks(weight, weight.plain, None) for weight in weights):
         return "nothing to gain: every weight is too small for factors to be smaller"
     part = totals.site_parameters / totals.parameters if totals.parameters else 1.0

@@ -26,6 +26,7 @@ def time_weights(
     if workshop.observed is None:
         return tuple(weights)
 
+    workshop.observed.rest()
     scale = config.preset.curve_scale
 
     def open_table(seconds: float) -> LatencyTable:

@@ -20,6 +20,8 @@ from lowrank_onnx.verdict import OutputStatistics as OutputStatistics
 from lowrank_onnx.verdict import ProviderNodes as ProviderNodes
 from lowrank_onnx.verdict import Timing as Timing
 from lowrank_onnx.verdict import Verdict as Verdict
+from lowrank_onnx.verdict import judged_by_answers as judged_by_answers
+from lowrank_onnx.verdict import overall_error as overall_error
 
 if TYPE_CHECKING:
     from lowrank_onnx.forms import Form

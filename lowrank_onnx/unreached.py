@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from lowrank_onnx.candidates import PlannedWeight, tail_energy, useful_ranks
 from lowrank_onnx.choose import NOT_FASTER, Choice
 from lowrank_onnx.config import Alpha, Config, Energy, FixedRank, MaxDrop, MaxError, Speedup
+from lowrank_onnx.no_sites import NO_WEIGHT
 from lowrank_onnx.results import SearchStep
 from lowrank_onnx.types import Curves
 
@@ -20,6 +21,7 @@ def unchanged_message(
     search: Sequence[SearchStep],
     *,
     compressed_before: bool,
+    why_none: str = NO_WEIGHT,
 ) -> str:
     """Why nothing was rewritten.
 
@@ -29,10 +31,11 @@ def unchanged_message(
     weights, curves, choices : the weights that could be factorized, their errors by rank, what was settled for each.
     search : the attempts.
     compressed_before : whether an earlier run has written factors into the model.
+    why_none : the reason where there are no weights.
     """
     budget = config.budget
     if not weights:
-        return "nothing to compress: the model has no weight that can be factorized"
+        return f"nothing to compress: {why_none}"
     if isinstance(budget, Speedup) and search:
         return _too_slow(budget, search)
     if compressed_before:

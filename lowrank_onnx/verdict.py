@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+ROUNDING = 1e-6
+"""Relative error of numbers up to which they say nothing of what was rewritten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,26 +15,57 @@ class OutputStatistics:
     """How far one output of the candidate is from the original's, over all feeds.
 
     `relative_l2` is ||y' - y|| / ||y||; `sqnr_db` is 20 log10(||y|| / ||y' - y||), infinite when equal; `cosine` is
-    over all elements; `top1_agreement` is None where the last axis is no class axis, and for integer, bool and string
-    outputs the share of equal elements. `problems` lists what makes the comparison fail by itself (NaN, infinity,
-    shape or dtype change); it is empty in a sound comparison, and else the figures are the worst there are.
+    over all elements. These, and `max_abs`, are None for answers: integers, bools and strings, of which only the share
+    that is equal means anything. `top1_agreement` is that share, and for floats the share of rows with the same top
+    class, None where the last axis is no class axis. `problems` lists what makes the comparison fail by itself (NaN,
+    infinity, shape or dtype change); it is empty in a sound comparison, and else the figures are the worst there are.
 
-    `top1_rows` is how many rows of a float output of rank 2 were judged, 0 for all other outputs: where one row is one
-    sample, `top1_bound` is what the agreement is at least, at 95 % confidence, for samples drawn like those of the
-    feeds (Clopper and Pearson); None without such rows or with synthetic feeds.
+    `top1_rows` is how many rows of a float output of rank 2, or answers with one entry a row, were judged, 0 for all
+    other outputs: where one row is one sample, `top1_bound` is what the agreement is at least, at 95 % confidence, for
+    samples drawn like those of the feeds (Clopper and Pearson); None without such rows or with synthetic feeds.
     """
 
     name: str
     dtype: str
     elements: int
-    max_abs: float
-    relative_l2: float
-    sqnr_db: float
-    cosine: float
+    max_abs: float | None
+    relative_l2: float | None
+    sqnr_db: float | None
+    cosine: float | None
     top1_agreement: float | None
     problems: tuple[str, ...]
     top1_rows: int = 0
     top1_bound: float | None = None
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether it was compared entry by entry for equality, and not as numbers."""
+        return self.relative_l2 is None
+
+    @property
+    def error(self) -> float:
+        """The relative L2 error, or the share of the answers that changed."""
+        if self.relative_l2 is not None:
+            return self.relative_l2
+        return 1.0 if self.top1_agreement is None else round(1.0 - self.top1_agreement, 12)
+
+
+def judged_by_answers(outputs: Sequence[OutputStatistics]) -> bool:
+    """Whether only answers can tell what was rewritten: there are no numbers, or none that moved beyond rounding."""
+    return any(output.is_answer for output in outputs) and all(
+        output.relative_l2 is None or output.relative_l2 <= ROUNDING for output in outputs
+    )
+
+
+def overall_error(outputs: Sequence[OutputStatistics]) -> float:
+    """The largest relative L2 error of any output; the largest share of changed answers where only answers can tell.
+
+    Infinite where nothing was compared, and where a comparison has a problem.
+    """
+    if not outputs or any(output.problems for output in outputs):
+        return math.inf
+    answers = judged_by_answers(outputs)
+    return max(output.error for output in outputs if answers or not output.is_answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +122,10 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class LatencyComparison:
-    """Interleaved paired timing. `speedup` = original / candidate (above 1: the candidate is faster), the median of
-    the paired ratios, with a `confidence` interval from `speedup_low` to `speedup_high`.
+    """Paired timing, interleaved run by run, or block by block where the models took turns.
+
+    `speedup` = original / candidate (above 1: the candidate is faster), the median of the paired ratios, with a
+    `confidence` interval from `speedup_low` to `speedup_high`.
     """
 
     original: Timing
@@ -117,7 +155,8 @@ class ProviderNodes:
 class Verdict:
     """What validation found. `passed` is False whenever `failures` is not empty; `metric` is None without a metric.
 
-    `nodes` says what ran where; it is empty where onnxruntime doesn't tell.
+    `nodes` says what ran where; it is empty where onnxruntime doesn't tell. `notes` are sentences that a reader of the
+    figures needs.
     """
 
     outputs: tuple[OutputStatistics, ...]
@@ -129,6 +168,7 @@ class Verdict:
     failures: tuple[str, ...]
     metric: MetricComparison | None = None
     nodes: tuple[ProviderNodes, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -137,5 +177,5 @@ class Verdict:
 
     @property
     def relative_error(self) -> float:
-        """The largest relative L2 error of any output."""
-        return max((o.relative_l2 for o in self.outputs), default=float("inf"))
+        """The error of all outputs together, as `overall_error` has it."""
+        return overall_error(self.outputs)

@@ -123,7 +123,9 @@ class _Walk:
     def _ends(self, index: int, value: str) -> bool:
         """Whether the node sums over the features with a stored weight, which then follows."""
         node = self.flow.node(index)
-        if node.op_type not in _OPERATORS or not is_default(node, node.op_type) or node.input[0] != value:
+        if node.op_type not in _OPERATORS or not is_default(node, node.op_type):
+            return False
+        if len(node.input) < 2 or node.input[0] != value:
             return False
         if (node.op_type == "Conv") != self.convolves or (self.convolves and _integer(node, "group", 1) != 1):
             return False
@@ -141,7 +143,7 @@ class _Walk:
     def _passes(self, index: int, value: str) -> str:
         """The node's output, where it treats all features alike; what it has for each of them follows."""
         node = self.flow.node(index)
-        made: str = node.output[0]
+        made: str = next(iter(node.output), "")
         known = is_default(node, node.op_type) and len(node.output) == 1 and not any(True for _ in child_graphs(node))
         if known and node.op_type in _UNARY:
             return made
@@ -150,7 +152,7 @@ class _Walk:
                 if name in self.flow.constants:
                     self._broadcast(index, name)
             return made
-        if is_default(node, "Dropout") and node.input[0] == value and len(node.input) < 3:
+        if made and is_default(node, "Dropout") and node.input[0] == value and len(node.input) < 3:
             return made
         if known and self.convolves and node.input[0] == value:
             if node.op_type in _POOLING:
@@ -237,5 +239,6 @@ def _held_tensors(graph: onnx.GraphProto) -> Mapping[tuple[str, str], onnx.Tenso
     held = {("initializer", tensor.name): tensor for tensor in graph.initializer}
     for node in graph.node:
         if is_default(node, "Constant"):
-            held.update((("constant", node.output[0]), one.t) for one in node.attribute if one.name == "value")
+            stored = (one.t for one in node.attribute if one.name == "value")
+            held.update((("constant", name), tensor) for name, tensor in zip(node.output, stored, strict=False))
     return held

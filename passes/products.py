@@ -118,7 +118,7 @@ def linear_outputs(skeleton: onnx.ModelProto, sites: Sequence[Site]) -> frozense
     """The first outputs of the main graph's nodes that the sites are, or that were written for one of them."""
     outputs = {site.output for site in sites}
     names = {site.name for site in sites}
-    outputs.update(node.output[0] for node in skeleton.graph.node if _written_for(node) in names)
+    outputs.update(name for node in skeleton.graph.node if _written_for(node) in names for name in node.output[:1])
     return frozenset(outputs)
 
 
@@ -138,7 +138,8 @@ def _meetings(flow: Dataflow) -> Iterator[_Meeting]:
 
 
 def _is_linear(node: onnx.NodeProto, op_types: Collection[str]) -> bool:
-    return node.op_type in op_types and is_default(node, node.op_type) and len(node.input) > 1
+    named = len(node.input) > 1 and len(node.output) == 1
+    return node.op_type in op_types and is_default(node, node.op_type) and named
 
 
 def _added_to(flow: Dataflow, addition: int) -> int | None:

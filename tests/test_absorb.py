@@ -274,6 +274,19 @@ def test_a_product_that_overflows_is_not_made() -> None:
     assert [apart.reason for apart in found.apart] == ["their product overflows"]
 
 
+@pytest.mark.parametrize("broken", ["no output", "no weight", "nothing"])
+def test_a_broken_node_is_in_no_product(broken: str) -> None:
+    nodes = [h.make_node("MatMul", ["x", "w0"], ["m"], name="a"), h.make_node("MatMul", ["m", "w1"], ["y"], name="b")]
+    if broken != "no weight":
+        del nodes[1].output[:]
+    if broken != "no output":
+        del nodes[1].input[0 if broken == "nothing" else 1 :]
+    weights = {"w0": weight(8, 4), "w1": weight(4, 8)}
+    model = make_model(nodes, [value("x", ["n", 8])], [value("y", ["n", 8])], weights)
+    absorption = absorb_products(load_model(model), ("m", "y"))
+    assert absorption.absorbed == ()
+
+
 def test_only_what_may_be_touched_is() -> None:
     loaded = load_model(two())
     assert absorb_products(loaded, {"h", "y"}).absorbed

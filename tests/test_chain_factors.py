@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 
-from lowrank_onnx.chain_factors import ChainWeight, LeadingBases, chain_errors, chain_maker, chain_parts
+from lowrank_onnx.chain_factors import DRAFT, ChainWeight, LeadingBases, chain_errors, chain_maker, chain_parts
 from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.forms import PAIR, ConvChain, ConvGeometry, ConvInput, ConvSpatial, ConvTucker
 from lowrank_onnx.model_io import load_model
@@ -120,6 +121,38 @@ def test_smaller_ranks_are_made_from_the_leading_factor_of_the_largest(form: Con
     assert all(known[part].tobytes() == later[part].tobytes() for part in known)
 
 
+@pytest.mark.parametrize("whiten", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_draft_is_what_the_kernel_gives_without_sweeps(form: ConvChain, whiten: bool, tmp_path: Path) -> None:
+    kernel, bases = chain_weight("float32", whiten=whiten), LeadingBases(tmp_path)
+    bases.expect(kernel, form, 6)
+    assert bases.draft(kernel.weight, form, kernel.shape, 3, "cpu") is None
+    chain_errors(kernel, [(form, (1, 3, 6))], bases)
+    draft = bases.draft(kernel.weight, form, kernel.shape, 3, "cpu")
+    assert draft is not None
+    assert {part: array.shape for part, array in draft.items()} == form.part_shapes(kernel.shape, 3)
+    assert {array.dtype.name for array in draft.values()} == {"float32"}
+    alone = form.approximate(chain_parts(kernel, form, 3, sweeps=0))
+    np.testing.assert_allclose(form.approximate(draft), alone, atol=1e-5 * float(np.abs(alone).max()))
+    assert bases.draft(kernel.weight, form, kernel.shape, 7, "cpu") is None
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_drafts_are_the_same_whether_the_fit_was_kept_before_or_is_made_for_them(
+    form: ConvChain, tmp_path: Path
+) -> None:
+    kernel = chain_weight("float32")
+    drafts = []
+    for name in ("computed", "recalled"):
+        (tmp_path / name).mkdir()
+        bases = LeadingBases(tmp_path / name)
+        bases.expect(kernel, form, 6)
+        if name == "computed":
+            chain_errors(kernel, [(form, (1, 3, 6))], bases)
+        drafts.append(chain_parts(kernel, form, 3, bases, sweeps=0))
+    assert all(drafts[0][part].tobytes() == drafts[1][part].tobytes() for part in drafts[0])
+
+
 def test_a_rank_that_was_not_expected_is_fitted_by_itself(tmp_path: Path) -> None:
     kernel, bases = chain_weight(), LeadingBases(tmp_path)
     bases.expect(kernel, FORMS[0], 2)
@@ -150,3 +183,39 @@ def test_the_maker_reads_the_kernel_of_the_weight_that_is_asked_for() -> None:
     np.testing.assert_allclose(form.approximate(parts), expected, atol=1e-5)
     with pytest.raises(KeyError, match="has no pair at rank 2"):
         make(groups[0].weight, PAIR, 2)
+
+
+def test_a_draft_of_a_kept_fit_reads_neither_kernel_nor_moment(tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).standard_normal((8, 6, 3, 2)).astype(np.float32)
+    model = load_model(model_of(stored, (1, 6, 5, 5)))
+    (group,) = group_by_weight(sites_of(model.skeleton))
+    form = next(form for form in group.forms if isinstance(form, ConvTucker))
+    kernel = ChainWeight(group.weight, stored, group.sites[0].to_matrices, np.eye(SIZE)[None], "cpu")
+    bases, asked = LeadingBases(tmp_path), Asked()
+    bases.expect(kernel, form, 4)
+    make = chain_maker(model, (group,), asked, "cpu", bases, sweeps=0)
+    first, _ = make(group.weight, form, 3)
+    assert asked.times == 1
+    again, solver = make(group.weight, form, 3)
+    smaller, _ = make(group.weight, form, 2)
+    assert asked.times == 1
+    assert solver == DRAFT
+    assert all(first[part].tobytes() == again[part].tobytes() for part in first)
+    assert {part: array.shape for part, array in smaller.items()} == form.part_shapes(group.shape, 2)
+
+
+class Asked(Mapping[WeightRef, Array]):
+    """White moments of every weight, and how many were asked for."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __getitem__(self, weight: WeightRef) -> Array:
+        self.times += 1
+        return np.eye(SIZE)[None]
+
+    def __iter__(self) -> Iterator[WeightRef]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0

@@ -152,6 +152,14 @@ def test_the_table_has_a_metric_where_one_was_measured() -> None:
     assert "metric" not in rendered(sweep_report(replace(result, points=LADDER)))
 
 
+def test_verbose_has_the_report_of_each_point() -> None:
+    result = SweepResult("model.onnx", LADDER, None, None, "nothing was written")
+    brief, full = rendered(sweep_report(result)), rendered(sweep_report(result, verbose=True))
+    assert full.endswith(brief)
+    assert "factorized: " not in brief
+    assert full.count("factorized: ") == len(LADDER)
+
+
 def test_most_compressed_is_what_the_objective_says() -> None:
     points = _points(_point(0.01, 2.0, 0.8), _point(0.02, 1.1, 0.4))
     assert pick_point(points, Pick("error", 0.05), Config()) == 0

@@ -13,7 +13,7 @@ from lowrank_onnx.cache import Codec, Slot
 from lowrank_onnx.cache.entry_file import Entry
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
-from lowrank_onnx.types import Factors, MatrixShape, Site, Spectrum, Tails, WeightRef
+from lowrank_onnx.types import Array, Factors, MatrixShape, Site, Spectrum, Tails, WeightRef
 
 
 def factors_codec(shape: MatrixShape, rank: int) -> Codec[tuple[Factors, Spectrum]]:
@@ -40,17 +40,16 @@ def _encode_factors(result: tuple[Factors, Spectrum]) -> Entry:
 
 def _decode_factors(entry: Entry) -> tuple[Factors, Spectrum]:
     arrays, meta = entry.arrays, entry.meta
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise ValueError("a factor isn't finite")
+    check_finite(arrays)
     factors = Factors(
         left=arrays["left"],
         right=arrays["right"],
         singular_values=arrays["singular_values"],
-        relative_error=_number(meta["relative_error"]),
-        spectral_error=_number(meta["spectral_error"]),
-        solver=_text(meta["solver"]),
+        relative_error=checked_number(meta["relative_error"]),
+        spectral_error=checked_number(meta["spectral_error"]),
+        solver=checked_text(meta["solver"]),
     )
-    return factors, Spectrum(values=factors.singular_values, energy=_number(meta["energy"]))
+    return factors, Spectrum(values=factors.singular_values, energy=checked_number(meta["energy"]))
 
 
 def tails_codec(ranks: Sequence[tuple[int, ...]]) -> Codec[tuple[Tails, ...]]:
@@ -63,7 +62,7 @@ def _encode_tails(tails: tuple[Tails, ...]) -> Entry:
 
 
 def _decode_tails(ranks: Sequence[tuple[int, ...]], entry: Entry) -> tuple[Tails, ...]:
-    errors = [tuple(_number(error) for error in one) for one in entry.meta["errors"]]
+    errors = [tuple(checked_number(error) for error in one) for one in entry.meta["errors"]]
     if [len(one) for one in errors] != [len(one) for one in ranks]:
         raise ValueError("errors for other ranks")
     return tuple(Tails(*one) for one in zip(ranks, errors, strict=True))
@@ -86,14 +85,16 @@ def _encode_sensitivity(result: Sensitivity | Unmeasured) -> Entry | None:
 def _decode_sensitivity(weight: WeightRef, entry: Entry) -> Sensitivity | Unmeasured:
     meta = entry.meta
     if "reason" in meta:
-        return Unmeasured(weight, _text(meta["reason"]))
-    ranks = tuple(_whole(rank) for rank in meta["ranks"])
-    errors, tails = (tuple(_number(value) for value in meta[name]) for name in ("output_errors", "tail_energies"))
+        return Unmeasured(weight, checked_text(meta["reason"]))
+    ranks = tuple(checked_whole(rank) for rank in meta["ranks"])
+    errors, tails = (
+        tuple(checked_number(value) for value in meta[name]) for name in ("output_errors", "tail_energies")
+    )
     if not len(ranks) == len(errors) == len(tails) > 0:
         raise ValueError("ranks, errors and tails don't belong together")
     if not isinstance(meta["fits"], bool):
         raise ValueError(f"{meta['fits']!r}: expected true or false")
-    return Sensitivity(weight, ranks, errors, tails, _number(meta["importance"]), meta["fits"])
+    return Sensitivity(weight, ranks, errors, tails, checked_number(meta["importance"]), meta["fits"])
 
 
 def recall_moments(
@@ -142,7 +143,7 @@ def _decode_index(sites: Sequence[Site], entry: Entry) -> dict[str, Any]:
     index = dict(entry.meta)
     if index.keys() != {site.name for site in sites}:
         raise ValueError("it speaks of other sites")
-    if not all(isinstance(value, str) or _whole(value) >= 0 for value in index.values()):
+    if not all(isinstance(value, str) or checked_whole(value) >= 0 for value in index.values()):
         raise ValueError("it names no moment")
     return index
 
@@ -166,24 +167,32 @@ def _decode_moment(entry: Entry) -> Moment:
     arrays = entry.arrays
     if any(array.dtype != np.float64 for array in arrays.values()):
         raise ValueError("a moment isn't float64")
-    rows, positions = _whole(entry.meta["rows"]), _whole(entry.meta["positions"])
+    rows, positions = checked_whole(entry.meta["rows"]), checked_whole(entry.meta["positions"])
     return Moment(arrays["second_moment"], arrays["mean"], rows, positions)
 
 
-def _number(value: Any) -> float:
+def check_finite(factors: Mapping[str, Array]) -> None:
+    """Refuse NaN and infinity."""
+    if not all(np.isfinite(values).all() for values in factors.values()):
+        raise ValueError("a factor isn't finite")
+
+
+def checked_number(value: Any) -> float:
     """A number of at least 0; infinity is one."""
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value < 0:
         raise ValueError(f"{value!r}: expected a number of at least 0")
     return float(value)
 
 
-def _whole(value: Any) -> int:
+def checked_whole(value: Any) -> int:
+    """A whole number."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{value!r}: expected a whole number")
     return value
 
 
-def _text(value: Any) -> str:
+def checked_text(value: Any) -> str:
+    """Text."""
     if not isinstance(value, str):
         raise ValueError(f"{value!r}: expected text")
     return value

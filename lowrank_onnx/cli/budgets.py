@@ -147,7 +147,7 @@ MinTop1Option = Annotated[
     typer.Option(
         "--min-top1",
         metavar="F",
-        help="Least share of samples whose top class stays the same, from 0 to 1.",
+        help="Least share of samples whose top class, or of answers (integers, bools, strings), that stays the same.",
         parser=number,
         rich_help_panel=_GATES,
     ),

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from lowrank_onnx.errors import MissingDependencyError, OutputError, UsageError
+from lowrank_onnx.errors import MissingDependencyError, OutputError, UsageError, how_to_install
 from lowrank_onnx.report.escape import printable
 
 
@@ -70,8 +70,8 @@ def check_html(report: Path | None, others: Iterable[Path | None]) -> None:
     _check_report("--html", report, others)
     if any(importlib.util.find_spec(package) is None for package in ("jinja2", "matplotlib")):
         raise MissingDependencyError(
-            f"--html {printable(str(report))}: needs jinja2 and matplotlib: pip install 'lowrank-onnx[html]', "
-            "or use --json"
+            f"--html {printable(str(report))}: needs jinja2 and matplotlib: "
+            f"{how_to_install('html', 'jinja2 matplotlib')}, or use --json"
         )
 
 

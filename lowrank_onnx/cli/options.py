@@ -19,6 +19,7 @@ DEFAULTS = Config()
 
 _FEEDS = "Feeds and validation"
 _CALIBRATION = "What real feeds are used for"
+_MEMORY = "Memory"
 _SELECT = "Which weights"
 _NUMERICS = "Factorization"
 
@@ -71,6 +72,17 @@ ProviderOptionOption = Annotated[
         help="An option of the provider, as onnxruntime names it, e.g. device_id=1; repeatable. In a file: a table "
         r"\[provider-option].",
         rich_help_panel=_FEEDS,
+    ),
+]
+OneSessionOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--one-session/--two-sessions",
+        help="Have one model in memory at a time: the original runs on all feeds, and its outputs wait on disk for the "
+        "other's. The figures are the same; speed is measured in alternating blocks, with the models loaded again "
+        "for each.",
+        show_default="one where memory is short for two",
+        rich_help_panel=_MEMORY,
     ),
 ]
 MetricOption = Annotated[

@@ -66,7 +66,10 @@ QuietOption = Annotated[
     bool, typer.Option("--quiet", help="No report and no progress; errors only.", rich_help_panel=_OUTPUT)
 ]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="List every site and skipped node.", rich_help_panel=_OUTPUT)
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="List every site and skipped node; of a sweep, for each point.", rich_help_panel=_OUTPUT
+    ),
 ]
 DebugOption = Annotated[
     Path | None,

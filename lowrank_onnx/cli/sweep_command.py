@@ -34,6 +34,7 @@ def sweep(
     metric: options.MetricOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
     provider_option: options.ProviderOptionOption = None,
+    one_session: options.OneSessionOption = options.DEFAULTS.one_session,
     effort: options.EffortOption = options.DEFAULTS.effort,
     sensitivity: options.SensitivityOption = options.DEFAULTS.sensitivity,
     refine: options.RefineOption = options.DEFAULTS.refine,
@@ -51,6 +52,7 @@ def sweep(
     json: outputs.JsonOption = None,
     html: outputs.HtmlOption = None,
     quiet: outputs.QuietOption = False,
+    verbose: outputs.VerboseOption = False,
     config_file: ConfigFileOption = None,
     dump_config: DumpConfigOption = None,
     debug: outputs.DebugOption = None,
@@ -74,6 +76,7 @@ def sweep(
         device=device,
         provider=provider,
         provider_options=parse_provider_options(provider_option or ()),
+        one_session=one_session,
         metric=metric,
     )
     dump_options(context, dump_config)
@@ -107,7 +110,7 @@ def sweep(
         from lowrank_onnx.report.html import sweep_page, write_page
 
         write_page(sweep_page(result, context.obj or ()), html)
-    publish(sweep_document(result), json, None if quiet else sweep_report(result))
+    publish(sweep_document(result), json, None if quiet else sweep_report(result, verbose=verbose))
     failed = rule is not None and result.picked is None
     if failed and (quiet or is_standard_output(json)):
         say_error(result.message)

@@ -27,6 +27,7 @@ def validate(
     max_drop: budgets.MaxDropGateOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
     provider_option: options.ProviderOptionOption = None,
+    one_session: options.OneSessionOption = options.DEFAULTS.one_session,
     seed: options.SeedOption = options.DEFAULTS.seed,
     json: outputs.JsonOption = None,
     quiet: outputs.QuietOption = False,
@@ -35,7 +36,14 @@ def validate(
     """Compare two models in onnxruntime: outputs and latency, with a verdict on the outputs."""
     gates = Gates(min_sqnr_db=min_sqnr, max_error=max_error, min_top1=min_top1, max_drop=max_drop)
     provider_options = parse_provider_options(provider_option or ())
-    config = Config(provider=provider, provider_options=provider_options, seed=seed, gates=gates, metric=metric)
+    config = Config(
+        provider=provider,
+        provider_options=provider_options,
+        one_session=one_session,
+        seed=seed,
+        gates=gates,
+        metric=metric,
+    )
     checks.check_json(json, (original, candidate, data))
     checks.check_feeds("--data", data)
 

@@ -21,13 +21,13 @@ _Doubles: TypeAlias = NDArray[np.float64]
 class OutputAccumulator:
     """Compares one output of two models, feed after feed.
 
-    - Floats and integers: differences as numbers, accumulated in float64. An infinity of the original (a mask, say)
-      has to be met by the same infinity; it takes no part in the sums.
+    - Floats: differences as numbers, accumulated in float64. An infinity of the original (a mask, say) has to be met
+      by the same infinity; it takes no part in the sums.
     - Top-1: for float outputs of rank 2 or 3 whose last axis has at least two entries. A row agrees if every class
       that the candidate ranks first is ranked first by the original: ties of the original forgive, ties of the
       candidate (a constant output, say) don't.
-    - Integers, bools and strings are answers rather than scores: their share of equal elements stands in the place of
-      the top-1 agreement. Strings have to be equal.
+    - Integers, bools and strings are answers rather than scores: class numbers have no distance that means anything.
+      Their share of equal elements stands in the place of the top-1 agreement, and no other figure is given.
     - Sequences and maps have to have the same lengths and keys; their elements are compared as above, without top-1.
     """
 
@@ -44,6 +44,7 @@ class OutputAccumulator:
         self._agreeing = 0
         self._judged = 0
         self._rows = 0
+        self._numbers = self._answers = False
         self._changes: dict[str, None] = {}  # an ordered set
         self._counts: Counter[str] = Counter()
 
@@ -66,8 +67,11 @@ class OutputAccumulator:
         A comparison with problems has the worst figures, so that none can pass for sound.
         """
         problems = self._problems()
+        figures: tuple[float | None, ...]
         if problems:
             figures = (math.inf, math.inf, -math.inf, 0.0)
+        elif self._answers and not self._numbers:
+            figures = (None,) * 4
         else:
             reference, difference = math.sqrt(self._reference_squares), math.sqrt(self._difference_squares)
             candidate = math.sqrt(self._candidate_squares)
@@ -100,8 +104,6 @@ class OutputAccumulator:
             )
         if self._counts["infinities"]:
             problems.append(f"{self._counts['infinities']} infinities of the original are not reproduced")
-        if self._counts["strings"]:
-            problems.append(f"{self._counts['strings']} of {self._elements} strings differ")
         if not problems and not self._compared:
             problems.append("nothing was compared: it has no finite elements on these feeds")
         sums = (self._reference_squares, self._candidate_squares, self._difference_squares, self._dot)
@@ -121,23 +123,23 @@ class OutputAccumulator:
             )
             return
         self._elements += original.size
-        if original.dtype.kind in "OUST":
-            self._add_equality(original, candidate)
-            self._compared += original.size
-            self._counts["strings"] += int(np.count_nonzero(original != candidate))
-        elif is_float(original.dtype):
+        if is_float(original.dtype):
+            self._numbers = True
             self._add_numbers(original, candidate)
             if not nested and original.ndim in (2, 3) and original.shape[-1] >= 2:
                 self._add_top1(original, candidate)
-        elif original.dtype.kind in "iub":
-            self._add_numbers(original, candidate)
-            self._add_equality(original, candidate)
+        elif original.dtype.kind in "OUSTiub":
+            self._answers = True
+            self._add_equality(original, candidate, nested=nested)
         else:
             self._changes[f"its dtype {original.dtype.name} can't be compared"] = None
 
-    def _add_equality(self, original: Array, candidate: Array) -> None:
+    def _add_equality(self, original: Array, candidate: Array, *, nested: bool) -> None:
+        self._compared += original.size
         self._judged += original.size
         self._agreeing += int(np.count_nonzero(original == candidate))
+        if not nested and original.ndim >= 1 and original.size == len(original):
+            self._rows += len(original)
 
     def _add_numbers(self, original: Array, candidate: Array) -> None:
         flat_original, flat_candidate = original.reshape(-1), candidate.reshape(-1)
@@ -158,9 +160,6 @@ class OutputAccumulator:
             return
         with np.errstate(over="ignore"):  # an overflow is reported as a problem
             difference = z - y
-            if original.dtype.kind in "iub":
-                # Large integers that differ may fall on the same float64: they mustn't count as equal.
-                difference[(original != candidate) & (difference == 0)] = 1.0
             self._compared += y.size
             self._max_abs = max(self._max_abs, float(np.abs(difference).max()))
             self._reference_squares += float(np.dot(y, y))

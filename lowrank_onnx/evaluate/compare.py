@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from lowrank_onnx.config import Gates
-from lowrank_onnx.errors import ModelError, UsageError
+from lowrank_onnx.errors import UsageError
 from lowrank_onnx.evaluate.accumulate import OutputAccumulator
 from lowrank_onnx.evaluate.confidence import CONFIDENCE, share_at_least
 from lowrank_onnx.evaluate.feeds import Feeds
 from lowrank_onnx.evaluate.session import Runner
+from lowrank_onnx.evaluate.turns import pair_outputs
 from lowrank_onnx.progress import StageProgress
-from lowrank_onnx.types import Feed, LatencyComparison, MetricComparison, OutputStatistics, Verdict
+from lowrank_onnx.types import LatencyComparison, MetricComparison, OutputStatistics, Verdict, judged_by_answers
 
 
 def compare_outputs(
@@ -38,13 +39,12 @@ def compare_outputs(
     ------
     UsageError : the two models don't take the same inputs, or a feed is not usable.
     ModelError : one of them can't run on a feed.
+    OutputError : they take turns, and there is no room on disk for the original's outputs.
     """
     _check_same_inputs(original, candidate)
     shared = [name for name in original.outputs if name in candidate.outputs]
     accumulators = {name: OutputAccumulator(name) for name in shared}
-    for index, feed in enumerate(feeds) if shared else ():
-        expected = _run(original, "original", feed, shared, index)
-        actual = _run(candidate, "candidate", feed, shared, index)
+    for _, expected, actual in pair_outputs(original, candidate, feeds, shared) if shared else ():
         for name, accumulator in accumulators.items():
             accumulator.add(expected[name], actual[name])
         if progress is not None:
@@ -68,6 +68,7 @@ def judge(
     min_speedup: float = 1.0,
     metric: MetricComparison | None = None,
     max_drop: float | None = None,
+    asked_error: float | None = None,
     models: int = 1,
 ) -> Verdict:
     """Decide whether the candidate passes; each failure is one sentence.
@@ -76,10 +77,14 @@ def judge(
     ----------
     outputs, latency : from `compare_outputs` and `measure_latency` (None: not timed).
     feeds, providers : what was run, on what; for the report.
-    gates : each holds for every output; `min_top1` for those that have a top-1 agreement, and there has to be one.
+    gates : each holds for every output; `min_top1` for those that have a top-1 agreement and for answers, and there
+        has to be one; `max_error` and `min_sqnr_db` for numbers, and where only answers can tell what was rewritten
+        (`judged_by_answers`) `max_error` for the share of them that changed.
     require_faster : whether the candidate has to be faster, with confidence.
     min_speedup : the least median speedup of a candidate that has to be faster.
     metric, max_drop : what the task metric says, and the largest drop that is accepted; None: there is none.
+    asked_error : the error that was asked for, as gate or budget. Where only answers can tell what was rewritten they
+        have to be so many that one that changed is no more than that.
     models : how many models a search may have judged by these feeds; the bound of the top-1 agreement allows for it.
     """
     failures = []
@@ -87,18 +92,19 @@ def judge(
         failures.append("nothing was compared: give feeds and a model with outputs")
     for output in outputs:
         failures += [f"output {output.name!r}: {problem}" for problem in output.problems]
-        if not output.problems:
-            failures += _broken_gates(output, gates)
-    if gates.min_top1 is not None and all(output.top1_agreement is None for output in outputs):
-        failures.append(
-            f"--min-top1 {gates.min_top1:g}: no output has a class axis (a float output of rank 2 or 3): drop the gate"
-        )
+    sound = [output for output in outputs if not output.problems]
+    by_answers = len(sound) == len(outputs) and judged_by_answers(sound)
+    for output in sound:
+        failures += _broken_gates(output, gates, by_answers=by_answers)
+    if by_answers and asked_error is not None:
+        failures += _too_few(sound, asked_error)
+    failures += _empty_gates(outputs, gates)
     if max_drop is not None:
         failures += _dropped(metric, max_drop)
     if require_faster:
         failures += _not_faster(latency, min_speedup)
     return Verdict(
-        outputs=tuple(outputs) if feeds.synthetic else tuple(_bounded(output, models) for output in outputs),
+        outputs=tuple(outputs) if feeds.synthetic else tuple(_bounded(output, feeds, models) for output in outputs),
         latency=latency,
         feeds=feeds.description,
         synthetic=feeds.synthetic,
@@ -109,9 +115,12 @@ def judge(
     )
 
 
-def _bounded(output: OutputStatistics, models: int) -> OutputStatistics:
-    """The output with the bound of its top-1 agreement, where its rows are samples."""
+def _bounded(output: OutputStatistics, feeds: Feeds, models: int) -> OutputStatistics:
+    """The output with the bound of its agreement, where its rows are the samples."""
     if output.problems or output.top1_agreement is None or not output.top1_rows:
+        return output
+    less_than_a_feed = abs(output.top1_rows - feeds.samples) * len(feeds) < feeds.samples  # to which samples are right
+    if output.is_answer and not less_than_a_feed:  # e.g. the objects found in one image
         return output
     agreeing = round(output.top1_agreement * output.top1_rows)
     bound = share_at_least(agreeing, output.top1_rows, 1.0 - (1.0 - CONFIDENCE) / models)
@@ -128,30 +137,50 @@ def _check_same_inputs(original: Runner, candidate: Runner) -> None:
         )
 
 
-def _run(model: Runner, role: str, feed: Feed, outputs: Sequence[str], index: int) -> dict[str, Any]:
-    try:
-        return model.run(feed, outputs)
-    except ModelError as error:
-        raise ModelError(f"the {role} on feed {index}: {error}") from error
-
-
 def _absent(name: str, problem: str) -> OutputStatistics:
     return OutputStatistics(
         name, "", 0, float("inf"), float("inf"), float("-inf"), 0.0, top1_agreement=None, problems=(problem,)
     )
 
 
-def _broken_gates(output: OutputStatistics, gates: Gates) -> list[str]:
+def _broken_gates(output: OutputStatistics, gates: Gates, *, by_answers: bool) -> list[str]:
     """The gates that one output breaks. Written as `not (good)`, so that NaN breaks them."""
     broken = []
-    if gates.min_sqnr_db is not None and not output.sqnr_db >= gates.min_sqnr_db:
+    if gates.min_sqnr_db is not None and output.sqnr_db is not None and not output.sqnr_db >= gates.min_sqnr_db:
         broken.append(f"SQNR {output.sqnr_db:.2f} dB is below --min-sqnr {gates.min_sqnr_db:g}")
-    if gates.max_error is not None and not output.relative_l2 <= gates.max_error:
-        broken.append(f"relative error {output.relative_l2:.4g} is above --max-error {gates.max_error:g}")
+    counts = by_answers or not output.is_answer
+    if gates.max_error is not None and counts and not output.error <= gates.max_error:
+        what = "share of changed answers" if output.is_answer else "relative error"
+        broken.append(f"{what} {output.error:.4g} is above --max-error {gates.max_error:g}")
     agreement = output.top1_agreement
     if gates.min_top1 is not None and agreement is not None and not agreement >= gates.min_top1:
-        broken.append(f"top-1 agreement {agreement:.4f} is below --min-top1 {gates.min_top1:g}")
+        what = "share of equal answers" if output.is_answer else "top-1 agreement"
+        broken.append(f"{what} {agreement:.4f} is below --min-top1 {gates.min_top1:g}")
     return [f"output {output.name!r}: {text}" for text in broken]
+
+
+def _too_few(outputs: Sequence[OutputStatistics], max_error: float) -> list[str]:
+    """The outputs with so few answers that a single one that changed would be more than is allowed."""
+    needed = math.ceil(1.0 / max_error)
+    return [
+        f"output {output.name!r}: {output.elements} answers are too few to tell an error of {max_error:g}: give feeds "
+        f"with at least {needed}"
+        for output in outputs
+        if output.is_answer and output.elements < needed
+    ]
+
+
+def _empty_gates(outputs: Sequence[OutputStatistics], gates: Gates) -> list[str]:
+    """The gates that no output is held to."""
+    empty = []
+    if gates.min_top1 is not None and all(output.top1_agreement is None for output in outputs):
+        empty.append(
+            f"--min-top1 {gates.min_top1:g}: no output has a class axis (a float output of rank 2 or 3) or answers "
+            "(integers, bools or strings): drop the gate"
+        )
+    if gates.min_sqnr_db is not None and outputs and all(output.is_answer for output in outputs):
+        empty.append(f"--min-sqnr {gates.min_sqnr_db:g}: no output has numbers, only answers: give --min-top1 instead")
+    return empty
 
 
 def _dropped(metric: MetricComparison | None, max_drop: float) -> list[str]:

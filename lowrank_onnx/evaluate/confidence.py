@@ -6,7 +6,7 @@ They hold for independent draws, whatever the true shares, with no large-sample 
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import beta, binom
+from scipy.special import betaincinv
 
 CONFIDENCE = 0.95
 """Of every bound in a report, over all models that were judged by the same samples."""
@@ -26,7 +26,7 @@ def share_at_least(successes: int, samples: int, confidence: float = CONFIDENCE)
     illustrated in the case of the binomial", Biometrika 26, 1934.
     """
     _check(successes, samples, confidence)
-    return float(beta.ppf(1.0 - confidence, successes, samples - successes + 1)) if successes else 0.0
+    return float(betaincinv(successes, samples - successes + 1, 1.0 - confidence)) if successes else 0.0
 
 
 def share_at_most(successes: int, samples: int, confidence: float = CONFIDENCE) -> float:
@@ -62,6 +62,8 @@ def _largest_difference(excess: int, samples: int, differing: float, error: floa
     """The largest difference at which `excess` or less is seen with a probability of `error`, at a share of differing
     samples; that share itself where it can't be rejected, -1 where every difference that it allows can be.
     """
+    from scipy.stats import binom  # takes as long to import as all of the rest, and few runs need it
+
     low, high = (int(binom.ppf(p, samples, differing)) for p in (_NEGLIGIBLE, 1.0 - _NEGLIGIBLE))
     counts = np.arange(low, high + 1)
     weights = binom.pmf(counts, samples, differing)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lowrank_onnx.errors import UsageError
+from lowrank_onnx.errors import UsageError, how_to_install
 from lowrank_onnx.provider import ProviderOptions
 
 CPU = "CPUExecutionProvider"
@@ -14,7 +14,7 @@ CPU = "CPUExecutionProvider"
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 """The session's setting that makes onnxruntime remember which provider got which node."""
 
-_CUDA = 'pip install "lowrank-onnx[cuda12]" (or [cuda13]) in place of [cpu]'
+_CUDA = f"in place of onnxruntime, {how_to_install('cuda12', 'onnxruntime-gpu cupy-cuda12x')}, or cuda13 likewise"
 
 _PACKAGES: Mapping[str, str] = {
     "CUDAExecutionProvider": _CUDA,

@@ -14,6 +14,8 @@ takes the pairs as independent, which load that lasts over many pairs weakens.
 Measuring stops early where the interval leaves 1 out. Looking several times and stopping when pleased would make the
 interval too narrow; so the looks are fixed before the first pair, and each is taken at (1 - confidence) divided by
 their number (Bonferroni): all of them hold together with the stated confidence.
+
+Sessions that take turns are timed in blocks instead (`lowrank_onnx.evaluate.blocks`).
 """
 
 from __future__ import annotations
@@ -23,32 +25,30 @@ import gc
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from lowrank_onnx.errors import UsageError
+from lowrank_onnx.evaluate.blocks import alternate
 from lowrank_onnx.evaluate.feeds import Feeds
 from lowrank_onnx.evaluate.session import Runner
+from lowrank_onnx.evaluate.stopwatch import (
+    MAX_FEEDS,
+    MAX_REPEATS,
+    MEASUREMENT_NS,
+    NO_FEED,
+    Clock,
+    Measurements,
+    Plan,
+    time_runs,
+)
+from lowrank_onnx.evaluate.turns import take_turns
 from lowrank_onnx.progress import StageProgress
 from lowrank_onnx.types import Feed, LatencyComparison, Timing
 
-Clock = Callable[[], int]
-"""Nanoseconds from any fixed start."""
-
-_MEASUREMENT_NS = 1_000_000
-_MAX_REPEATS = 10_000
-_MAX_FEEDS = 8
 _WARM_UP_SHARE = 0.25
 """Of `max_seconds`: no further feed is taken in when warming up has used it."""
-
-
-@dataclass(slots=True)
-class _Measurements:
-    ratios: list[float] = field(default_factory=list)
-    original_ms: list[float] = field(default_factory=list)
-    candidate_ms: list[float] = field(default_factory=list)
 
 
 def measure_latency(
@@ -68,12 +68,12 @@ def measure_latency(
 
     Parameters
     ----------
-    original, candidate : what to run. Both get the same feeds, of which the first 8 take turns.
+    original, candidate : what to run. Both get the same feeds, of which the first 8 are used.
     min_pairs, max_pairs : pairs at the first look, and at most.
     max_seconds : sets how many pairs are planned, from the time that warming up took. However slow the models, the
         fewest pairs that can decide are measured (6 at 95 %).
     confidence : of the interval, all looks together.
-    seed : of the order within the pairs.
+    seed : of the order within interleaved pairs.
     progress : is advanced by 1 for each pair.
     clock : nanoseconds; `time.perf_counter_ns` but in tests.
 
@@ -94,18 +94,16 @@ def measure_latency(
         raise UsageError(
             f"pairs {min_pairs} to {max_pairs}, {max_seconds:g} s: expected 1 <= min_pairs <= max_pairs, and some time"
         )
-    kept, repeats, pair_seconds = _warm_up(original, candidate, feeds, max_seconds, clock)
+    found = Measurements()
+    plan = _interleave if take_turns(original, candidate) is None else alternate
+    repeats, pair_seconds, measure_pair = plan(original, candidate, feeds, max_seconds, seed, clock, found)
     looks = plan_looks(int(max_seconds / pair_seconds), min_pairs, max_pairs, confidence)
     level = (1.0 - confidence) / len(looks)
-    generator = np.random.default_rng(seed)
-    found = _Measurements()
-    low, high, swapped = 0.0, math.inf, False
+    low, high = 0.0, math.inf
     with _without_garbage_collection():
         for look in looks:
             while len(found.ratios) < look:
-                index = len(found.ratios)
-                swapped = bool(generator.integers(2)) if index % 2 == 0 else not swapped
-                _measure_pair(original, candidate, kept[index % len(kept)], repeats, swapped, clock, found)
+                measure_pair(len(found.ratios))
                 if progress is not None:
                     progress.advance()
             low, high = median_interval(found.ratios, level)
@@ -166,6 +164,28 @@ def _fewest_pairs(error: float) -> int:
     return max(2, math.ceil(math.log2(2.0 / error) - 1e-9))
 
 
+def _interleave(
+    original: Runner,
+    candidate: Runner,
+    feeds: Feeds,
+    max_seconds: float,
+    seed: int,
+    clock: Clock,
+    found: Measurements,
+) -> Plan:
+    """Warm both models up, and plan pairs of single measurements."""
+    kept, repeats, pair_seconds = _warm_up(original, candidate, feeds, max_seconds, clock)
+    generator = np.random.default_rng(seed)
+    swapped = False
+
+    def measure_pair(index: int) -> None:
+        nonlocal swapped
+        swapped = bool(generator.integers(2)) if index % 2 == 0 else not swapped
+        _measure_pair(original, candidate, kept[index % len(kept)], repeats, swapped, clock, found)
+
+    return repeats, pair_seconds, measure_pair
+
+
 def _warm_up(
     original: Runner, candidate: Runner, feeds: Feeds, max_seconds: float, clock: Clock
 ) -> tuple[list[Feed], int, float]:
@@ -178,42 +198,33 @@ def _warm_up(
     kept: list[Feed] = []
     shortest, total = math.inf, 0
     started = clock()
-    for feed in itertools.islice(feeds, _MAX_FEEDS):
+    for feed in itertools.islice(feeds, MAX_FEEDS):
         for model in (original, candidate):
             model.run(feed)
-            elapsed = _time(model, feed, 1, clock)
+            elapsed = time_runs(model, feed, 1, clock)
             shortest, total = min(shortest, elapsed), total + elapsed
         kept.append(feed)
         if clock() - started > _WARM_UP_SHARE * max_seconds * 1e9:
             break
     if not kept:
-        raise UsageError("there is no feed to time the models on: give at least one")
-    repeats = min(_MAX_REPEATS, math.ceil(_MEASUREMENT_NS / shortest))
+        raise UsageError(NO_FEED)
+    repeats = min(MAX_REPEATS, math.ceil(MEASUREMENT_NS / shortest))
     return kept, repeats, 2.0 * repeats * total / len(kept) / 1e9
 
 
 def _measure_pair(
-    original: Runner, candidate: Runner, feed: Feed, repeats: int, swapped: bool, clock: Clock, found: _Measurements
+    original: Runner, candidate: Runner, feed: Feed, repeats: int, swapped: bool, clock: Clock, found: Measurements
 ) -> None:
     outer, inner = (candidate, original) if swapped else (original, candidate)
-    first = _time(outer, feed, repeats, clock)
-    second = _time(inner, feed, repeats, clock)
-    third = _time(inner, feed, repeats, clock)
-    fourth = _time(outer, feed, repeats, clock)
+    first = time_runs(outer, feed, repeats, clock)
+    second = time_runs(inner, feed, repeats, clock)
+    third = time_runs(inner, feed, repeats, clock)
+    fourth = time_runs(outer, feed, repeats, clock)
     outer_times, inner_times = (first, fourth), (second, third)
     original_times, candidate_times = (inner_times, outer_times) if swapped else (outer_times, inner_times)
     found.ratios.append(min(original_times) / min(candidate_times))
     found.original_ms += [elapsed / repeats / 1e6 for elapsed in original_times]
     found.candidate_ms += [elapsed / repeats / 1e6 for elapsed in candidate_times]
-
-
-def _time(model: Runner, feed: Feed, repeats: int, clock: Clock) -> int:
-    """Nanoseconds for `repeats` runs; at least 1, since a coarse clock may not have moved."""
-    run = model.run
-    started = clock()
-    for _ in range(repeats):
-        run(feed)
-    return max(1, clock() - started)
 
 
 def _timing(milliseconds: Sequence[float], repeats: int) -> Timing:

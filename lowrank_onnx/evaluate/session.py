@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
+from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError, how_to_install
 from lowrank_onnx.evaluate.execution_providers import CPU as CPU
 from lowrank_onnx.evaluate.execution_providers import (
     RECORD_PLACEMENT,
@@ -217,7 +217,7 @@ def _import_onnxruntime() -> Any:
     except ImportError as error:
         raise MissingDependencyError(
             f"onnxruntime can't be imported ({_first_line(error)}): "
-            'run `pip install "lowrank-onnx[cpu]"` (or [cuda12], [cuda13] for an NVIDIA GPU)'
+            f"{how_to_install('cpu', 'onnxruntime')}; for an NVIDIA GPU the extra is cuda12 or cuda13"
         ) from error
     return onnxruntime
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lowrank_onnx.errors import MissingDependencyError, UsageError
+from lowrank_onnx.errors import MissingDependencyError, UsageError, how_to_install
 from lowrank_onnx.feed_files.choices import Colours, Fit, Layout, PixelType, Resample
 from lowrank_onnx.feed_files.npz_writer import FeedArray, evenly_spread
 from lowrank_onnx.report.escape import printable
@@ -121,7 +121,7 @@ def _find_images(directory: Path) -> list[Path]:
     try:
         from PIL import Image
     except ImportError as error:
-        raise MissingDependencyError("feeds images: needs Pillow (the extra 'feeds'): pip install pillow") from error
+        raise MissingDependencyError(f"feeds images: needs Pillow: {how_to_install('feeds', 'pillow')}") from error
     if not directory.is_dir():
         raise UsageError(f"{printable(str(directory))}: is no directory, expected a folder of images")
     known = Image.registered_extensions()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lowrank_onnx.errors import MissingDependencyError, UsageError
+from lowrank_onnx.errors import MissingDependencyError, UsageError, how_to_install
 from lowrank_onnx.feed_files.choices import TokenArray
 from lowrank_onnx.feed_files.npz_writer import FeedArray, evenly_spread
 from lowrank_onnx.report.escape import printable
@@ -63,7 +63,7 @@ def _load_tokenizer(path: Path) -> Any:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise MissingDependencyError(
-            "feeds text: needs its library (the extra 'feeds'): pip install tokenizers"
+            f"feeds text: needs tokenizers: {how_to_install('feeds', 'tokenizers')}"
         ) from error
     try:
         return Tokenizer.from_file(str(path))

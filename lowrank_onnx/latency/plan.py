@@ -12,8 +12,8 @@ from typing import Protocol
 import onnx
 
 from lowrank_onnx.candidates import PlannedWeight
-from lowrank_onnx.evaluate.latency import Clock
 from lowrank_onnx.evaluate.session import Runner
+from lowrank_onnx.evaluate.stopwatch import Clock
 from lowrank_onnx.forms import Form
 from lowrank_onnx.latency.curve import LatencyCurve
 from lowrank_onnx.latency.table import Unmeasured

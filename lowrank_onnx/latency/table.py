@@ -27,8 +27,8 @@ import onnx
 
 from lowrank_onnx.candidates import PlannedWeight, useful_ranks
 from lowrank_onnx.errors import ModelError, OutputError, UsageError
-from lowrank_onnx.evaluate.latency import Clock
 from lowrank_onnx.evaluate.session import Runner, open_session
+from lowrank_onnx.evaluate.stopwatch import Clock
 from lowrank_onnx.forms import Form
 from lowrank_onnx.latency.curve import LatencyCurve, read_curve, write_curve
 from lowrank_onnx.latency.machine import machine_key

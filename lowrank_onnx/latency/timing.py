@@ -19,8 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lowrank_onnx.evaluate.latency import Clock, median_interval
+from lowrank_onnx.evaluate.latency import median_interval
 from lowrank_onnx.evaluate.session import Runner
+from lowrank_onnx.evaluate.stopwatch import Clock
 from lowrank_onnx.latency.curve import LatencyCurve
 from lowrank_onnx.types import Feed
 

@@ -16,7 +16,7 @@ import array_api_compat.numpy
 import numpy as np
 from numpy.typing import NDArray
 
-from lowrank_onnx.errors import MissingDependencyError
+from lowrank_onnx.errors import MissingDependencyError, how_to_install
 from lowrank_onnx.linalg import lapack
 
 DeviceArray: TypeAlias = Any
@@ -224,7 +224,7 @@ def cuda_problem() -> str | None:
     try:
         import cupy
     except ImportError:
-        return "CuPy is not installed: install lowrank-onnx[cuda12] or lowrank-onnx[cuda13], as your driver asks for"
+        return f"CuPy is not installed: {how_to_install('cuda12', 'cupy-cuda12x')}; cuda13 for a driver of CUDA 13"
     if not cupy.cuda.is_available():
         return "CuPy is installed but sees no CUDA device: check the driver with nvidia-smi"
     return None

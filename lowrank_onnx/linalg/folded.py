@@ -49,28 +49,46 @@ class Folded:
         a, b, columns = X.shape
         return backend.xp.reshape(self.metric @ backend.xp.reshape(X, (a * b, columns)), (a, b, columns))
 
+    def outline(self) -> Folded:
+        """Its shape, energy and scale, with nothing of the size of a weight or a metric."""
+        empty = np.broadcast_to(np.zeros(()), self.weight.shape)
+        return replace(self, weight=empty, metric=None, image=empty)
 
-def fold(backend: Backend, W: NDArray[Any], order: Sequence[int], a: int, second_moment: NDArray[Any] | None) -> Folded:
-    """Bring W and its second moment to the device, the patch's axes in `order`, of which the first make up `a`.
+
+def lay_out(backend: Backend, W: NDArray[Any], second_moment: NDArray[Any] | None) -> Folded:
+    """Bring W (axes of the patch..., out) and its second moment to the device, with all axes of the patch leading.
 
     Raises
     ------
     FactorizationError
         for a W that isn't finite, and a second moment that isn't one.
     """
-    xp, axes, out = backend.xp, W.shape[:-1], W.shape[-1]
-    size = math.prod(axes)
+    xp, out = backend.xp, W.shape[-1]
+    size = math.prod(W.shape[:-1])
     narrow = W.reshape(size, out)
     prepared = prepare(backend, narrow.astype(accumulation_dtype(W.dtype), copy=False))
-    matrix = xp.reshape(xp.astype(prepared.matrix, xp.float64), (*axes, out))
-    weight = xp.reshape(xp.permute_dims(matrix, (*order, len(axes))), (a, size // a, out))
+    weight = xp.reshape(xp.astype(prepared.matrix, xp.float64), (size, 1, out))
     if second_moment is None:
         return _imaged(backend, Folded(weight, None, weight, 0.0, prepared.exponent, 1.0))
     C, scale = checked_second_moment(second_moment, size)
-    both = (*order, *(len(axes) + axis for axis in order))
-    permuted = np.ascontiguousarray(C.reshape(*axes, *axes).transpose(both)).reshape(size, size)
-    permuted[np.diag_indices(size)] += FLOOR
-    return _imaged(backend, Folded(weight, backend.to_device(permuted), weight, 0.0, prepared.exponent, scale))
+    C[np.diag_indices(size)] += FLOOR
+    return _imaged(backend, Folded(weight, backend.to_device(C), weight, 0.0, prepared.exponent, scale))
+
+
+def fold(backend: Backend, whole: Folded, axes: Sequence[int], order: Sequence[int], a: int) -> Folded:
+    """What `lay_out` made, with the axes of the patch, of these sizes, in `order`, of which the first make up `a`."""
+    xp = backend.xp
+    size, _, out = whole.weight.shape
+
+    def moved(X: DeviceArray) -> DeviceArray:
+        ordered = xp.permute_dims(xp.reshape(X, (*axes, out)), (*order, len(axes)))
+        return xp.reshape(ordered, (a, size // a, out))
+
+    metric = whole.metric
+    if metric is not None and list(order) != sorted(order):
+        both = (*order, *(len(axes) + axis for axis in order))
+        metric = xp.reshape(xp.permute_dims(xp.reshape(metric, (*axes, *axes)), both), (size, size))
+    return replace(whole, weight=moved(whole.weight), metric=metric, image=moved(whole.image))
 
 
 def _imaged(backend: Backend, folded: Folded) -> Folded:

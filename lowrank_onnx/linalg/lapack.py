@@ -167,9 +167,9 @@ def _inverse_upper(R: NDArray[np.float64]) -> NDArray[np.float64]:
     return inverse
 
 
-def solve_upper(R: NDArray[np.float64], B: NDArray[np.float64], transposed: bool) -> NDArray[np.float64]:
+def solve_upper(R: NDArray[Any], B: NDArray[Any], transposed: bool) -> NDArray[Any]:
     """``R^-1 B``, or ``R'^-1 B``, for an upper triangular R."""
-    solved: NDArray[np.float64] = scipy.linalg.solve_triangular(R, B, trans=1 if transposed else 0, check_finite=False)
+    solved: NDArray[Any] = scipy.linalg.solve_triangular(R, B, trans=1 if transposed else 0, check_finite=False)
     return solved
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.linalg.backend import Backend, DeviceArray, DeviceName, select_backend
-from lowrank_onnx.linalg.folded import Folded, fold, leading_marginal, mended
+from lowrank_onnx.linalg.folded import Folded, fold, lay_out, leading_marginal, mended
 from lowrank_onnx.linalg.orthonormal import orthonormalize
 from lowrank_onnx.linalg.precision import accumulation_dtype
 from lowrank_onnx.linalg.refit import refit
@@ -142,6 +142,56 @@ class LeadingFamily:
         return LeadingFactors(first.astype(self.dtype), second.astype(self.dtype), error)
 
 
+@dataclass(frozen=True, slots=True)
+class PatchProblem:
+    """W and the second moment of its patches on their device, for fits on any of the patch's axes: `patch_problem`.
+
+    Attributes
+    ----------
+    axes : the sizes of the patch's axes.
+    whole : all of them leading.
+    dtype : the accumulation dtype of W.
+    """
+
+    backend: Backend
+    axes: tuple[int, ...]
+    whole: Folded
+    dtype: np.dtype[Any]
+
+    def fit(self, leading: Sequence[int], largest_rank: int, *, first: NDArray[Any] | None = None) -> LeadingFamily:
+        """`fit_leading` for this problem."""
+        count = len(self.axes)
+        if not leading or sorted(set(leading)) != list(leading) or not set(leading) <= set(range(count)):
+            raise FactorizationError(f"leading axes {list(leading)}: expected some of 0 to {count - 1}, ascending")
+        order = (*leading, *(axis for axis in range(count) if axis not in leading))
+        size, _, out = self.whole.weight.shape
+        a = math.prod(self.axes[axis] for axis in leading)
+        most = min(a, size // max(a, 1) * out)
+        if not 1 <= largest_rank <= most:
+            raise FactorizationError(f"rank {largest_rank}: expected 1 to {most}, the smaller side of the unfolding")
+        backend = self.backend
+        with self.whole.threads(backend):
+            folded = fold(backend, self.whole, self.axes, order, a)
+            if first is None:
+                basis = _starting_basis(backend, folded, largest_rank, self.dtype)
+            else:
+                basis = backend.to_device(first[:, :largest_rank])
+            try:
+                projection = project(backend, folded, basis)
+            except np.linalg.LinAlgError:
+                folded = mended(backend, folded)
+                projection = project(backend, folded, basis)
+            return _family(backend, folded, projection, self.dtype)
+
+
+def patch_problem(backend: Backend, W: NDArray[Any], second_moment: NDArray[Any] | None) -> PatchProblem:
+    """What fits of one W on different axes have in common; for the parameters and errors, see `fit_leading`."""
+    if W.ndim < 2:
+        raise FactorizationError(f"a weight of shape {W.shape}: expected the axes of a patch, and the outputs")
+    with backend.threads_for((W.size // max(W.shape[-1], 1),) * 2, W.shape[-1]):
+        return PatchProblem(backend, W.shape[:-1], lay_out(backend, W, second_moment), accumulation_dtype(W.dtype))
+
+
 def fit_leading(
     W: NDArray[Any],
     leading: Sequence[int],
@@ -171,41 +221,7 @@ def fit_leading(
     MissingDependencyError
         for "cuda" without CuPy or without a CUDA device.
     """
-    return fit_leading_on(select_backend(device), W, leading, largest_rank, second_moment, first)
-
-
-def fit_leading_on(
-    backend: Backend,
-    W: NDArray[Any],
-    leading: Sequence[int],
-    largest_rank: int,
-    second_moment: NDArray[Any] | None,
-    known: NDArray[Any] | None = None,
-) -> LeadingFamily:
-    """`fit_leading` on a given backend."""
-    axes = W.ndim - 1
-    if W.ndim < 2 or not leading or sorted(set(leading)) != list(leading) or not set(leading) <= set(range(axes)):
-        raise FactorizationError(f"leading axes {list(leading)}: expected some of 0 to {axes - 1}, ascending")
-    order = (*leading, *(axis for axis in range(axes) if axis not in leading))
-    a = math.prod(W.shape[axis] for axis in leading)
-    rest = W.size // max(a, 1)
-    if not 1 <= largest_rank <= min(a, rest):
-        raise FactorizationError(
-            f"rank {largest_rank}: expected 1 to {min(a, rest)}, the smaller side of the unfolding"
-        )
-    with backend.threads_for((a * rest // W.shape[-1],) * 2, W.shape[-1]):
-        folded = fold(backend, W, order, a, second_moment)
-        dtype = accumulation_dtype(W.dtype)
-        if known is None:
-            first = _starting_basis(backend, folded, largest_rank, dtype)
-        else:
-            first = backend.to_device(known[:, :largest_rank])
-        try:
-            projection = project(backend, folded, first)
-        except np.linalg.LinAlgError:
-            folded = mended(backend, folded)
-            projection = project(backend, folded, first)
-        return _family(backend, folded, projection, dtype)
+    return patch_problem(select_backend(device), W, second_moment).fit(leading, largest_rank, first=first)
 
 
 def family_on(backend: Backend, folded: Folded, first: DeviceArray, dtype: np.dtype[Any]) -> LeadingFamily:

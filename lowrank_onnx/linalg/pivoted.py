@@ -16,9 +16,8 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from lowrank_onnx.errors import FactorizationError
-from lowrank_onnx.linalg.backend import NUMPY
 from lowrank_onnx.linalg.precision import accumulation_dtype
-from lowrank_onnx.linalg.weighted import checked_second_moment, transposed_root
+from lowrank_onnx.linalg.weighted import FLOOR, checked_second_moment
 
 PROBES = 64
 """Inputs on which rounding is measured."""
@@ -121,10 +120,23 @@ def _distance(exact: NDArray[np.float64], blocks: Iterable[NDArray[Any]]) -> flo
 
 
 def draw_inputs(in_features: int, second_moment: NDArray[Any] | None, seed: int) -> NDArray[np.float64]:
-    """`PROBES` inputs (PROBES, in) with the given second moment (in, in), or independent standard normal ones."""
-    normal = np.random.default_rng(seed).standard_normal((PROBES, in_features))
+    """`PROBES` inputs (PROBES, in) with the given second moment (in, in), or independent standard normal ones.
+
+    They have the moment's diagonal, and of the rest its Nystrom approximation from a Gaussian sketch of `PROBES`
+    columns (Gittens and Mahoney, JMLR 17(117), 2016): the directions that inputs have most of their energy in. A root
+    of the whole moment would take longer than all else that is done with these inputs.
+    """
+    generator = np.random.default_rng(seed)
+    normal = generator.standard_normal((PROBES, in_features))
     if second_moment is None:
         return normal
     C, scale = checked_second_moment(second_moment, in_features)
-    inputs: NDArray[np.float64] = (normal @ transposed_root(NUMPY, C)) * np.sqrt(scale)
+    sketch = normal @ C
+    values, vectors = np.linalg.eigh(sketch @ normal.T)
+    kept = values > FLOOR * values[-1]
+    leading = (vectors[:, kept].T @ sketch) / np.sqrt(values[kept])[:, None]
+    others = np.clip(np.diagonal(C) - np.sum(np.square(leading), axis=0), 0.0, None)
+    drawn = generator.standard_normal((PROBES, len(leading))) @ leading
+    drawn = drawn + generator.standard_normal(normal.shape) * np.sqrt(others)
+    inputs: NDArray[np.float64] = drawn * np.sqrt(scale)
     return inputs

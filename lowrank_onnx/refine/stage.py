@@ -16,18 +16,25 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from lowrank_onnx.attempt import Workshop, attempt
+from lowrank_onnx.cache import NO_CACHE, Cache, remember
+from lowrank_onnx.cache.facts import feed_facts
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.evaluate.feeds import is_held_out
+from lowrank_onnx.evaluate.turns import pair_outputs
 from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.passes.dataflow import read_dataflow
 from lowrank_onnx.progress import SILENT, Progress
+from lowrank_onnx.refine.batches import Batches, batch_feeds
+from lowrank_onnx.refine.kept import KeptSteps, Trial, factor_facts, trial_codec
+from lowrank_onnx.refine.outcome import Outcome
 from lowrank_onnx.refine.replaced import Replaced, replaced_weights
 from lowrank_onnx.refine.steps import plan_steps
 from lowrank_onnx.refine.trial import Errors, ErrorSum, helps
 from lowrank_onnx.refine.twins import Bounds, Twins, TwinsError
-from lowrank_onnx.refine.walk import RUN, Outcome, Work, walk_steps
+from lowrank_onnx.refine.walk import RUN, Work, walk_steps
 from lowrank_onnx.results import RefinedWeight, Refinement
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
@@ -63,6 +70,7 @@ def refine_factors(
     bounds: Bounds = BOUNDS,
     progress: Progress = SILENT,
     clock: StageClock | None = None,
+    cache: Cache = NO_CACHE,
 ) -> Refined:
     """Solve the factors of the choices again, on the inputs that the compressed model has, and keep what helps.
 
@@ -74,48 +82,57 @@ def refine_factors(
     bounds : of what is kept between the pieces of the models.
     progress : receives one stage.
     clock : counts the time of running the models, and that of the rest.
+    cache : for results that depend on this model and how it is run; it gets each step when it is done.
     """
     feeds = workshop.original.calibration
     if len(feeds) < 2:
         note = f"{len(feeds)} feed to calibrate with: give at least 2, of which one is held out"
         return Refined(workshop.spool, Refinement(len(feeds), 0, None, None, (), note))
     every = min(VALIDATE_EVERY, len(feeds))
+    together = batch_feeds(feeds, lambda feed: is_held_out(feed, every), workshop.original.session)
+    batches = together.batches
     replaced = replaced_weights(workshop.groups, choices)
     flow = read_dataflow(workshop.model.skeleton)
     steps = plan_steps(flow, replaced)
+    walk = cache.scoped(lambda: chain((options, bounds), factor_facts(replaced, workshop.spool), feed_facts(feeds)))
     work = Work(
         model=workshop.model,
         flow=flow,
         spool=workshop.spool.branch(),
         rivals=workshop.spool.branch(),
         options=options,
-        validates=lambda feed: is_held_out(feed, every),
+        validates=lambda batch: batches[batch].validates,
+        kept=KeptSteps(walk),
         clock=StageClock() if clock is None else clock,
     )
-    by_weight = {one.weight: one for one in replaced}
+    workshop.original.rest()
     try:
         with (
             progress.stage("refining factors", sum(len(step.members) for step in steps.steps)) as stage,
-            closing(Twins(workshop, flow, steps.order, replaced, work.spool, feeds, bounds)) as twins,
+            closing(Twins(workshop, flow, steps.order, replaced, work.spool, together.load(), bounds)) as twins,
         ):
             outcomes = walk_steps(work, twins, steps.steps, stage)
-            used = twins.feeds
             with work.clock.stage(RUN):
-                kept, before, after = _keep_what_helps(workshop, choices, work, twins, outcomes, by_weight)
+                trial = remember(
+                    work.kept.trial(),
+                    trial_codec(len(replaced)),
+                    lambda: _keep_what_helps(workshop, choices, work, twins, together, outcomes, replaced),
+                )
     except TwinsError as error:
         return Refined(workshop.spool, Refinement(0, 0, None, None, (), str(error)))
-    spool = _adopt(workshop.spool, work.spool, [by_weight[weight] for weight in kept])
+    stays = [replaced[place] for place in trial.kept]
+    spool, kept = _adopt(workshop.spool, work.spool, stays), {one.weight for one in stays}
     undone = (o if o.weight in kept or o.ridge is None else replace(o, ridge=None, reason=UNDONE) for o in outcomes)
+    used = sum(len(batch.members) for batch in batches[: trial.feeds])
+    judged = sum(len(batch.members) for batch in batches[: trial.feeds] if batch.validates)
     left_out = (Outcome(weight, None, reason) for weight, reason in steps.reasons.items())
     report = Refinement(
-        feeds=len(used),
-        held_out=sum(map(work.validates, used)),
-        error_before=before.typical,
-        error_after=after.typical,
+        feeds=used,
+        held_out=judged,
+        error_before=trial.error_before,
+        error_after=trial.error_after,
         weights=tuple(_reported(outcome) for outcome in (*undone, *left_out)),
-        note=""
-        if len(used) == len(feeds)
-        else f"{len(used)} of {len(feeds)} feeds were used: there was no room for more",
+        note="" if used == len(feeds) else f"{used} of {len(feeds)} feeds were used: there was no room for more",
     )
     return Refined(spool, report)
 
@@ -125,21 +142,29 @@ def _keep_what_helps(
     choices: Sequence[Choice],
     work: Work,
     twins: Twins,
+    batches: Batches,
     walked: Sequence[Outcome],
-    weights: Mapping[WeightRef, Replaced],
-) -> tuple[frozenset[WeightRef], Errors, Errors]:
+    replaced: Sequence[Replaced],
+) -> Trial:
     """The weights whose new factors stay, and the outputs' errors on the validating feeds before and after."""
     changed = [outcome.weight for outcome in walked if outcome.ridge is not None]
-    wanted = {feed for feed in twins.feeds if work.validates(feed)}
-    feeds = [feed for number, feed in enumerate(workshop.original.calibration) if number in wanted]
+    weights = {one.weight: one for one in replaced}
+    twins.catch_up()
+    used = len(twins.feeds)
+    wanted = [number for number in twins.feeds if work.validates(number)]
+    judged = {batches.batches[number] for number in wanted}
+    feeds = tuple(batches.load(judged.__contains__))
     before, after = ErrorSum(), ErrorSum()
-    with attempt(replace(workshop, spool=work.rivals), choices) as planned:
-        for feed, (expected, refined) in zip(feeds, twins.outputs(sorted(wanted)), strict=True):
+    with (
+        workshop.original.sessions.run_first(twins.outputs(wanted)) as walked_through,
+        attempt(replace(workshop, spool=work.rivals), choices) as planned,
+    ):
+        for feed, (expected, refined) in zip(feeds, walked_through, strict=True):
             before.add(feed, expected, planned.run(feed, list(expected)))
             after.add(feed, expected, refined)
     base, best = before.finish(), after.finish()
     if helps(best, base):
-        return frozenset(changed), base, best
+        return _trial(changed, replaced, used, base, best)
     kept: Sequence[WeightRef] = ()
     best = base
     for share in BEGINNINGS:
@@ -149,7 +174,12 @@ def _keep_what_helps(
             errors = _errors(replace(workshop, spool=spool), choices, feeds)
             if errors.typical < best.typical and helps(errors, base, margin=BEGINNING_MARGIN):
                 kept, best = beginning, errors
-    return frozenset(kept), base, best
+    return _trial(kept, replaced, used, base, best)
+
+
+def _trial(kept: Iterable[WeightRef], replaced: Sequence[Replaced], feeds: int, before: Errors, after: Errors) -> Trial:
+    places = {one.weight: place for place, one in enumerate(replaced)}
+    return Trial(tuple(places[weight] for weight in kept), feeds, before.typical, after.typical)
 
 
 def _whole_bundles(beginning: Sequence[WeightRef], weights: Mapping[WeightRef, Replaced]) -> Sequence[WeightRef]:
@@ -167,8 +197,8 @@ def _errors(workshop: Workshop, choices: Sequence[Choice], feeds: Iterable[Feed]
     original = workshop.original.session
     total = ErrorSum()
     with attempt(workshop, choices) as session:
-        for feed in feeds:
-            total.add(feed, original.run(feed), session.run(feed))
+        for feed, expected, actual in pair_outputs(original, session, feeds):
+            total.add(feed, expected, actual)
     return total.finish()
 
 

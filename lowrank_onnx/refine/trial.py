@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowrank_onnx.evaluate.accumulate import OutputAccumulator
-from lowrank_onnx.types import Feed
+from lowrank_onnx.evaluate.feed_arrays import is_float
+from lowrank_onnx.types import Feed, overall_error
 
 NEGLIGIBLE = 1e-14
 """Squared error, relative to the outputs, that counts as rounding."""
@@ -30,19 +31,19 @@ class Errors:
 
     Attributes
     ----------
-    relative_l2 : of all outputs on all feeds, as a verdict has it: the largest over the outputs.
+    overall : of all outputs on all feeds, as a verdict has it (`overall_error`).
     squares : (samples), of each the squared error relative to the outputs of its feed. A feed whose inputs and outputs
         don't have their first axis in common is one sample.
     """
 
-    relative_l2: float
+    overall: float
     squares: NDArray[np.float64]
 
     @property
     def typical(self) -> float:
         """The geometric mean of the samples' errors; that of all outputs where no sample has an error, or it is NaN."""
         if not self.squares.size or not np.isfinite(self.squares).all():
-            return self.relative_l2
+            return self.overall
         return math.exp(0.5 * float(np.log(self.squares + NEGLIGIBLE).mean()))
 
 
@@ -69,7 +70,7 @@ class ErrorSum:
 
     def finish(self) -> Errors:
         """Of everything added."""
-        total = max((one.statistics().relative_l2 for one in self._totals.values()), default=math.inf)
+        total = overall_error([one.statistics() for one in self._totals.values()])
         return Errors(total, np.concatenate(self._squares) if self._squares else np.zeros(0))
 
 
@@ -82,11 +83,11 @@ def helps(after: Errors, before: Errors, *, margin: float = 0.0) -> bool:
     ----------
     margin : standard errors by which the typical sample has to be nearer; with a margin, one sample is too few.
     """
-    if not math.isfinite(after.relative_l2):
+    if not math.isfinite(after.overall):
         return False
     differences = after.squares - before.squares
     if not differences.size or not np.isfinite(differences).all():
-        return after.relative_l2 < before.relative_l2
+        return after.overall < before.overall
     ratios = _log_ratios(after, before)
     if margin and ratios.size < 2:
         return False
@@ -102,7 +103,7 @@ def _log_ratios(after: Errors, before: Errors) -> NDArray[np.float64]:
 
 
 def _is_numeric(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind not in "OUST" and value.ndim > 0
+    return isinstance(value, np.ndarray) and is_float(value.dtype) and value.ndim > 0
 
 
 def _squares(expected: NDArray[Any], actual: NDArray[Any], samples: int) -> NDArray[np.float64]:

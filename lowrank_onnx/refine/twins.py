@@ -18,7 +18,7 @@ from onnx import helper
 
 from lowrank_onnx.attempt import Workshop
 from lowrank_onnx.errors import LowRankError
-from lowrank_onnx.evaluate import Feeds, Session, open_session
+from lowrank_onnx.evaluate import Session, open_session
 from lowrank_onnx.model_io import base_dir, model_bytes, new_tensor_proto
 from lowrank_onnx.model_io.store import Provider
 from lowrank_onnx.passes.dataflow import Dataflow, extract_piece, live_values, read_dataflow
@@ -26,7 +26,7 @@ from lowrank_onnx.passes.redirect import redirect_weights
 from lowrank_onnx.refine.activations import Activations, Side
 from lowrank_onnx.refine.replaced import Replaced
 from lowrank_onnx.spool import FactorSpool
-from lowrank_onnx.types import Array, Site
+from lowrank_onnx.types import Array, Feed, Site
 
 LEAST_FEEDS = 2
 
@@ -73,7 +73,7 @@ class Twins:
         order: Sequence[int],
         replaced: Sequence[Replaced],
         spool: FactorSpool,
-        feeds: Feeds,
+        feeds: Iterable[Feed],
         bounds: Bounds,
     ) -> None:
         self._model, self._provider = workshop.model, workshop.original.provider
@@ -83,6 +83,7 @@ class Twins:
         self._changed = {_outer_node(site) for one in replaced for site in one.group.sites}
         self._apart: set[str] = set()
         self._at = 0
+        self._later: list[int] = []
         self._values = Activations(workshop.directory, max_memory=bounds.memory, max_disk=bounds.disk)
         self._feeds: list[int] = []
         self._load(feeds)
@@ -108,6 +109,19 @@ class Twins:
         TwinsError : a value can't pass between pieces, or there is room for too few feeds.
         ModelError : a piece doesn't run.
         """
+        self.run_later(cut)
+        self.catch_up()
+
+    def run_later(self, cut: int) -> None:
+        """`run_to`, but with the next call: a walk that goes on from a cache runs the same pieces, or none at all."""
+        self._later.append(cut)
+
+    def catch_up(self) -> None:
+        """Run what was left for later."""
+        while self._later:
+            self._run_piece(self._later.pop(0))
+
+    def _run_piece(self, cut: int) -> None:
         begin, self._at = self._at, cut
         nodes = self._order[begin:cut]
         if not nodes:
@@ -135,6 +149,7 @@ class Twins:
         ------
         ModelError : a piece doesn't run.
         """
+        self.catch_up()
         names = [name for name in self._original.outputs if name not in self._original.constants]
         nodes = self._order[self._at :]
         made = {name for node in nodes for name in self._original.node(node).output}
@@ -180,7 +195,7 @@ class Twins:
 
         return read_dataflow(redirect_weights(flow.skeleton, [one.group.sites for one in replaced], placeholder))
 
-    def _load(self, feeds: Feeds) -> None:
+    def _load(self, feeds: Iterable[Feed]) -> None:
         wanted = live_values(self._original, self._order, 0)
         for number, feed in enumerate(feeds):
             self._feeds.append(number)

@@ -16,6 +16,8 @@ from lowrank_onnx.moments.row_layout import RowLayout
 from lowrank_onnx.moments.row_sampling import LEAST_SAMPLED_ROWS, sample_rows
 from lowrank_onnx.passes.dataflow import Dataflow
 from lowrank_onnx.progress import StageProgress
+from lowrank_onnx.refine.kept import KeptSteps
+from lowrank_onnx.refine.outcome import Outcome
 from lowrank_onnx.refine.regression import Regression, RegressionSum
 from lowrank_onnx.refine.solve import FIRST_RIDGE, choose_ridge, is_usable, whitened_parts, written_product
 from lowrank_onnx.refine.steps import Step
@@ -25,7 +27,7 @@ from lowrank_onnx.refine.unit import Unit, find_units
 from lowrank_onnx.refine.write_form import Problem
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
-from lowrank_onnx.types import Array, WeightRef
+from lowrank_onnx.types import Array
 
 ROWS_PER_FEATURE = (8, 32)
 """Rows that go into the equations of one step, for each input feature: where there are as many, the first number; and
@@ -43,29 +45,6 @@ RUN, EQUATIONS, SOLVE = "refine: run the models", "refine: equations", "refine: 
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one weight.
-
-    Attributes
-    ----------
-    weight : which.
-    ridge : the pull that was chosen; None where its factors stay as they were.
-    reason : why they stay, or "".
-    error_before, error_after : of its target on the validating rows; None where it was not measured.
-    rows : that were solved for.
-    residual : whether the target was the sum that it writes into.
-    """
-
-    weight: WeightRef
-    ridge: float | None
-    reason: str = ""
-    error_before: float | None = None
-    error_after: float | None = None
-    rows: int = 0
-    residual: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Work:
     """What a walk works with.
 
@@ -77,6 +56,7 @@ class Work:
         used where there are few rows: there the planned ones owe much to the other feeds.
     options : how to factorize.
     validates : whether a feed of that number validates; the others are solved for.
+    kept : what an earlier walk of this kind has found.
     clock : counts the time.
     """
 
@@ -86,6 +66,7 @@ class Work:
     rivals: FactorSpool
     options: FactorizeOptions
     validates: Callable[[int], bool]
+    kept: KeptSteps
     clock: StageClock
 
 
@@ -93,10 +74,17 @@ def walk_steps(work: Work, twins: Twins, steps: Iterable[Step], stage: StageProg
     """Solve step after step, put the new factors into the spool, and say what became of each weight."""
     outcomes: list[Outcome] = []
     start = FIRST_RIDGE
-    for step in steps:
-        with work.clock.stage(RUN):
-            twins.run_to(step.cut)
-        outcomes += _solve_step(work, twins, step, start)
+    for number, step in enumerate(steps):
+        weights = [member.replaced for member in step.members]
+        found = work.kept.recall(number, weights, work.spool, work.rivals)
+        if found is None:
+            with work.clock.stage(RUN):
+                twins.run_to(step.cut)
+            found = _solve_step(work, twins, step, start)
+            work.kept.store(number, weights, found, work.spool, work.rivals)
+        else:
+            twins.run_later(step.cut)
+        outcomes += found
         start = outcomes[-1].ridge or start
         stage.advance(len(step.members), detail=step.members[0].replaced.weight.name)
     return tuple(outcomes)
@@ -135,9 +123,10 @@ def _solve(work: Work, unit: Unit, fit: Regression, validate: Regression, start:
     error_before = validate.error(written_product(problem, unit.parts(work.spool) if rival is None else rival))
     found = choose_ridge(problem, fit, validate, start)
     if found.parts is None:
-        return Outcome(weight, None, f"the {before.form.name} form can't hold what was solved", residual=residual)
+        reason = f"the {before.form.name} form can't hold what was solved"
+        return Outcome(weight, None, reason, residual=residual, rival=rival is not None)
     unit.put(work.spool, found.parts, f"{before.solver.removesuffix(REFINED)}{REFINED}")
-    return Outcome(weight, found.ridge, "", error_before, found.error, fit.rows, residual)
+    return Outcome(weight, found.ridge, "", error_before, found.error, fit.rows, residual, rival is not None)
 
 
 REFINED = ", refined"
@@ -180,7 +169,7 @@ def _add_feed(
         if offset is not None and target.layout is not None:
             differences = gather_rows(target.layout, offset, chunk, total.dtype)
         if not np.isfinite(rows).all() or not np.isfinite(refined_rows).all():
-            raise RowsError(f"holds NaN or infinity on feed {feed + 1}")
+            raise RowsError("holds NaN or infinity on some feeds")
         total.add(rows, refined_rows, differences)
         start += len(chunk)
 

@@ -124,7 +124,8 @@ def totals_block(before: Totals, after: Totals | None, *, macs_note: str = "") -
             kept(before.file_bytes, after.file_bytes) if after else UNKNOWN,
         ),
     ]
-    return Group(heading("totals"), table(("", "before", "after", "kept"), rows))
+    shown = rows if before.site_parameters else [rows[1], rows[3]]
+    return Group(heading("totals"), table(("", "before", "after", "kept"), shown))
 
 
 def _change(before: int | None, after: int | None) -> tuple[str, str, str]:

@@ -106,10 +106,8 @@ def _plans_block(result: InspectResult) -> Group | None:
 
 
 def _totals_block(totals: Totals) -> Group:
-    rows = [
-        ("weights of eligible sites", count(totals.site_parameters)),
-        ("parameters of the whole model", count(totals.parameters)),
-        ("MACs of eligible sites, one run", count(totals.macs)),
-        ("file", size(totals.file_bytes)),
-    ]
+    rows = [("parameters of the whole model", count(totals.parameters)), ("file", size(totals.file_bytes))]
+    if totals.site_parameters:
+        rows.insert(0, ("weights of eligible sites", count(totals.site_parameters)))
+        rows.insert(2, ("MACs of eligible sites, one run", count(totals.macs)))
     return Group(heading("totals"), table(("", "value"), rows))

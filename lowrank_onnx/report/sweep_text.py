@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Group
 
+from lowrank_onnx.report.compress_text import compress_report
 from lowrank_onnx.report.numbers import UNKNOWN, kept, significant, size
 from lowrank_onnx.report.tables import blocks, budget_flag, heading, table, text
 from lowrank_onnx.report.verdict_text import feeds_phrase
@@ -32,13 +33,19 @@ def sweep_legend(sweep: SweepResult) -> str:
     return f"{legend} metric: {first.name}, {significant(first.original, 4)} originally; drop: how much worse{certain}."
 
 
-def sweep_report(result: SweepResult) -> Group:
-    """The table of the points, and the outcome."""
+def sweep_report(result: SweepResult, *, verbose: bool = False) -> Group:
+    """The table of the points, and the outcome; `verbose` puts the whole report of each point before them."""
     rows = [sweep_row(index, point, result) for index, point in enumerate(result.points)]
     verdict = next((p.result.verdict for p in result.points if p.result.verdict is not None), None)
     on = f", on {feeds_phrase(verdict)}" if verdict is not None else ""
+    details = [
+        block
+        for index, point in enumerate(result.points if verbose else (), 1)
+        for block in (heading(f"point {index}"), compress_report(point.result, verbose=True))
+    ]
     return blocks(
         (
+            *details,
             heading(f"{result.input} at {len(rows)} budgets{on}"),
             table(sweep_columns(result), rows),
             text(sweep_legend(result)),

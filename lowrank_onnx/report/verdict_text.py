@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 
-from lowrank_onnx.report.numbers import UNKNOWN, count, fraction, plural, significant
+from lowrank_onnx.report.numbers import count, fraction, plural, significant
 from lowrank_onnx.report.tables import blocks, heading, table, text
-from lowrank_onnx.types import LatencyComparison, MetricComparison, OutputStatistics, ProviderNodes, Verdict
+from lowrank_onnx.types import (
+    LatencyComparison,
+    MetricComparison,
+    OutputStatistics,
+    ProviderNodes,
+    Verdict,
+    judged_by_answers,
+)
 
 
 def validate_report(original: str, candidate: str, verdict: Verdict) -> Group:
@@ -24,13 +32,14 @@ def verdict_block(verdict: Verdict) -> Group:
         parts.append(table(("output", "relative L2", "max abs", "SQNR dB", "cosine", "top-1"), rows))
     else:
         parts.append(text("nothing was compared", "bold red"))
-    parts += [text(bound) for bound in top1_bounds(verdict)]
+    parts += [text(line) for line in (*answer_lines(verdict), *top1_bounds(verdict))]
     if verdict.metric is not None:
         parts += [text(line) for line in metric_lines(verdict.metric)]
     if verdict.latency is not None:
         parts.append(text(latency_line(verdict.latency, verdict)))
     if verdict.nodes:
         parts.append(text(placement_line(verdict.nodes)))
+    parts += [text(f"note: {note}") for note in verdict.notes]
     parts += [text(f"failed: {failure}", "bold red") for failure in verdict.failures]
     if verdict.passed:
         parts.append(text("validation passed", "green"))
@@ -49,17 +58,30 @@ def _output_row(output: OutputStatistics) -> tuple[str, ...]:
         output.name,
         significant(output.relative_l2),
         significant(output.max_abs),
-        fraction(output.sqnr_db, 1) if abs(output.sqnr_db) != float("inf") else significant(output.sqnr_db),
+        significant(output.sqnr_db) if output.sqnr_db in (math.inf, -math.inf) else fraction(output.sqnr_db, 1),
         fraction(output.cosine),
-        UNKNOWN if output.top1_agreement is None else fraction(output.top1_agreement),
+        fraction(output.top1_agreement),
     )
 
 
+def answer_lines(verdict: Verdict) -> list[str]:
+    """How outputs that are answers were compared, and whether their share stands for the error; none without them."""
+    answers = [output.name for output in verdict.outputs if output.is_answer]
+    if not answers:
+        return []
+    if judged_by_answers(verdict.outputs):
+        meaning = "no number tells what was rewritten, so the share of them that changed counts as the error"
+    else:
+        meaning = "they don't count in the error; --min-top1 is a gate for them"
+    return [f"answers, not numbers: {', '.join(answers)}. top-1 is the share that is equal; {meaning}"]
+
+
 def top1_bounds(verdict: Verdict) -> list[str]:
-    """What the agreement of the top classes is at least beyond the feeds, one sentence for each output that tells."""
+    """What the agreement is at least beyond the feeds, one sentence for each output that tells."""
     return [
-        f"top-1 of {output.name}: the same for at least {fraction(output.top1_bound)} of data drawn like these "
-        f"{count(output.top1_rows)} samples (95 % confidence, Clopper-Pearson)"
+        f"{'answers' if output.is_answer else 'top-1'} of {output.name}: the same for at least "
+        f"{fraction(output.top1_bound)} of data drawn like these {count(output.top1_rows)} samples "
+        "(95 % confidence, Clopper-Pearson)"
         for output in verdict.outputs
         if output.top1_bound is not None
     ]

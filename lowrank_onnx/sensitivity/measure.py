@@ -10,7 +10,8 @@ prepack a weight that may change, so these runs are slower than the original's.
 
 The error of the outputs is the relative squared L2 error, ||y' - y||^2 / ||y||^2 over all feeds in float64, of the
 output where it is largest: the square of what `lowrank_onnx.evaluate.compare_outputs` and a verdict report. Outputs
-that aren't floats (labels, counts) say little about a small change, so they count only where there is no float output.
+that aren't floats (labels, counts) say little about a small change, so they count only where there is no float output:
+then the error is the share of them that changed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.progress import SILENT, StageProgress
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured, fit_importance, interpolate_error
 from lowrank_onnx.sensitivity.overridable import make_overridable
-from lowrank_onnx.types import Array, Feed, WeightRef, numpy_dtype
+from lowrank_onnx.types import Array, Feed, WeightRef, numpy_dtype, overall_error
 from lowrank_onnx.weights import SharedWeight
 
 __all__ = [
@@ -176,14 +177,17 @@ def _run_baseline(session: OverridableRunner, feeds: tuple[Feed, ...], stage: St
         problems.update((name, problem) for problem in accumulator.statistics().problems[:1])
     usable = tuple(name for name in outputs if name not in problems)
     if not usable:
-        found = "; ".join(f"output {name!r}: {problem}" for name, problem in problems.items()) or "no output is numeric"
+        found = (
+            "; ".join(f"output {name!r}: {problem}" for name, problem in problems.items())
+            or "no output can be compared"
+        )
         raise UsageError(f"sensitivity can't be measured on these feeds: {found}")
     return _Baseline(session, read, usable, tuple(values))
 
 
 def _telling_outputs(values: dict[str, Any]) -> tuple[str, ...]:
     floats = tuple(name for name, value in values.items() if _holds(value, is_float))
-    return floats or tuple(name for name, value in values.items() if _holds(value, lambda dtype: dtype.kind in "iub"))
+    return floats or tuple(name for name, value in values.items() if _holds(value, lambda d: d.kind in "OUSTiub"))
 
 
 def _holds(value: Any, kind: Callable[[np.dtype[Any]], bool]) -> bool:
@@ -278,10 +282,10 @@ def _output_error(
             accumulator.add(expected[accumulator.name], actual[accumulator.name])
         stage.advance(detail=detail)
     statistics = [accumulator.statistics() for accumulator in accumulators]
-    worst = max(statistics, key=lambda output: output.relative_l2)
-    squared = worst.relative_l2 * worst.relative_l2
-    if math.isfinite(squared):
-        return squared, ""
-    grown = f"its relative error is {worst.relative_l2:.3g}"
-    text = next(iter(worst.problems), "it was all zero, and no longer is" if math.isinf(worst.relative_l2) else grown)
+    overall = overall_error(statistics)
+    if math.isfinite(overall * overall):
+        return overall * overall, ""
+    worst = max(statistics, key=lambda output: output.error)
+    grown = f"its relative error is {worst.error:.3g}"
+    text = next(iter(worst.problems), "it was all zero, and no longer is" if math.isinf(worst.error) else grown)
     return math.inf, f"output {worst.name!r}: {text}"

@@ -14,7 +14,7 @@ from benchmarks.forms_planning import ALL, PAIRS, measure_points
 from benchmarks.forms_planning_report import markdown, verdict
 from benchmarks.planning import Judge
 from benchmarks.planning_cases import Case
-from tests.tiny_model import classifier
+from tests.tiny_model import classifier, decaying
 
 SPEED = {"speedup": 1.5, "low": 1.4, "high": 1.6}
 
@@ -96,3 +96,32 @@ def test_a_stopped_run_goes_on(
     assert model["points"][0] == first
     assert [one["asked"] for one in model["points"]] == [0.6, 0.5]
     assert "0.5 of the parameters" in capsys.readouterr().out
+
+
+def test_both_ways_plan_for_the_same_weights_where_a_table_is_looked_up(tmp_path: Path) -> None:
+    path = tmp_path / "lookup.onnx"
+    onnx.save(table_and_product(), path)
+    generator = np.random.default_rng(0)
+    feeds = tuple({"ids": generator.integers(0, 400, (4, 6))} for _ in range(4))
+    case = Case("lookup", path, feeds, feeds[:1], feeds[:1], feeds[:2], lambda outputs: {}, ("parameters",), "ids")
+    (found,) = measure_points(case, Judge(case), [("parameters", 0.6)], 0.01)
+    ways = [way for way in found.ways.values() if way is not None]
+    assert len(ways) == 2
+    assert [sum(way.forms.values()) for way in ways] == [1, 1]
+
+
+def table_and_product() -> onnx.ModelProto:
+    """Rows of a table (400, 64) times a matrix (64, 128)."""
+    weights = {"table": decaying(400, 64, 0.9), "w": decaying(64, 128, 0.9)}
+    nodes = [
+        onnx.helper.make_node("Gather", ["table", "ids"], ["rows"], name="lookup"),
+        onnx.helper.make_node("MatMul", ["rows", "w"], ["y"], name="product"),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "lookup",
+        [onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["n", 6])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 6, 128])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)

@@ -13,7 +13,7 @@ from benchmarks.peer_factors import cholesky_root, pivot_columns, whiten_and_tru
 from benchmarks.peer_ranks import greedy_ranks, kept_share, uniform_ranks
 from benchmarks.peers import INT8, RECIPES, PeerBench
 from lowrank_onnx import linalg
-from lowrank_onnx.evaluate import Session, open_session
+from lowrank_onnx.evaluate import Runner, open_session
 from lowrank_onnx.forms import PAIR
 from lowrank_onnx.sensitivity.damage import Sensitivity
 from tests.tiny_model import decaying, write_classifier
@@ -29,7 +29,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> PeerBench:
     return PeerBench(path, FEEDS, directory, seed=0)
 
 
-def run(session: Session) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def run(session: Runner) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     return np.concatenate([session.run(feed)["y"] for feed in FEEDS]).astype(np.float64)
 
 

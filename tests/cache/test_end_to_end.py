@@ -24,7 +24,7 @@ from lowrank_onnx.results import CompressionResult
 from lowrank_onnx.sensitivity import measure as sensitivity_module
 from tests.tiny_model import write_classifier
 
-BASE = Config(budget=KeepParams(0.5), objective="size", validate=False, sensitivity="full")
+BASE = Config(budget=KeepParams(0.5), objective="size", validate=False, sensitivity="full", refine=False)
 EVERYTHING = {"moments": 1, "factors": 2, "sensitivity": 2}
 
 

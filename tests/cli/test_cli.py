@@ -86,6 +86,7 @@ FLAGS_OF_FIELDS = {
     "validate": "--no-validate",
     "overrides": "--site",
     "provider_options": "--provider-option",
+    "one_session": "--one-session --two-sessions",
 }
 
 
@@ -168,7 +169,7 @@ def test_every_other_option_arrives(pipeline: FakePipeline, model: Path) -> None
     flags = (
         "--alpha 0.4 --objective size --method rsvd --power-iterations 2 --oversampling 0 --seed 7 --include a* "
         "--include b --exclude c --op-types MatMul,Gemm --op-types Conv,MatMul --rank-multiple 8 --device cpu "
-        "--provider cuda --no-validate --allow-larger --fix-overridable "
+        "--provider cuda --one-session --no-validate --allow-larger --fix-overridable "
         "--no-whiten --effort fast --sensitivity full"
     )
     assert main(["compress", "model.onnx", *flags.split()]) == 0
@@ -190,6 +191,7 @@ def test_every_other_option_arrives(pipeline: FakePipeline, model: Path) -> None
         sensitivity="full",
         device="cpu",
         provider="cuda",
+        one_session=True,
         validate=False,
     )
 
@@ -434,7 +436,7 @@ def test_a_link_to_the_model_is_the_model(
     [
         (UsageError("--provider x: not available, expected one of CPUExecutionProvider"), 2),
         (OutputError("--output a: can't be written"), 2),
-        (MissingDependencyError('onnxruntime is not installed: pip install "lowrank-onnx[cpu]"'), 2),
+        (MissingDependencyError("onnxruntime is not installed: pip install onnxruntime"), 2),
         (ModelError("model.onnx: is no ONNX file"), 3),
         (FactorizationError("weight w: holds NaN"), 3),
     ],

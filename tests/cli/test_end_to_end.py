@@ -176,7 +176,7 @@ def test_an_unknown_provider(files: tuple[Path, Path], capsys: pytest.CaptureFix
 
 def test_nothing_selected_is_nothing_to_compress(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compress", "model.onnx", "--include", "nothing*", "--rank", "8"]) == 1
-    assert capsys.readouterr().out.splitlines()[-1].startswith("nothing to compress")
+    assert "nothing to compress: " in capsys.readouterr().out
     assert sorted(os.listdir()) == ["feeds.npz", "model.onnx"]
 
 
@@ -250,7 +250,10 @@ def test_what_ran_where_is_in_the_report(files: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--provider", "cuda"], 'for CUDAExecutionProvider, pip install "lowrank-onnx[cuda12]" (or [cuda13])'),
+        (
+            ["--provider", "cuda"],
+            "for CUDAExecutionProvider, in place of onnxruntime, pip install onnxruntime-gpu cupy-cuda12x",
+        ),
         (["--provider", "azure"], "it can't run every node of the model, and onnxruntime would run the others on the"),
         (["--provider-option", "device_id=1"], "--provider-option device_id: CPUExecutionProvider has no such option"),
         (["--provider-option", "device_id"], "expected NAME=VALUE"),

@@ -15,9 +15,9 @@ from lowrank_onnx.config import Gates
 from lowrank_onnx.errors import ModelError, UsageError
 from lowrank_onnx.evaluate.compare import compare_outputs, judge
 from lowrank_onnx.evaluate.confidence import share_at_least
-from lowrank_onnx.evaluate.feeds import Feeds
+from lowrank_onnx.evaluate.feeds import FeedGroup, Feeds
 from lowrank_onnx.evaluate.values import InputSpec
-from lowrank_onnx.types import LatencyComparison, MetricComparison, OutputStatistics, Timing
+from lowrank_onnx.types import LatencyComparison, MetricComparison, OutputStatistics, Timing, overall_error
 from tests.evaluate.fakes import FunctionSession, as_feeds
 
 ONE = as_feeds([np.zeros(1, np.float32)])
@@ -55,7 +55,7 @@ def test_figures_over_several_feeds_are_those_of_all_elements_together() -> None
     assert output.elements == 72
     assert output.max_abs == pytest.approx(np.abs(z - y).max(), rel=1e-12)
     assert output.relative_l2 == pytest.approx(np.linalg.norm(z - y) / np.linalg.norm(y), rel=1e-12)
-    assert output.sqnr_db == pytest.approx(-20 * math.log10(output.relative_l2), rel=1e-12)
+    assert output.sqnr_db == pytest.approx(-20 * math.log10(output.error), rel=1e-12)
     assert output.cosine == pytest.approx(y @ z / np.linalg.norm(y) / np.linalg.norm(z), rel=1e-12)
     agreement = np.mean(values.argmax(-1) == (values + noise).argmax(-1))
     assert output.top1_agreement == pytest.approx(agreement)
@@ -136,7 +136,12 @@ def test_infinities_that_are_reproduced_take_no_part() -> None:
         ([_random(2)], [_random(2), _random(2)], "its structure changed from [*] to [*,*]"),
         ({"a": 0.5}, {"b": 0.5}, "its structure changed from {'a'} to {'b'}"),
         (None, _random(1), "its structure changed from nothing to a tensor"),
-        (np.array(["a", "b"]), np.array(["a", "c"], object), "1 of 2 strings differ"),
+        (np.array([1.0, 2.0]), np.array([1, 2]), "its dtype changed from float64 to int64"),
+        (
+            np.array([], np.int64),
+            np.array([], np.int64),
+            "nothing was compared: it has no finite elements on these feeds",
+        ),
         (np.array([1 + 2j]), np.array([1 + 2j]), "its dtype complex128 can't be compared"),
         (None, None, "nothing was compared: it has no finite elements on these feeds"),
     ],
@@ -159,23 +164,31 @@ def test_sequences_and_maps_are_compared_as_numbers() -> None:
     assert compare_values([_random(2, 3)], [_random(2, 3)]).dtype == "sequence"
 
 
-def test_equal_strings_are_equal() -> None:
-    output = compare_values(np.array(["a", "b"]), np.array(["a", "b"], object))
-    assert (output.dtype, output.relative_l2, output.top1_agreement, output.problems) == ("string", 0.0, 1.0, ())
+def test_strings_tell_their_share_of_equal_elements() -> None:
+    output = compare_values(np.array(["a", "b"]), np.array(["a", "c"], object))
+    assert output == OutputStatistics("y", "string", 2, None, None, None, None, 0.5, (), top1_rows=2)
+    assert (output.is_answer, output.error) == (True, 0.5)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.int32, np.bool_])
-def test_integers_and_bools_tell_their_share_of_equal_elements(dtype: Any) -> None:
+def test_integers_and_bools_tell_their_share_of_equal_elements_and_nothing_else(dtype: Any) -> None:
     output = compare_values(np.array([1, 0, 1, 1], dtype), np.array([1, 0, 0, 1], dtype))
-    assert output.top1_agreement == 0.75
-    assert output.relative_l2 == pytest.approx(1 / math.sqrt(3))
-    assert output.problems == ()
+    assert output == OutputStatistics("y", np.dtype(dtype).name, 4, None, None, None, None, 0.75, (), top1_rows=4)
+    assert output.error == 0.25
 
 
 def test_large_integers_that_differ_are_not_equal() -> None:
-    output = compare_values(np.array([2**62, 5]), np.array([2**62 + 1, 5]))
-    assert output.top1_agreement == 0.5
-    assert output.max_abs == 1.0
+    assert compare_values(np.array([2**62, 5]), np.array([2**62 + 1, 5])).top1_agreement == 0.5
+
+
+def test_answers_in_sequences_are_answers() -> None:
+    output = compare_values([np.array([1, 2]), np.array([3])], [np.array([1, 5]), np.array([3])])
+    assert (output.dtype, output.relative_l2, output.error, output.top1_rows) == ("sequence", None, round(1 / 3, 12), 0)
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((5,), 5), ((5, 1), 5), ((5, 2), 0), ((), 0), ((1,), 1)])
+def test_answers_with_one_entry_a_row_are_samples(shape: tuple[int, ...], rows: int) -> None:
+    assert compare_values(np.zeros(shape, np.int64), np.zeros(shape, np.int64)).top1_rows == rows
 
 
 @pytest.mark.parametrize(
@@ -244,6 +257,10 @@ def test_progress_advances_with_each_feed() -> None:
     assert stage.done == 3
 
 
+NO_CLASSES = (
+    "--min-top1 0.95: no output has a class axis (a float output of rank 2 or 3) or answers (integers, bools or "
+    "strings): drop the gate"
+)
 GOOD = OutputStatistics("y", "float32", 10, 0.1, 0.01, 40.0, 0.999, 0.98, ())
 
 
@@ -322,13 +339,62 @@ def _changed(**changes: Any) -> OutputStatistics:
         (
             _changed(top1_agreement=None),
             Gates(min_top1=0.95),
-            "--min-top1 0.95: no output has a class axis (a float output of rank 2 or 3): drop the gate",
+            NO_CLASSES,
         ),
     ],
 )
 def test_each_failure_is_a_sentence(output: OutputStatistics, gates: Gates, failure: str) -> None:
     assert _failures(output, gates=gates) == (failure,)
     assert _failures(GOOD) == ()
+
+
+def _answers(agreement: float, elements: int = 100, name: str = "label") -> OutputStatistics:
+    return OutputStatistics(name, "int64", elements, None, None, None, None, agreement, (), top1_rows=elements)
+
+
+def test_answers_beside_numbers_are_no_error_and_have_a_gate() -> None:
+    assert overall_error([GOOD, _answers(0.8)]) == GOOD.relative_l2
+    assert _failures(GOOD, _answers(0.8), gates=Gates(max_error=0.05, min_sqnr_db=40)) == ()
+    assert _failures(GOOD, _answers(0.8), gates=Gates(min_top1=0.9)) == (
+        "output 'label': share of equal answers 0.8000 is below --min-top1 0.9",
+    )
+
+
+@pytest.mark.parametrize(
+    "others", [(), (_changed(relative_l2=0.0, sqnr_db=math.inf),), (_changed(relative_l2=1e-6, sqnr_db=120.0),)]
+)
+def test_where_no_number_moved_the_share_of_changed_answers_is_the_error(others: tuple[OutputStatistics, ...]) -> None:
+    gates = Gates(max_error=0.05)
+    assert overall_error([*others, _answers(0.94)]) == 0.06
+    assert _failures(*others, _answers(0.94), gates=gates) == (
+        "output 'label': share of changed answers 0.06 is above --max-error 0.05",
+    )
+    assert _failures(*others, _answers(0.95), gates=gates) == ()
+    assert overall_error([*others, _answers(0.94), _answers(0.5, name="other")]) == 0.5
+
+
+def test_numbers_that_moved_too_little_do_not_hide_the_others() -> None:
+    moved = _changed(name="z", relative_l2=2e-6)
+    assert overall_error([_changed(relative_l2=0.0), moved, _answers(0.5)]) == 2e-6
+    assert math.isinf(overall_error([]))
+    assert math.isinf(overall_error([GOOD, replace(_answers(1.0), problems=("it broke",))]))
+
+
+def test_answers_alone_have_no_signal_to_noise_ratio() -> None:
+    assert _failures(_answers(1.0), gates=Gates(min_sqnr_db=30)) == (
+        "--min-sqnr 30: no output has numbers, only answers: give --min-top1 instead",
+    )
+
+
+def test_few_answers_alone_prove_no_small_error() -> None:
+    def failures(*outputs: OutputStatistics) -> tuple[str, ...]:
+        verdict = judge(outputs, None, ONE, ["cpu"], gates=Gates(), require_faster=False, asked_error=0.05)
+        return verdict.failures
+
+    assert failures(_answers(1.0, 19)) == (
+        "output 'label': 19 answers are too few to tell an error of 0.05: give feeds with at least 20",
+    )
+    assert failures(_answers(1.0, 20)) == failures(GOOD, _answers(1.0, 3)) == ()
 
 
 def test_a_gate_holds_for_every_output() -> None:
@@ -366,6 +432,14 @@ def test_rows_that_are_samples_bound_the_top_class_of_others_like_them() -> None
     rows = _changed(top1_agreement=0.98, top1_rows=100)
     assert _judged(rows).top1_bound == share_at_least(98, 100)
     assert _judged(rows, models=5).top1_bound == share_at_least(98, 100, 0.99)
+
+
+def test_answers_have_a_bound_where_each_is_a_sample() -> None:
+    feeds = Feeds("given", synthetic=False, samples=100, groups=ONE.groups)
+    assert _judged(_answers(0.98), feeds).top1_bound == share_at_least(98, 100)
+    nearly = Feeds("the last feed is smaller", synthetic=False, samples=110, groups=(FeedGroup(4, lambda: iter(())),))
+    assert _judged(_answers(0.98), nearly).top1_bound == share_at_least(98, 100)
+    assert _judged(_answers(0.98), ONE).top1_bound is None
 
 
 def test_what_proves_nothing_has_no_bound() -> None:

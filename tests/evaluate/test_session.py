@@ -201,8 +201,8 @@ def test_nodes_left_to_the_cpu_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "fix"),
     [
-        ("cuda", r'for CUDAExecutionProvider, pip install "lowrank-onnx\[cuda12\]"'),
-        ("TensorrtExecutionProvider", r"lowrank-onnx\[cuda12\].*TensorRT"),
+        ("cuda", r"for CUDAExecutionProvider, in place of onnxruntime, pip install onnxruntime-gpu .*\.\[cuda12\]"),
+        ("TensorrtExecutionProvider", r"\.\[cuda12\].*, and TensorRT"),
         ("openvino", "pip install onnxruntime-openvino"),
     ],
 )
@@ -282,7 +282,7 @@ def _install(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 def test_no_onnxruntime_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     _install(monkeypatch)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "lowrank-onnx\[cpu\]"'):
+    with pytest.raises(MissingDependencyError, match=r"pip install onnxruntime \(or, .*pip install -e '\.\[cpu\]'"):
         open_session(b"")
 
 

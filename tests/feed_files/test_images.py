@@ -92,7 +92,7 @@ def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_the_library_the_message_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(MissingDependencyError, match=r"the extra 'feeds'\): pip install pillow"):
+    with pytest.raises(MissingDependencyError, match=r"needs Pillow: pip install pillow \(or, .*'\.\[feeds\]'"):
         image_feeds(tmp_path, "x", ImageRecipe(height=2, width=2), 4)
 
 

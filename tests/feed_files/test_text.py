@@ -72,5 +72,5 @@ def test_without_the_library_the_message_names_the_extra(
 ) -> None:
     tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(MissingDependencyError, match=r"the extra 'feeds'\): pip install tokenizers"):
+    with pytest.raises(MissingDependencyError, match=r"needs tokenizers: pip install tokenizers \(or, .*'\.\[feeds\]'"):
         values(text, tokenizer)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.linalg.backend import Backend
-from lowrank_onnx.linalg.leading import LeadingFactors, fit_leading, fit_leading_on
+from lowrank_onnx.linalg.leading import LeadingFactors, fit_leading, patch_problem
 from lowrank_onnx.linalg.weighted import FLOOR
 
 SHAPE = (6, 3, 2, 8)
@@ -70,7 +70,7 @@ def test_the_errors_are_those_of_the_factors(backend: Backend, leading: tuple[in
     X = patches(36)
     for moment, rows in ((None, np.eye(36)), (X.T @ X, X)):
         a = math.prod(SHAPE[axis] for axis in leading)
-        family = fit_leading_on(backend, W, leading, min(a, W.size // a), moment)
+        family = patch_problem(backend, W, moment).fit(leading, min(a, W.size // a))
         assert (np.diff(family.errors) <= 1e-12).all()
         for rank in range(1, family.largest_rank + 1, 2):
             factors = family.factors(rank)
@@ -111,7 +111,7 @@ def test_the_rest_is_the_least_squares_optimum_for_the_first_factor() -> None:
 @pytest.mark.parametrize("leading", [(0,), (0, 1), (0, 2)])
 def test_sweeps_only_gain_and_end_near_a_stationary_point(backend: Backend, leading: tuple[int, ...]) -> None:
     W, X = kernel(), patches(36)
-    family = fit_leading_on(backend, W, leading, 4, X.T @ X)
+    family = patch_problem(backend, W, X.T @ X).fit(leading, 4)
     errors = [family.factors(4, sweeps=sweeps).error for sweeps in (0, 1, 2, 40)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.99 * errors[0]
@@ -171,6 +171,7 @@ def test_bad_arguments() -> None:
         ((W, (0, 1), 0), "rank 0: expected 1 to 16"),
         ((W * np.nan, (0, 1), 2), "NaN or infinite"),
         ((W.astype(np.int32), (0, 1), 2), "dtype int32"),
+        ((W[:, 0, 0, 0], (0,), 1), r"a weight of shape \(\d+,\)"),
     ]
     for arguments, message in cases:
         with pytest.raises(FactorizationError, match=message):

@@ -88,6 +88,18 @@ def test_inputs_have_the_second_moment_asked_for() -> None:
     moment = np.diag([100.0, 1.0, 0.0])
     inputs = draw_inputs(3, moment, 0)
     assert inputs.shape == (PROBES, 3)
-    np.testing.assert_allclose(inputs.T @ inputs / PROBES, moment, atol=20)
+    many = np.concatenate([draw_inputs(3, moment, seed) for seed in range(40)])
+    np.testing.assert_allclose(many.T @ many / len(many), moment, atol=10)
     assert np.abs(inputs[:, 2]).max() < 6 * np.sqrt(FLOOR * 101 / 3)  # what is never excited, but for the floor
     np.testing.assert_array_equal(inputs, draw_inputs(3, moment, 0))
+
+
+def test_inputs_of_many_features_have_the_diagonal_and_the_leading_directions_of_the_moment() -> None:
+    size, count = 400, 60
+    generator = np.random.default_rng(0)
+    leading = np.linalg.qr(generator.standard_normal((size, 3)))[0] * np.sqrt([4000.0, 2000.0, 1000.0])
+    moment = leading @ leading.T + np.diag(generator.uniform(0.5, 2.0, size))
+    drawn = np.concatenate([draw_inputs(size, moment, seed) for seed in range(count)])
+    found = drawn.T @ drawn / len(drawn)
+    np.testing.assert_allclose(np.diagonal(found), np.diagonal(moment), rtol=0.15)
+    assert np.linalg.norm(found - moment, 2) < 0.1 * np.linalg.norm(moment, 2)

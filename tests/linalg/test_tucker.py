@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.linalg.backend import Backend
-from lowrank_onnx.linalg.leading import fit_leading, fit_leading_on
+from lowrank_onnx.linalg.leading import fit_leading, patch_problem
 from lowrank_onnx.linalg.tucker import TuckerFactors, factor_tucker, tucker_errors
 from lowrank_onnx.linalg.weighted import FLOOR
 from tests.linalg.test_leading import SHAPE, kernel, missed, patches
@@ -39,7 +39,7 @@ def test_any_kernel_is_exact_at_full_ranks(data: st.DataObject) -> None:
 def test_the_errors_of_all_ranks_are_those_of_the_factors(backend: Backend, dtype: str) -> None:
     W, X = kernel(dtype=dtype), patches(36)
     for moment, rows in ((None, np.eye(36)), (X.T @ X, X)):
-        family = fit_leading_on(backend, W, (0,), 6, moment)
+        family = patch_problem(backend, W, moment).fit((0,), 6)
         ranks = (2, 3, 6)
         table = tucker_errors(family, ranks)
         assert table.shape == (3, 8)
@@ -64,7 +64,7 @@ def test_at_all_channels_it_is_the_best_pair() -> None:
 
 def test_sweeps_only_gain_and_the_error_is_measured(backend: Backend) -> None:
     W, X = kernel(), patches(36)
-    family = fit_leading_on(backend, W, (0,), 6, X.T @ X)
+    family = patch_problem(backend, W, X.T @ X).fit((0,), 6)
     found = [factor_tucker(family, (3, 4), sweeps=sweeps) for sweeps in (0, 1, 2, 30)]
     errors = [factors.error for factors in found]
     assert errors == sorted(errors, reverse=True)

@@ -18,10 +18,11 @@ SHARDS = ("model.onnx_data", "model.onnx_data_1", "parts/model.onnx_data_2")
 
 
 def write_shards(folder: Path) -> Path:
-    """A chain of three MatMuls whose weights lie in three files, one of them in a folder of its own."""
+    """Three MatMuls, each with a Relu, whose weights lie in three files, one of them in a folder of its own."""
     (folder / "parts").mkdir(parents=True)
     names = ["x", "h0", "h1", "y"]
-    nodes = [h.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]], name=f"fc{i}") for i in range(3)]
+    nodes = [h.make_node("MatMul", [names[i], f"w{i}"], [f"m{i}"], name=f"fc{i}") for i in range(3)]
+    nodes += [h.make_node("Relu", [f"m{i}"], [names[i + 1]]) for i in range(3)]
     model = make_model(nodes, [value("x", ["n", SIZE])], [value("y", ["n", SIZE])])
     for index, shard in enumerate(SHARDS):
         (folder / shard).write_bytes(bytes(64) + weight(SIZE, SIZE, seed=index).tobytes())

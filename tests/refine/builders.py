@@ -120,4 +120,4 @@ def error_on(
     """The relative error of the outputs."""
     loaded = load_feeds(list(feeds), shop.original.session.inputs)
     (output,) = compare_outputs(shop.original.session, compressed(shop, choices, spool), loaded)
-    return output.relative_l2
+    return output.error

@@ -29,7 +29,7 @@ def test_errors_are_counted_by_sample() -> None:
     other[2] = [1.3, 0.6]
     found = added(EXPECTED, other)
     np.testing.assert_allclose(found.squares, [0, 0, 0, 0, 0, 0, 0.125, 0], rtol=1e-5)
-    assert found.relative_l2 == pytest.approx(math.sqrt(0.25 / 16))
+    assert found.overall == pytest.approx(math.sqrt(0.25 / 16))
 
 
 def test_a_feed_without_a_common_first_axis_is_one_sample() -> None:
@@ -75,4 +75,9 @@ def test_outputs_without_numbers_are_compared_as_a_whole() -> None:
     same = total.finish()
     assert same.squares.size == 0
     assert not helps(same, same)
-    assert same.typical == same.relative_l2
+    total = ErrorSum()
+    total.add(FEED, {"label": labels}, {"label": labels[::-1]})
+    changed = total.finish()
+    assert changed.overall == 1.0
+    assert helps(same, changed)
+    assert same.typical == same.overall

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 from lowrank_onnx.report.verdict_text import feeds_phrase, latency_line, speed_phrase, validate_report
-from lowrank_onnx.types import MetricComparison, ProviderNodes
+from lowrank_onnx.types import MetricComparison, OutputStatistics, ProviderNodes
 from tests.report.rendering import rendered
 from tests.report.samples import FAILED, LATENCY, METRIC, OUTPUT, SYNTHETIC, VERDICT
 
@@ -31,6 +31,11 @@ def test_feeds() -> None:
     assert feeds_phrase(replace(SYNTHETIC, feeds="made up")) == "synthetic feeds: made up"
 
 
+def test_notes_stand_under_the_figures() -> None:
+    lines = rendered(validate_report("a.onnx", "b.onnx", replace(VERDICT, notes=("one at a time",)))).splitlines()
+    assert lines[-2:] == ["note: one at a time", "validation passed"]
+
+
 def test_a_failed_comparison() -> None:
     lines = rendered(validate_report("a.onnx", "b.onnx", FAILED)).splitlines()
     assert lines[0] == "b.onnx against a.onnx"
@@ -48,6 +53,21 @@ def test_equal_outputs_and_outputs_without_classes() -> None:
     output = replace(OUTPUT, sqnr_db=math.inf, relative_l2=0.0, max_abs=0.0, cosine=1.0, top1_agreement=None)
     lines = rendered(validate_report("a.onnx", "b.onnx", replace(VERDICT, outputs=(output,)))).splitlines()
     assert ["probabilities", "0", "0", "infinity", "1.0000", "-"] in [line.split() for line in lines]
+
+
+def test_answers_have_their_share_alone_and_it_is_said_what_it_counts_for() -> None:
+    label = OutputStatistics("label", "int64", 512, None, None, None, None, 0.99, (), top1_rows=512, top1_bound=0.98)
+    content = rendered(validate_report("a.onnx", "b.onnx", replace(VERDICT, outputs=(OUTPUT, label))), width=200)
+    lines = content.splitlines()
+    assert ["label", "-", "-", "-", "-", "0.9900"] in [line.split() for line in lines]
+    assert (
+        "answers, not numbers: label. top-1 is the share that is equal; they don't count in the error; --min-top1 is a "
+        "gate for them"
+    ) in lines
+    assert any(line.startswith("answers of label: the same for at least 0.9800 of data") for line in lines)
+    alone = rendered(validate_report("a.onnx", "b.onnx", replace(VERDICT, outputs=(label,))), width=200)
+    assert "so the share of them that changed counts as the error" in alone
+    assert "answers, not numbers" not in rendered(validate_report("a.onnx", "b.onnx", VERDICT))
 
 
 def test_not_a_number_is_shown_as_such() -> None:

@@ -33,7 +33,8 @@ def front_section(result: SweepResult) -> Section:
         "trade-off",
         "The trade-off",
         (
-            "One model for each budget, measured, with its budget beside it. The diamond is the one that was written.",
+            "One model for each budget, measured, with its budget beside it."
+            + ("" if result.picked is None else " The diamond is the one that was written."),
             printable(sweep_legend(result)),
         ),
         figures.trade_off(drawn, cost_name) if drawn else "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lowrank_onnx.errors import MissingDependencyError
+from lowrank_onnx.errors import MissingDependencyError, how_to_install
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,4 +32,6 @@ class Section:
 
 def missing_library() -> MissingDependencyError:
     """What to say where the libraries that make the page aren't there."""
-    return MissingDependencyError("--html needs matplotlib and jinja2: pip install 'lowrank-onnx[html]', or use --json")
+    return MissingDependencyError(
+        f"--html needs jinja2 and matplotlib: {how_to_install('html', 'jinja2 matplotlib')}, or use --json"
+    )

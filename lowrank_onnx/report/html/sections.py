@@ -13,7 +13,14 @@ from lowrank_onnx.report.html.parts import Section, Table
 from lowrank_onnx.report.numbers import count, fraction, kept, passes, short_count, significant
 from lowrank_onnx.report.sensitivity_text import exclusion_line
 from lowrank_onnx.report.tables import matrix_shape
-from lowrank_onnx.report.verdict_text import feeds_phrase, latency_line, metric_lines, placement_line, top1_bounds
+from lowrank_onnx.report.verdict_text import (
+    answer_lines,
+    feeds_phrase,
+    latency_line,
+    metric_lines,
+    placement_line,
+    top1_bounds,
+)
 from lowrank_onnx.results import CompressionResult, SiteResult
 from lowrank_onnx.types import Skipped
 
@@ -82,7 +89,7 @@ def outputs_section(result: CompressionResult) -> Section | None:
     )
     columns = ("output", "relative L2", "largest difference", "SQNR, dB", "cosine", "top-1 agreement")
     lines = [f"Compared on {feeds_phrase(verdict)}."]
-    lines += top1_bounds(verdict)
+    lines += (*answer_lines(verdict), *top1_bounds(verdict))
     if verdict.metric is not None:
         lines += metric_lines(verdict.metric)
     if verdict.latency is not None:
@@ -98,7 +105,18 @@ def sites_section(result: CompressionResult) -> Section | None:
     rewritten = _largest([site for site in result.sites if site.rank is not None])
     if not rewritten:
         return None
-    columns = ("layer", "operator", "in x out", "form", "rank", "weights", "kept", "error", "harm")
+    harm = any(site.predicted_error is not None for site in rewritten)
+    columns = (
+        "layer",
+        "operator",
+        "in x out",
+        "form",
+        "rank",
+        "weights",
+        "kept",
+        "error",
+        *(("harm",) if harm else ()),
+    )
     rows = tuple(
         (
             printable(site.name),
@@ -109,14 +127,12 @@ def sites_section(result: CompressionResult) -> Section | None:
             short_count(site.parameters_before),
             kept(site.parameters_before, site.parameters_after),
             significant(site.relative_error if site.input_error is None else site.input_error),
-            significant(site.predicted_error),
+            *((significant(site.predicted_error),) if harm else ()),
         )
         for site in rewritten
     )
-    text = (
-        "error: relative, of what the layer computes on the feeds where these were given, else of its weight; "
-        "harm: relative error of the outputs expected of this layer alone."
-    )
+    text = "error: relative, of what the layer computes on the feeds where these were given, else of its weight"
+    text += "; harm: relative error of the outputs expected of this layer alone." if harm else "."
     return Section("layers", "The layers that were rewritten", (text,), tables=(Table("Layers", columns, rows, 4),))
 
 

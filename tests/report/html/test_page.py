@@ -394,3 +394,12 @@ def test_a_sweep_shows_the_task_metric_where_there_is_one() -> None:
     assert first[-3:] == ["0.9450", "0.00470", "*"]
     assert second[-3:-1] == ["-", "-"]
     assert "metric: accuracy.py:correct, 0.9460 originally" in _parse(page).text
+
+
+def test_harm_and_the_diamond_are_explained_only_where_they_are_shown() -> None:
+    unmeasured = compression(sites=(replace(REWRITTEN, predicted_error=None),))
+    assert "harm" not in compress_page(unmeasured, ())
+    assert "harm" in compress_page(compression(sites=(replace(REWRITTEN, predicted_error=0.01),)), ())
+    points = (SweepPoint(_full(), on_front=True),)
+    assert "The diamond" not in sweep_page(SweepResult("m.onnx", points, None, None, "nothing was written"), ())
+    assert "The diamond" in sweep_page(SweepResult("m.onnx", points, 0, None, "written"), ())

@@ -1,0 +1,32 @@
+"""What became of one weight in a walk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lowrank_onnx.types import WeightRef
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one weight.
+
+    Attributes
+    ----------
+    weight : which.
+    ridge : the pull that was chosen; None where its factors stay as they were.
+    reason : why they stay, or "".
+    error_before, error_after : of its target on the validating rows; None where it was not measured.
+    rows : that were solved for.
+    residual : whether the target was the sum that it writes into.
+    rival : whether the factors to compare with were whitened anew.
+    """
+
+    weight: WeightRef
+    ridge: float | None
+    reason: str = ""
+    error_before: float | None = None
+    error_after: float | None = None
+    rows: int = 0
+    residual: bool = False
+    rival: bool = False
