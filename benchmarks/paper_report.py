@@ -122,7 +122,7 @@ def _graphs(results: Sequence[Row]) -> list[str]:
             result["network"] + (" (narrowed)" if result["size"] == "quick" else ""),
             f"{result['alpha']:g}",
             f"{result['seconds']:.0f}",
-            f"{result['peak_gigabytes']:.2f} GB",
+            "" if result["peak_gigabytes"] is None else f"{result['peak_gigabytes']:.2f} GB",
             f"{result['file_bytes'] / 1e6:.1f} -> {result['file_bytes_after'] / 1e6:.1f} MB",
             f"{result['milliseconds']:.3g} -> {result['milliseconds_after']:.3g} ms",
             f"{result['speedup']:.2f} ({result['speedup_low']:.2f}-{result['speedup_high']:.2f})",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from onnx import TensorProto, helper
 
 from benchmarks.kernel_measure import gemm_rate
 from benchmarks.paper_graphs import compress_command, draw
+from benchmarks.peak_memory import peak_memory
 from benchmarks.saved_results import SavedResults, Size, circumstances
 from benchmarks.scale_report import write_pages
 from benchmarks.spectra import matrix, slow
@@ -139,27 +139,6 @@ def measure_program(
         error = said["verdict"]["relative_error"]
         stages = {name: seconds for name, seconds in said["seconds"].items() if name != "validate"}
         return sum(stages.values()), stages, peak / 1e9, error
-
-
-def peak_memory(command: list[str]) -> int:
-    """Bytes of the largest resident set of a command, as Linux keeps it for the process.
-
-    What the parent gets from the kernel at the end is no less than the parent's own, so the process is watched.
-
-    Raises
-    ------
-    RuntimeError
-        The command failed.
-    """
-    process = subprocess.Popen(command)
-    status, peak = Path(f"/proc/{process.pid}/status"), 0
-    while process.poll() is None:
-        found = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM")), None)
-        peak = peak if found is None else int(found.split()[1]) * 1024
-        time.sleep(0.01)
-    if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: exit status {process.returncode}")
-    return peak
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("sklearn", reason="needs scikit-learn (extra bench)")
 
 from benchmarks import scale
+from benchmarks.peak_memory import peak_memory
 from benchmarks.scale_report import fit, fits, large_model, write_pages
 
 
@@ -74,8 +75,8 @@ def test_one_factorization_is_measured() -> None:
 
 
 def test_the_memory_of_a_command_is_its_own() -> None:
-    small = scale.peak_memory([sys.executable, "-c", "import time; time.sleep(0.1)"])
-    large = scale.peak_memory([sys.executable, "-c", "import time; x = b'a' * 50_000_000; time.sleep(0.1)"])
+    small = peak_memory([sys.executable, "-c", "import time; time.sleep(0.1)"])
+    large = peak_memory([sys.executable, "-c", "import time; x = b'a' * 50_000_000; time.sleep(0.1)"])
     assert 40_000_000 < large - small < 60_000_000
     with pytest.raises(RuntimeError, match="exit status 3"):
-        scale.peak_memory([sys.executable, "-c", "raise SystemExit(3)"])
+        peak_memory([sys.executable, "-c", "raise SystemExit(3)"])
