@@ -1,6 +1,6 @@
 """What solving the factors again brings, at what cost, with how many feeds: ``python -m benchmarks.refine``.
 
-For each model and share of MACs kept: the outputs' relative error, in all and of the typical sample, and the model's
+For each model and share of MACs kept: the outputs' relative error and the model's
 figures of merit on samples that calibration did not see, for plain SVD, whitened factors with energy ranks, the
 planner's, and the planner's refined. Beside that the same over the number of calibration feeds, what the errors of the
 weights make together if each is replaced alone, and what the stage takes in time and memory. Each model is saved share
@@ -29,8 +29,8 @@ from benchmarks.planning_variants import BALF, VARIANTS, Workbench
 from benchmarks.saved_results import circumstances
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.evaluate import Session, open_session
+from lowrank_onnx.evaluate.accumulate import OutputAccumulator
 from lowrank_onnx.refine import Refined
-from lowrank_onnx.refine.trial import Errors, ErrorSum
 from lowrank_onnx.refine.walk import EQUATIONS, RUN, SOLVE
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
@@ -54,16 +54,12 @@ WAYS = {variant.name: variant for variant in VARIANTS if variant.name in ("plain
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One way at one share and number of feeds.
-
-    `error` is of all outputs together, `typical` the geometric mean over the samples.
-    """
+    """One way at one share and number of feeds."""
 
     way: str
     share: float
     feeds: int
     error: float
-    typical: float
     metrics: Mapping[str, float]
 
 
@@ -219,26 +215,26 @@ class RefineJudge:
         self.metrics = case.metrics(self._expected)
         self.few = min(len(case.judged), FEW_JUDGED)
 
-    def judge(self, model: Session) -> tuple[float, float, Mapping[str, float]]:
-        """The relative L2 error of the outputs over all feeds, that of the typical sample, and the figures of merit."""
+    def judge(self, model: Session) -> tuple[float, Mapping[str, float]]:
+        """The relative L2 error of the outputs over all feeds, and the figures of merit."""
         actual = self._outputs(model, len(self._case.judged))
-        errors = self._errors(actual)
-        if not math.isfinite(errors.overall):
+        error = self._error(actual)
+        if not math.isfinite(error):
             raise ValueError(f"{self._case.name}: the compressed model's outputs aren't finite")
-        return errors.overall, errors.typical, self._case.metrics(actual)
+        return error, self._case.metrics(actual)
 
     def judge_few(self, model: Session) -> float:
         """The relative L2 error of the outputs over the first `few` feeds."""
-        return self._errors(self._outputs(model, self.few)).overall
+        return self._error(self._outputs(model, self.few))
 
     def _outputs(self, model: Session, count: int) -> list[Array]:
         return [np.asarray(model.run(feed)[model.outputs[0]]) for feed in self._case.judged[:count]]
 
-    def _errors(self, actual: Sequence[Array]) -> Errors:
-        total = ErrorSum()
-        for feed, expected, got in zip(self._case.judged, self._expected, actual, strict=False):
-            total.add(feed, {"output": expected}, {"output": got})
-        return total.finish()
+    def _error(self, actual: Sequence[Array]) -> float:
+        total = OutputAccumulator("output")
+        for expected, got in zip(self._expected, actual, strict=False):
+            total.add(expected, got)
+        return total.statistics().error
 
 
 def resumed(directory: Path, fresh: ModelResult) -> ModelResult:
@@ -306,25 +302,23 @@ def _model(model: Mapping[str, Any]) -> list[str]:
             f"{p['share']:g}",
             p["way"],
             f"{p['error']:.4f}",
-            f"{p['typical']:.4f}",
             *(f"{p['metrics'][name]:.4f}" for name in names),
         )
         for p in model["points"]
     ]
-    lines += [*table(("kept MACs", "way", "error", "typical", *names), rows), ""]
+    lines += [*table(("kept MACs", "way", "error", *names), rows), ""]
     if model["curve"]:
         rows = [
             (
                 str(p["feeds"]),
                 p["way"],
                 f"{p['error']:.4f}",
-                f"{p['typical']:.4f}",
                 *(f"{p['metrics'][name]:.4f}" for name in names),
             )
             for p in model["curve"]
         ]
         lines += [f"Over the number of feeds of one sample, at {CURVE_SHARE:g} of the MACs:", ""]
-        lines += [*table(("feeds", "way", "error", "typical", *names), rows), ""]
+        lines += [*table(("feeds", "way", "error", *names), rows), ""]
     rows = [
         (
             f"{c['share']:g}",
@@ -368,12 +362,9 @@ def verdict(model: Mapping[str, Any]) -> str:
             if way == REFINED
         ]
     worse = [f"{share:g} of the MACs with {feeds} feeds" for share, feeds, p, r in pairs if r["error"] > p["error"]]
-    gains = "; ".join(
-        f"{r['error'] / p['error']:.2f}, {r['typical'] / p['typical']:.2f} ({share:g}, {feeds} feeds)"
-        for share, feeds, p, r in pairs
-    )
+    gains = "; ".join(f"{r['error'] / p['error']:.2f} ({share:g}, {feeds} feeds)" for share, feeds, p, r in pairs)
     text = f"Worse than the planner's at {', '.join(worse)}." if worse else "Nowhere worse than the planner's."
-    return f"{text} Error relative to the planner's, in all and of the typical sample: {gains}."
+    return f"{text} Error relative to the planner's: {gains}."
 
 
 def _parse() -> argparse.Namespace:

@@ -202,7 +202,7 @@ class _Runner:
         return self._point(OURS, share, target, _macs_kept(result), objective=result.config.objective)
 
     def ours_in_int8(self, share: float) -> Point:
-        """In the forms that bear it, quantized by onnxruntime."""
+        """Compressed without the pivoted form, whose large coefficients 8 bits can't hold, then quantized."""
         config = Config(budget=KeepMacs(share), seed=SEED, objective="size", forms=FORMS_TO_QUANTIZE)
         made = self._compress(share, config)
         if made.status != "written":

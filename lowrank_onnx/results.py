@@ -111,10 +111,9 @@ class Refinement:
     Attributes
     ----------
     feeds : calibration feeds that were used.
-    held_out : how many of them were not solved for, but decided what stays.
-    error_before, error_after : relative error of the model's outputs on the held-out ones, the geometric mean over
-        their samples, with factors as planned and with refined ones; None where nothing was solved. Where there were
-        few rows, the planned ones are made anew from the other feeds alone.
+    held_out : how many other feeds decided what stays.
+    error_before, error_after : relative error of the model's outputs on these, with factors as planned and with what
+        stays of the refined ones; None where nothing was solved.
     weights : every weight that was replaced by factors.
     note : why nothing was refined, or what was given up; "" where nothing is amiss.
     """

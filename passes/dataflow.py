@@ -182,7 +182,7 @@ def extract_piece(
     piece.opset_import.extend(source.opset_import)
     piece.functions.extend(source.functions)
     graph = piece.graph
-    graph.name = source.graph.name or "piece"
+    graph.name = "piece"
     made, needed = _constant_closure(flow, nodes)
     graph.node.extend(flow.node(index) for index in (*sorted(made), *nodes))
     graph.initializer.extend(tensor for tensor in source.graph.initializer if tensor.name in needed)

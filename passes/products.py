@@ -174,10 +174,13 @@ def _examine(flow: Dataflow, view: ModelView, sources: WeightSources, meeting: _
         or next((found for one, site in ((first, before), (second, after)) if (found := _problem(one, site))), None)
         or _second_problem(second, after)
     )
+    given, taken = before.shape.out_features, after.shape.in_features
+    if reason is None and given != taken:
+        reason = f"'{first.name}' gives {given} features, '{second.name}' takes {taken}"
     if reason is not None:
         return Apart(first.name, second.name, reason)
-    added = _bias(first) if meeting.addition is None else _added(flow, view, sources, meeting, before)
-    own = _bias(second)
+    added = _bias(first, before) if meeting.addition is None else _added(flow, view, sources, meeting, before)
+    own = _bias(second, after)
     if isinstance(added, str) or isinstance(own, str):
         return Apart(first.name, second.name, added if isinstance(added, str) else str(own))
     product = Product(before, after, meeting.addition, added, own)
@@ -230,13 +233,14 @@ def _second_problem(candidate: Candidate, site: Site) -> str | None:
     return None
 
 
-def _bias(candidate: Candidate) -> WeightRef | str | None:
+def _bias(candidate: Candidate, site: Site) -> WeightRef | str | None:
     """The node's own bias; None where it has none, the problem where it can't be computed with."""
     if not candidate.has_bias:
         return None
     bias = candidate.source(2)
-    if not isinstance(bias, StoredWeight) or bias.ref.encoding is not None or len(bias.ref.shape) != 1:
-        return f"the bias of '{candidate.name}' isn't a stored vector"
+    vector = (site.shape.out_features,)
+    if not isinstance(bias, StoredWeight) or bias.ref.encoding is not None or bias.ref.shape != vector:
+        return f"the bias of '{candidate.name}' isn't a stored vector of {vector[0]}"
     return bias.ref
 
 

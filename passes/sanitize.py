@@ -34,7 +34,6 @@ def importable_copy(graph: onnx.GraphProto) -> onnx.GraphProto:
     data of tensors; strings that aren't UTF-8 are escaped.
     """
     return onnx.GraphProto(
-        name=graph.name,
         node=[_importable_node(node) for node in graph.node],
         initializer=[_bare_tensor(tensor) for tensor in graph.initializer],
         input=_importable_values(graph.input),

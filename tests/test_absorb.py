@@ -255,7 +255,9 @@ def gemms(second: Mapping[str, Any], bias: tuple[int, ...] = (16,)) -> onnx.Mode
         (convs({}, {"pads": [0, 1, 0, 0]}), "'b' has strides or pads"),
         (gemms({"transA": 1}), "'b' transposes what is between them"),
         (gemms({"alpha": 0.5}), "'b' scales or broadcasts"),
-        (gemms({}, (1, 16)), "the bias of 'a' isn't a stored vector"),
+        (gemms({}, (1, 16)), "the bias of 'a' isn't a stored vector of 16"),
+        (gemms({}, (1,)), "the bias of 'a' isn't a stored vector of 16"),
+        (two(weights={"w1": weight(12, 4)}), "'a' gives 16 features, 'b' takes 12"),
     ],
 )
 def test_reasons_to_stay_apart(model: onnx.ModelProto, expected: str) -> None:

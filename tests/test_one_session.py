@@ -133,8 +133,7 @@ def test_the_same_figures_and_file_with_one_session_alive(
     assert census.alive == 0
     census.most = census.opened = 0
     turns = lowrank_onnx.compress(path, replace(config, one_session=True), feeds=FEEDS, output=tmp_path / "one.onnx")
-    # Refinement runs a piece of each model side by side, and no whole one with them.
-    assert census.most == (2 if config.preset.refine else 1)
+    assert census.most == 1
     assert census.alive == 0
     assert census.opened > 2
     assert figures(turns) == figures(beside)

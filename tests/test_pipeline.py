@@ -331,7 +331,7 @@ def test_factors_are_refined_with_real_feeds_and_only_then() -> None:
     config = Config(budget=FixedRank(4), objective="size")
     real = lowrank_onnx.compress(model, config, feeds=feeds)
     assert real.refinement is not None
-    assert (real.refinement.feeds, real.refinement.held_out) == (12, 3)
+    assert (real.refinement.feeds, real.refinement.held_out) == (12, 4)
     assert [(w.weight, w.reason) for w in real.refinement.weights if not w.refined] == [
         ("w0", "its inputs are the original's")
     ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,17 +80,6 @@ class Sessions:
             self.rest()
             self._open = (session, session.start())
         return self._open[1]
-
-    @contextmanager
-    def run_first(self, results: Iterable[Any]) -> Iterator[Iterable[Any]]:
-        """What some runs return, for use beside a session: where sessions take turns, they are all made before."""
-        if not self.one_at_a_time:
-            yield results
-            return
-        with OutputFile(self.directory) as kept:
-            for result in results:
-                kept.add(result)
-            yield kept
 
 
 class TurnSession:

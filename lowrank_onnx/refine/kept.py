@@ -10,18 +10,17 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from lowrank_onnx.cache import Cache, Codec, Slot
 from lowrank_onnx.cache.codecs import check_finite, checked_number, checked_text, checked_whole
 from lowrank_onnx.cache.entry_file import Entry
+from lowrank_onnx.cache.facts import feed_facts
+from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.refine.outcome import Outcome
 from lowrank_onnx.refine.replaced import Replaced
 from lowrank_onnx.spool import FactorSpool, StoredFactors
 from lowrank_onnx.types import Array
-
-Role: TypeAlias = Literal["solved", "rival"]
-"""Which of the two factors of a weight that a step makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +30,10 @@ class Trial:
     Attributes
     ----------
     kept : positions of the weights whose new factors stay.
-    feeds : how many batches of them there was room for.
-    error_before, error_after : of the typical sample.
+    error_before, error_after : of the outputs on the held-out feeds.
     """
 
     kept: tuple[int, ...]
-    feeds: int
     error_before: float
     error_after: float
 
@@ -47,54 +44,44 @@ class KeptSteps:
 
     cache: Cache
 
-    def recall(
-        self, step: int, weights: Sequence[Replaced], solved: FactorSpool, rivals: FactorSpool
-    ) -> list[Outcome] | None:
-        """What became of the weights of a step, with its factors put into the spools; None where it isn't known."""
+    def recall(self, step: int, weights: Sequence[Replaced], spool: FactorSpool) -> list[Outcome] | None:
+        """What became of the weights of a step, with its factors put into the spool; None where it isn't known."""
         found = self._step(step).get(_step_codec(weights))
         if found is None:
             return None
-        factors: list[tuple[FactorSpool, Replaced, Mapping[str, Array], str]] = []
+        factors: list[tuple[Replaced, Mapping[str, Array], str]] = []
         for outcome, place, solver in found:
-            for role, spool in _made(outcome, solved, rivals):
-                planned = weights[place].factors(spool)
-                parts = self._factors(step, place, role).get(_parts_codec(planned))
+            if outcome.ridge is not None:
+                parts = self._factors(step, place).get(_parts_codec(weights[place].factors(spool)))
                 if parts is None:
                     return None
-                factors.append((spool, weights[place], parts, solver if role == "solved" else planned.solver))
-        for spool, one, parts, solver in factors:
+                factors.append((weights[place], parts, solver))
+        for one, parts, solver in factors:
             spool.put(one.weight, one.factors(spool).form, one.rank, parts, solver)
         return [outcome for outcome, _, _ in found]
 
-    def store(
-        self,
-        step: int,
-        weights: Sequence[Replaced],
-        outcomes: Iterable[Outcome],
-        solved: FactorSpool,
-        rivals: FactorSpool,
-    ) -> None:
+    def store(self, step: int, weights: Sequence[Replaced], outcomes: Iterable[Outcome], spool: FactorSpool) -> None:
         """Keep what a step has found, the factors first."""
         places = {one.weight: place for place, one in enumerate(weights)}
         found = []
         for outcome in outcomes:
             place = places[outcome.weight]
-            for role, spool in _made(outcome, solved, rivals):
-                stored = weights[place].factors(spool)
+            stored = weights[place].factors(spool)
+            if outcome.ridge is not None:
                 parts = {part: stored.values(part) for part in stored.files}
-                self._factors(step, place, role).put(_parts_codec(stored), parts)
-            found.append((outcome, place, weights[place].factors(solved).solver))
+                self._factors(step, place).put(_parts_codec(stored), parts)
+            found.append((outcome, place, stored.solver))
         self._step(step).put(_step_codec(weights), found)
 
-    def trial(self) -> Slot:
-        """The place of the `Trial`."""
-        return self.cache.slot("refine trial", lambda: ())
+    def trial(self, judges: Feeds) -> Slot:
+        """The place of the `Trial` on some feeds."""
+        return self.cache.slot("refine trial", lambda: feed_facts(judges))
 
     def _step(self, step: int) -> Slot:
         return self.cache.slot("refine step", lambda: (step,))
 
-    def _factors(self, step: int, place: int, role: Role) -> Slot:
-        return self.cache.slot("refined factors", lambda: (step, place, role))
+    def _factors(self, step: int, place: int) -> Slot:
+        return self.cache.slot("refined factors", lambda: (step, place))
 
 
 def factor_facts(weights: Iterable[Replaced], spool: FactorSpool) -> Iterator[object]:
@@ -115,21 +102,14 @@ def _encode_trial(trial: Trial) -> Entry | None:
     errors = {"error_before": trial.error_before, "error_after": trial.error_after}
     if not all(map(math.isfinite, errors.values())):
         return None
-    return Entry({"kept": list(trial.kept), "feeds": trial.feeds, **errors})
+    return Entry({"kept": list(trial.kept), **errors})
 
 
 def _decode_trial(weights: int, entry: Entry) -> Trial:
     meta = entry.meta
     kept = tuple(_place(place, weights) for place in meta["kept"])
     errors = (checked_number(meta[name]) for name in ("error_before", "error_after"))
-    return Trial(kept, checked_whole(meta["feeds"]), *errors)
-
-
-def _made(outcome: Outcome, solved: FactorSpool, rivals: FactorSpool) -> Iterator[tuple[Role, FactorSpool]]:
-    if outcome.ridge is not None:
-        yield "solved", solved
-    if outcome.rival:
-        yield "rival", rivals
+    return Trial(kept, *errors)
 
 
 def _parts_codec(planned: StoredFactors) -> Codec[Mapping[str, Array]]:
@@ -145,7 +125,7 @@ def _decode_parts(entry: Entry) -> Mapping[str, Array]:
 Found: TypeAlias = list[tuple[Outcome, int, str]]
 """Of each weight what became of it, its place in the step, and what made its factors."""
 
-_PLAIN = ("ridge", "reason", "error_before", "error_after", "rows", "residual", "rival")
+_PLAIN = ("ridge", "reason", "error_before", "error_after", "rows", "residual")
 
 
 def _step_codec(weights: Sequence[Replaced]) -> Codec[Found]:
@@ -172,7 +152,6 @@ def _decode_outcome(weights: Sequence[Replaced], meta: Mapping[str, Any]) -> tup
     ridge, before, after = (
         None if meta[name] is None else checked_number(meta[name]) for name in ("ridge", "error_before", "error_after")
     )
-    residual, rival = (_flag(meta[name]) for name in ("residual", "rival"))
     outcome = Outcome(
         weight=weights[place].weight,
         ridge=ridge,
@@ -180,8 +159,7 @@ def _decode_outcome(weights: Sequence[Replaced], meta: Mapping[str, Any]) -> tup
         error_before=before,
         error_after=after,
         rows=checked_whole(meta["rows"]),
-        residual=residual,
-        rival=rival,
+        residual=_flag(meta["residual"]),
     )
     return outcome, place, checked_text(meta["solver"])
 

@@ -19,7 +19,6 @@ class Outcome:
     error_before, error_after : of its target on the validating rows; None where it was not measured.
     rows : that were solved for.
     residual : whether the target was the sum that it writes into.
-    rival : whether the factors to compare with were whitened anew.
     """
 
     weight: WeightRef
@@ -29,4 +28,3 @@ class Outcome:
     error_after: float | None = None
     rows: int = 0
     residual: bool = False
-    rival: bool = False

@@ -26,18 +26,16 @@ class Regression:
     cross : (groups, in, out), X'' T / n.
     energy : (groups, out), the mean squares of T's columns.
     rows : n.
-    originals : (groups, in, in), X'X / n of the original model's inputs, where it was asked for.
     """
 
     gram: Doubles
     cross: Doubles
     energy: Doubles
     rows: int
-    originals: Doubles | None = None
 
     def of_columns(self, columns: NDArray[np.intp]) -> Regression:
         """The part of some columns of T."""
-        return Regression(self.gram, self.cross[:, :, columns], self.energy[:, columns], self.rows, self.originals)
+        return Regression(self.gram, self.cross[:, :, columns], self.energy[:, columns], self.rows)
 
     def error(self, product: Array) -> float:
         """``||X' M - T||_F / ||T||_F`` over all groups, for M (groups, in, out)."""
@@ -55,17 +53,15 @@ class RegressionSum:
     ----------
     weights : (groups, in, out), W of the targets ``T = X W + D``.
     executor : multiplies in several threads.
-    originals : whether to add up the moment of X too.
     """
 
-    def __init__(self, weights: Array, executor: Executor, *, originals: bool = False) -> None:
+    def __init__(self, weights: Array, executor: Executor) -> None:
         groups, in_features, out_features = weights.shape
         self._weights = weights
         self._executor = executor
         self._gram: Doubles = np.zeros((groups, in_features, in_features))
         self._cross: Doubles = np.zeros((groups, in_features, out_features))
         self._energy: Doubles = np.zeros((groups, out_features))
-        self._original_gram: Doubles | None = np.zeros_like(self._gram) if originals else None
         size = buffer_rows(in_features)
         self._originals: Array = np.empty((groups, size, in_features), weights.dtype)
         self._inputs: Array = np.empty((groups, size, in_features), weights.dtype)
@@ -98,11 +94,9 @@ class RegressionSum:
         self._flush()
         del self._originals, self._inputs, self._offsets
         count = max(self._rows, 1)
-        for grams in (self._gram, self._original_gram):
-            for matrix in () if grams is None else grams:
-                mirror_upper(matrix)
-        originals = None if self._original_gram is None else self._original_gram / count
-        return Regression(self._gram / count, self._cross / count, self._energy / count, self._rows, originals)
+        for matrix in self._gram:
+            mirror_upper(matrix)
+        return Regression(self._gram / count, self._cross / count, self._energy / count, self._rows)
 
     def _flush(self) -> None:
         filled = slice(0, self._filled)
@@ -112,8 +106,6 @@ class RegressionSum:
             _add_product(self._executor, T, X, W)
             self._energy[group] += np.sum(np.square(T, dtype=np.float64), axis=0)
             add_upper_gram(self._gram[group], inputs, self._executor)
-            if self._original_gram is not None:
-                add_upper_gram(self._original_gram[group], X, self._executor)
             _add_product(self._executor, self._cross[group], inputs.T, T)
         self._filled = 0
 

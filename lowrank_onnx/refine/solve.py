@@ -8,19 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from lowrank_onnx.errors import FactorizationError
-from lowrank_onnx.moments.shrinkage import shrinkage
 from lowrank_onnx.refine.regression import Regression
 from lowrank_onnx.refine.write_form import Equations, Parts, Problem, refined_parts
 from lowrank_onnx.types import Array, numpy_dtype
 
 RIDGES = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Pulls to choose from, in units of the mean eigenvalue of X'' X'."""
-
-LEAST_PULL = 0.0003
-"""Of whitened factors, in units of the mean eigenvalue of their moment."""
-
-MOST_SHRINKAGE = 0.99
-"""Of a moment, above which it says nothing."""
 
 FIRST_RIDGE = 0.03
 """Where to begin without a better guess."""
@@ -64,18 +57,6 @@ def _attempt(problem: Problem, solver: Callable[[float], Parts | None], ridge: f
     if parts is None:
         return Solution(None, ridge, np.inf)
     return Solution(parts, ridge, validate.error(written_product(problem, parts)))
-
-
-def whitened_parts(problem: Problem, fit: Regression) -> Parts | None:
-    """The parts that are best on the original's inputs: as planned, but from the rows to solve for alone."""
-    assert fit.originals is not None
-    equations, pulls = [], []
-    for moment, W in zip(fit.originals, problem.target.W.astype(np.float64), strict=True):
-        share = min(shrinkage(moment, fit.rows), MOST_SHRINKAGE)
-        cross = moment @ W
-        equations.append(Equations(moment, cross, float(np.sum(cross * W))))
-        pulls.append(max(share / (1.0 - share), LEAST_PULL) * float(np.trace(moment)) / len(moment))
-    return refined_parts(problem, equations, sweeps=0)(pulls)
 
 
 def written_product(problem: Problem, parts: Parts) -> Array:

@@ -7,10 +7,10 @@ piece sees the factors as they are when its turn comes. Where the two can't diff
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import onnx
@@ -110,16 +110,12 @@ class Twins:
         ModelError : a piece doesn't run.
         """
         self.run_later(cut)
-        self.catch_up()
+        while self._later:
+            self._run_piece(self._later.pop(0))
 
     def run_later(self, cut: int) -> None:
         """`run_to`, but with the next call: a walk that goes on from a cache runs the same pieces, or none at all."""
         self._later.append(cut)
-
-    def catch_up(self) -> None:
-        """Run what was left for later."""
-        while self._later:
-            self._run_piece(self._later.pop(0))
 
     def _run_piece(self, cut: int) -> None:
         begin, self._at = self._at, cut
@@ -139,29 +135,6 @@ class Twins:
                     self._put(feed, side, name, value)
         if piece.apart:
             self._apart.update(piece.outputs)
-
-    def outputs(self, feeds: Iterable[int]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-        """What is still to run, run on some feeds: the original's outputs and the compressed model's, feed by feed.
-
-        Outputs that are constants are left out. All feeds are given up.
-
-        Raises
-        ------
-        ModelError : a piece doesn't run.
-        """
-        self.catch_up()
-        names = [name for name in self._original.outputs if name not in self._original.constants]
-        nodes = self._order[self._at :]
-        made = {name for node in nodes for name in self._original.node(node).output}
-        piece = self._open_piece(nodes, [name for name in names if name in made])
-        before = [name for name in names if name not in made]
-        for feed in feeds:
-            original, compressed = ({name: self.value(feed, side, name) for name in before} for side in get_args(Side))
-            results = self._run(piece, feed)
-            original |= results.get("original", {})
-            yield original, compressed | results.get("compressed", results.get("original", {}))
-            self._values.drop(feed)
-        self.close()
 
     def close(self) -> None:
         """Give up all values."""

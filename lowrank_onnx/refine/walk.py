@@ -19,7 +19,7 @@ from lowrank_onnx.progress import StageProgress
 from lowrank_onnx.refine.kept import KeptSteps
 from lowrank_onnx.refine.outcome import Outcome
 from lowrank_onnx.refine.regression import Regression, RegressionSum
-from lowrank_onnx.refine.solve import FIRST_RIDGE, choose_ridge, is_usable, whitened_parts, written_product
+from lowrank_onnx.refine.solve import FIRST_RIDGE, choose_ridge, is_usable, written_product
 from lowrank_onnx.refine.steps import Step
 from lowrank_onnx.refine.target import Target, find_target
 from lowrank_onnx.refine.twins import Twins
@@ -32,9 +32,6 @@ from lowrank_onnx.types import Array
 ROWS_PER_FEATURE = (8, 32)
 """Rows that go into the equations of one step, for each input feature: where there are as many, the first number; and
 up to the second as long as adding them up takes at most `WORK_SHARE` of the work of the sites themselves."""
-
-FEW_ROWS = 4
-"""Rows for each input feature below which whitened factors fit them visibly better than others."""
 
 WORK_SHARE = 1
 """On the shipped VGG, four times as many rows change the outputs' error on unseen images by less than a hundredth."""
@@ -52,8 +49,6 @@ class Work:
     ----------
     model, flow : the original.
     spool : the factors, which the walk replaces: solved on the feeds that don't validate.
-    rivals : where it puts factors that are whitened, as the planned ones are, but on the feeds to solve for alone. Only
-        used where there are few rows: there the planned ones owe much to the other feeds.
     options : how to factorize.
     validates : whether a feed of that number validates; the others are solved for.
     kept : what an earlier walk of this kind has found.
@@ -63,7 +58,6 @@ class Work:
     model: Model
     flow: Dataflow
     spool: FactorSpool
-    rivals: FactorSpool
     options: FactorizeOptions
     validates: Callable[[int], bool]
     kept: KeptSteps
@@ -76,12 +70,12 @@ def walk_steps(work: Work, twins: Twins, steps: Iterable[Step], stage: StageProg
     start = FIRST_RIDGE
     for number, step in enumerate(steps):
         weights = [member.replaced for member in step.members]
-        found = work.kept.recall(number, weights, work.spool, work.rivals)
+        found = work.kept.recall(number, weights, work.spool)
         if found is None:
             with work.clock.stage(RUN):
                 twins.run_to(step.cut)
             found = _solve_step(work, twins, step, start)
-            work.kept.store(number, weights, found, work.spool, work.rivals)
+            work.kept.store(number, weights, found, work.spool)
         else:
             twins.run_later(step.cut)
         outcomes += found
@@ -117,16 +111,13 @@ def _solve(work: Work, unit: Unit, fit: Regression, validate: Regression, start:
         return Outcome(weight, None, "its inputs on these feeds are all 0, or too large to square", residual=residual)
     before = unit.stored(work.spool)
     problem = Problem(weight, unit.target, before, work.options)
-    rival = None if fit.originals is None else whitened_parts(problem, fit)
-    if rival is not None:
-        unit.put(work.rivals, rival, before.solver)
-    error_before = validate.error(written_product(problem, unit.parts(work.spool) if rival is None else rival))
+    error_before = validate.error(written_product(problem, unit.parts(work.spool)))
     found = choose_ridge(problem, fit, validate, start)
     if found.parts is None:
         reason = f"the {before.form.name} form can't hold what was solved"
-        return Outcome(weight, None, reason, residual=residual, rival=rival is not None)
+        return Outcome(weight, None, reason, residual=residual)
     unit.put(work.spool, found.parts, f"{before.solver.removesuffix(REFINED)}{REFINED}")
-    return Outcome(weight, found.ridge, "", error_before, found.error, fit.rows, residual, rival is not None)
+    return Outcome(weight, found.ridge, "", error_before, found.error, fit.rows, residual)
 
 
 REFINED = ", refined"
@@ -138,9 +129,8 @@ def _equations(work: Work, twins: Twins, step: Step, targets: Sequence[Target]) 
     weights = np.concatenate([target.W for target in targets], axis=-1)
     positions = count_rows(step.layout, twins.value(twins.feeds[0], "original", step.value).shape) * len(twins.feeds)
     quota = -(-_wanted_rows(weights.shape[-2], weights.shape[-1], positions) // len(twins.feeds))
-    few = min(quota * len(twins.feeds), positions) < FEW_ROWS * weights.shape[-2]
     with gram_threads() as executor:
-        sums = RegressionSum(weights, executor, originals=few), RegressionSum(weights, executor)
+        sums = RegressionSum(weights, executor), RegressionSum(weights, executor)
         for feed in twins.feeds:
             _add_feed(work, twins, step, targets[0], sums[work.validates(feed)], feed, quota)
         return sums[0].finish(), sums[1].finish()

@@ -74,16 +74,15 @@ Solver = Callable[[Sequence[float]], Parts | None]
 """From a pull for each group to the parts that solve its regression; None where the form can't hold them."""
 
 
-def refined_parts(problem: Problem, groups: Sequence[Equations], *, sweeps: int = SWEEPS) -> Solver:
+def refined_parts(problem: Problem, groups: Sequence[Equations]) -> Solver:
     """The parts that solve the regressions of all groups.
 
     Parameters
     ----------
     problem, groups : the weight, and its equations.
-    sweeps : of alternating least squares that improve the leading factor of a chain; with 0 it stays as it is.
     """
     if isinstance(problem.form, ConvChain):
-        return _chain_solver(problem, problem.form, groups, sweeps)
+        return _chain_solver(problem, problem.form, groups)
     device = problem.options.device
     pairs = [pulled_regression(one.gram, one.cross, W, device) for one, W in zip(groups, problem.target.W, strict=True)]
     return lambda pulls: _matrix_parts(problem, pairs, pulls)
@@ -123,7 +122,7 @@ def _pair(problem: Problem, regressions: Sequence[PulledRegression], pulls: Sequ
     return left, problem.target.out_of_metric(right)
 
 
-def _chain_solver(problem: Problem, form: ConvChain, groups: Sequence[Equations], sweeps: int) -> Solver:
+def _chain_solver(problem: Problem, form: ConvChain, groups: Sequence[Equations]) -> Solver:
     W = problem.target.W
     shape, geometry = MatrixShape(*W.shape), form.geometry
     kernels = W.reshape(shape.groups, geometry.channels, *geometry.kernel, shape.out_features)
@@ -137,10 +136,9 @@ def _chain_solver(problem: Problem, form: ConvChain, groups: Sequence[Equations]
 
     def solve(pulls: Sequence[float]) -> Parts:
         if not behind:
-            if sweeps:
-                fits = [one.family(pull, first) for one, pull, first in zip(whole, pulls, firsts, strict=True)]
-                swept = family_parts(fits, form, shape, problem.rank, sweeps=sweeps)[name]
-                firsts[:] = [one.orthonormal(first) for one, first in zip(whole, swept, strict=True)]
+            fits = [one.family(pull, first) for one, pull, first in zip(whole, pulls, firsts, strict=True)]
+            swept = family_parts(fits, form, shape, problem.rank, sweeps=SWEEPS)[name]
+            firsts[:] = [one.orthonormal(first) for one, first in zip(whole, swept, strict=True)]
             behind.extend(one.behind(first) for one, first in zip(whole, firsts, strict=True))
             whole.clear()  # the large matrices
         fits = [one.family(pull) for one, pull in zip(behind, pulls, strict=True)]

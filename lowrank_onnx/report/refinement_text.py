@@ -25,7 +25,7 @@ def refinement_line(refinement: Refinement) -> str:
         return f"Nothing was refined. {note}".strip()
     refined = sum(weight.refined for weight in refinement.weights)
     held_out = plural(refinement.held_out, "held-out feed")
-    change = f"typical error of the outputs on {held_out} {significant(before)} -> {significant(after)}"
+    change = f"error of the outputs on {held_out} {significant(before)} -> {significant(after)}"
     if not refined:
-        change = f"typical error of the outputs on {held_out} stayed at {significant(before)}"
+        change = f"error of the outputs on {held_out} stayed at {significant(before)}"
     return f"{refined} of {plural(len(refinement.weights), 'weight')}: {change}. {note}".strip()

@@ -148,22 +148,6 @@ def test_no_room_for_outputs(tmp_path: Path) -> None:
         list(pair_outputs(hall.open("a", lambda feed: 0), hall.open("b", lambda feed: 0), FEEDS))
 
 
-def test_what_is_to_run_first_has_run_when_another_session_opens(tmp_path: Path) -> None:
-    log: list[int] = []
-
-    def results() -> Any:
-        for index in range(3):
-            log.append(index)
-            yield {"y": np.full(2, index)}
-
-    with Sessions().run_first(results()) as lazy:
-        assert log == []
-        assert len(list(lazy)) == 3
-    with Sessions(one_at_a_time=True, directory=tmp_path).run_first(results()) as eager:
-        assert log == [0, 1, 2, 0, 1, 2]
-        assert [float(value["y"][1]) for value in eager] == [0, 1, 2]
-
-
 def test_turns_are_taken_where_two_models_dont_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     size = 1_000_000
     need = int(MEMORY_OF_FILE * size)

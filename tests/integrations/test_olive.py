@@ -93,6 +93,11 @@ def test_a_result_that_breaks_a_gate_leaves_the_model_as_it_is(run_pass: Callabl
     assert "error" in done.model_attributes["lowrank_onnx"]["message"]
 
 
+def test_forms_are_those_that_are_asked_for(run_pass: Callable[..., Any]) -> None:
+    assert "Concat" in operators(run_pass(forms=["pivoted"]).model_path)
+    assert "Concat" not in operators(run_pass(forms=["pair"]).model_path)
+
+
 def test_a_wrong_use_stops_the_workflow(run_pass: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere\.npz: no such file"):
         run_pass(feeds=str(tmp_path / "nowhere.npz"))
@@ -100,6 +105,8 @@ def test_a_wrong_use_stops_the_workflow(run_pass: Callable[..., Any], tmp_path: 
         run_pass(budget="size")
     with pytest.raises(ValueError, match="feeds and data_config"):
         run_pass(data_config={"name": "calibration", "type": "DummyDataContainer"})
+    with pytest.raises(ValueError, match="--forms square"):
+        run_pass(forms=["square"])
     with pytest.raises(ValueError, match="objective"):
         run_pass(objective="beauty")
 

@@ -8,6 +8,7 @@ from onnx import helper as h
 from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
 from lowrank_onnx.errors import ModelError
+from lowrank_onnx.passes.dataflow import read_dataflow
 from lowrank_onnx.passes.graph_view import MAX_NESTING, view_model
 from tests.passes.models import make_model, sites_of, tensor, value, weight
 
@@ -49,6 +50,16 @@ def test_names_that_are_not_utf8_are_an_error(where: str) -> None:
     broken = onnx.ModelProto.FromString(model.SerializeToString().replace(b"AAAAAA", b"\xff\xfeAAAA"))
     with pytest.raises(ModelError, match=r"graph main: the name b'\\xff\\xfeAAAA' isn't valid UTF-8"):
         view_model(broken)
+
+
+def test_the_name_of_a_graph_may_be_no_utf8() -> None:
+    model = make_model(
+        [h.make_node("MatMul", ["x", "w"], ["y"])], [value("x", [2, 4])], [value("y", [2, 4])], {"w": weight(4, 4)}
+    )
+    model.graph.name = "AAAAAA"
+    broken = onnx.ModelProto.FromString(model.SerializeToString().replace(b"AAAAAA", b"\xff\xfeAAAA"))
+    assert len(view_model(broken).scopes[()].nodes) == 1
+    assert read_dataflow(broken).node(0).op_type == "MatMul"
 
 
 def test_two_subgraphs_of_one_name_are_an_error() -> None:

@@ -107,6 +107,6 @@ def test_feeds_of_one_sample_are_run_together_and_refined_as_well(
     monkeypatch.setattr(Twins, "_run", counted)
     shop, choices = workshop(layers(4), singles, tmp_path, 6)
     refined = refine_factors(shop, choices, OPTIONS)
-    assert (refined.report.feeds, refined.report.held_out, refined.report.note) == (240, 60, "")
+    assert (refined.report.feeds, refined.report.held_out, refined.report.note) == (240, 80, "")
     assert runs[0] <= 5 * 9
     assert error_on(shop, choices, refined.spool, unseen) < 0.95 * error_on(shop, choices, shop.spool, unseen)

@@ -12,16 +12,12 @@ HELPED = Refinement(96, 24, 0.0527, 0.0361, (KEPT, CHANGED))
 
 
 def test_what_helped_is_said_in_figures() -> None:
-    assert (
-        refinement_line(HELPED) == "1 of 2 weights: typical error of the outputs on 24 held-out feeds 0.0527 -> 0.0361."
-    )
+    assert refinement_line(HELPED) == "1 of 2 weights: error of the outputs on 24 held-out feeds 0.0527 -> 0.0361."
 
 
 def test_what_did_not_help_is_said_too() -> None:
     undone = replace(HELPED, error_after=HELPED.error_before, weights=(KEPT, KEPT))
-    assert (
-        refinement_line(undone) == "0 of 2 weights: typical error of the outputs on 24 held-out feeds stayed at 0.0527."
-    )
+    assert refinement_line(undone) == "0 of 2 weights: error of the outputs on 24 held-out feeds stayed at 0.0527."
 
 
 def test_why_nothing_was_tried() -> None:

@@ -65,7 +65,7 @@ def feeds_of(name: str) -> list[Mapping[str, Array]]:
 
 REWRITTEN = {
     "ppocr-v4-recogniser": {"Conv": 24, "MatMul": 9},
-    "ppocr-v4-detector": {"Conv": 48, "ConvTranspose": 2},
+    "ppocr-v4-detector": {"Conv": 47, "ConvTranspose": 2},  # of 48, two that meet become one
     "ppocr-v2-orientation": {"Conv": 42, "MatMul": 1},
     "silero-vad": {"Conv": 10},
     "silero-vad-16k-op15": {"Conv": 5},
@@ -101,8 +101,8 @@ def test_full_rank_changes_no_output(name: str, tmp_path: Path) -> None:
 def test_weights_behind_their_scales_are_decoded(tmp_path: Path) -> None:
     result = exact("minilm-int8", tmp_path / "full.onnx")
     assert result.status == "written", result.message
-    assert Counter(site.op_type for site in result.sites) == {"MatMul": 36}
-    assert result.notes == ("36 weights stored as int8 behind Cast -> Mul: replaced by float32 factors",)
+    assert Counter(site.op_type for site in result.sites) == {"MatMul": 36, "Gather": 3}
+    assert result.notes == ("38 weights stored as int8 behind Cast -> Mul: replaced by float32 factors",)
     assert Counter(skipped.reason for skipped in result.skipped if skipped.op_type == "MatMul") == {
         "both inputs are activations": 12
     }
@@ -114,7 +114,7 @@ def test_scaled_integers_stay_where_factors_are_not_smaller_in_bytes(tmp_path: P
     config = Config(budget=FixedRank(64), objective="size", validate=False)
     result = compress(fetch_model("minilm-int8"), config, output=tmp_path / "small.onnx")
     taken = {(site.in_features, site.out_features) for site in result.sites if site.rank is not None}
-    assert taken == {(384, 1536), (1536, 384)}
+    assert taken == {(384, 1536), (1536, 384), (30522, 384)}
     assert result.after is not None
     assert result.after.file_bytes < result.before.file_bytes
 

@@ -329,7 +329,7 @@ def _rows(page: str, anchor: str) -> list[list[str]]:
 
 def test_refinement_is_shown_with_what_it_did_and_why_a_weight_was_left() -> None:
     page = compress_page(_full())
-    assert "1 of 2 weights: typical error of the outputs on 24 held-out feeds 0.0527 -> 0.0361." in _parse(page).text
+    assert "1 of 2 weights: error of the outputs on 24 held-out feeds 0.0527 -> 0.0361." in _parse(page).text
     assert _rows(page, "refinement") == [
         ["", "before", "after"],
         ["relative error of the outputs", "0.0527", "0.0361"],
