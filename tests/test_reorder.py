@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto as T
 from onnx import helper as h
@@ -131,6 +132,8 @@ def test_dense_layers(
     stored: str,
     optimized: bool,
 ) -> None:
+    # onnxruntime can't fuse these two in float64, and doesn't load even the original.
+    assume(not (optimized and dtype == "float64" and ("Relu", "clip") in pairwise(drawn)))
     first, middle, last = sizes
     order = data.draw(st.permutations(range(middle)))
     ranks = {"w0": min(first, middle) - 1}
