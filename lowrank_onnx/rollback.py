@@ -32,6 +32,8 @@ def put_back(weights: Sequence[PlannedWeight], choices: Sequence[Choice]) -> tup
     if not worst:
         by_worth = sorted(rewritten, key=lambda index: (_worth(weights[index], choices[index]), index))
         worst = by_worth[: math.ceil(len(rewritten) / 3)]
+    bundles = {_bundle(weights[index], choices[index]) for index in worst} - {None}
+    worst = [i for i in rewritten if i in worst or _bundle(weights[i], choices[i]) in bundles]
     if not worst or len(worst) == total:
         return None
     revised = list(choices)
@@ -39,6 +41,11 @@ def put_back(weights: Sequence[PlannedWeight], choices: Sequence[Choice]) -> tup
         reason = f"{PUT_BACK} {_reason(weights[index], choices[index])}"
         revised[index] = Choice(dense_candidate(weights[index]), reason)
     return tuple(revised)
+
+
+def _bundle(weight: PlannedWeight, choice: Choice) -> str | None:
+    """What names the weights that share the first factor of a choice: they stay, or go, together."""
+    return next((form.bundle for form in weight.forms if form.name == choice.candidate.form), None)
 
 
 def _gains(weight: PlannedWeight, choice: Choice) -> bool:
