@@ -15,6 +15,8 @@ PUT_BACK = "put back, since the model was not faster:"
 def put_back(weights: Sequence[PlannedWeight], choices: Sequence[Choice]) -> tuple[Choice, ...] | None:
     """Leave more weights dense: all that gain nothing measurable, else the third that gains least for its damage.
 
+    Weights that share a factor are put back together, or not at all.
+
     Parameters
     ----------
     weights : with their measured latency, where there is one; one that couldn't be measured gains nothing measurable.
@@ -25,27 +27,29 @@ def put_back(weights: Sequence[PlannedWeight], choices: Sequence[Choice]) -> tup
     The new choices, with a reason on each weight that was put back; None where no rewritten weight would be left, or
     where none may be put back, since all ranks were given.
     """
-    rewritten = [index for index, choice in enumerate(choices) if choice.candidate.rank is not None]
-    total = len(rewritten)
-    rewritten = [index for index in rewritten if weights[index].rank is None]
-    worst = [index for index in rewritten if not _gains(weights[index], choices[index])]
+    rewritten = _written_together(weights, choices)
+    free = [unit for unit in rewritten if all(weights[index].rank is None for index in unit)]
+    worst = [unit for unit in free if not all(_gains(weights[index], choices[index]) for index in unit)]
     if not worst:
-        by_worth = sorted(rewritten, key=lambda index: (_worth(weights[index], choices[index]), index))
-        worst = by_worth[: math.ceil(len(rewritten) / 3)]
-    bundles = {_bundle(weights[index], choices[index]) for index in worst} - {None}
-    worst = [i for i in rewritten if i in worst or _bundle(weights[i], choices[i]) in bundles]
-    if not worst or len(worst) == total:
+        worst = sorted(free, key=lambda unit: (_worth(weights, choices, unit), unit))[: math.ceil(len(free) / 3)]
+    if not worst or len(worst) == len(rewritten):
         return None
     revised = list(choices)
-    for index in worst:
+    for index in (index for unit in worst for index in unit):
         reason = f"{PUT_BACK} {_reason(weights[index], choices[index])}"
         revised[index] = Choice(dense_candidate(weights[index]), reason)
     return tuple(revised)
 
 
-def _bundle(weight: PlannedWeight, choice: Choice) -> str | None:
-    """What names the weights that share the first factor of a choice: they stay, or go, together."""
-    return next((form.bundle for form in weight.forms if form.name == choice.candidate.form), None)
+def _written_together(weights: Sequence[PlannedWeight], choices: Sequence[Choice]) -> list[tuple[int, ...]]:
+    """Places of the rewritten weights: those that share a factor as one, the others each by itself."""
+    units: dict[str | int, tuple[int, ...]] = {}
+    for index, (weight, choice) in enumerate(zip(weights, choices, strict=True)):
+        if choice.candidate.rank is not None:
+            bundle = weight.form(choice.candidate.form).bundle
+            unit = index if bundle is None else bundle
+            units[unit] = (*units.get(unit, ()), index)
+    return list(units.values())
 
 
 def _gains(weight: PlannedWeight, choice: Choice) -> bool:
@@ -60,10 +64,10 @@ def _saving(weight: PlannedWeight, choice: Choice) -> float:
     return weight.latency(DENSE, None) - weight.latency(choice.candidate.form, choice.candidate.rank)
 
 
-def _worth(weight: PlannedWeight, choice: Choice) -> float:
+def _worth(weights: Sequence[PlannedWeight], choices: Sequence[Choice], unit: Sequence[int]) -> float:
     """Milliseconds saved for each unit of damage."""
-    error = weight.emphasis * choice.candidate.error
-    return _saving(weight, choice) / error if error > 0.0 else math.inf
+    error = sum(weights[index].emphasis * choices[index].candidate.error for index in unit)
+    return sum(_saving(weights[index], choices[index]) for index in unit) / error if error > 0.0 else math.inf
 
 
 def _reason(weight: PlannedWeight, choice: Choice) -> str:

@@ -8,6 +8,7 @@ import pytest
 from lowrank_onnx.candidates import Candidate, PlannedWeight, dense_candidate
 from lowrank_onnx.choose import NOT_NEEDED, Choice
 from lowrank_onnx.forms import PAIR
+from lowrank_onnx.forms.shared import Shared
 from lowrank_onnx.rollback import put_back
 from lowrank_onnx.types import MatrixShape
 
@@ -81,6 +82,25 @@ def test_the_last_weight_is_not_put_back(at_rank: float | None) -> None:
 
 def test_nothing_gains_anything_so_nothing_is_left() -> None:
     assert put_back([weight("a", 1.0), weight("b", 2.0)], [low_rank(0.1)] * 2) is None
+
+
+def sharing(at_ranks: Sequence[float | None]) -> list[PlannedWeight]:
+    """Weights that can share their first factor, each with what it then takes, and a good one by itself."""
+    forms = [Shared("a", number == 0, len(at_ranks), 64 * len(at_ranks)) for number in range(len(at_ranks))]
+    members = [weight(f"w{number}", at_rank) for number, at_rank in enumerate(at_ranks)]
+    return [*(replace(one, forms=(PAIR, form)) for one, form in zip(members, forms, strict=True)), weight("good", 0.5)]
+
+
+def test_weights_that_share_a_factor_are_put_back_together() -> None:
+    shared = [Choice(replace(low_rank(error).candidate, form="shared")) for error in (0.1, 0.1, 0.1)]
+    weights = sharing([0.5, 1.2, 0.5])
+    assert ranks(put_back(weights, [*shared, low_rank(0.1)])) == [None, None, None, 8]
+    assert ranks(put_back(sharing([0.8, 0.8, 0.8]), [*shared, low_rank(0.1)])) == [None, None, None, 8]
+    assert ranks(put_back(sharing([0.2, 0.2, 0.2]), [*shared, low_rank(0.1)])) == [8, 8, 8, None]
+    assert put_back(weights[:3], shared) is None
+    assert ranks(put_back(weights, [low_rank(0.1)] * 4)) == [8, None, 8, 8]
+    given = [replace(weights[0], rank=8), *weights[1:]]
+    assert ranks(put_back(given, [*shared, low_rank(0.1)])) == [8, 8, 8, None]
 
 
 def test_a_rank_that_was_given_stays() -> None:
