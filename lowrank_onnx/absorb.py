@@ -165,10 +165,13 @@ def credited(
     if not isinstance(budget, KeepParams | KeepBytes | KeepMacs) or not saved:
         return budget
     left = gone = 0
-    for site in (
-        site for group in groups for site in (group.sites if isinstance(budget, KeepMacs) else group.sites[:1])
-    ):
-        unit = site.weight.itemsize if isinstance(budget, KeepBytes) else 1
-        unit = positions.get(site.name, 0) if isinstance(budget, KeepMacs) else unit
-        left, gone = left + unit * site.shape.parameters, gone + unit * saved.get(site.output, 0)
+    for group in groups:
+        for site in group.sites if isinstance(budget, KeepMacs) else group.sites[:1]:
+            if isinstance(budget, KeepMacs):
+                unit = positions.get(site.name, 0)
+                left += site.forms[0].dense_macs(site.shape, unit)
+            else:
+                unit = site.weight.itemsize if isinstance(budget, KeepBytes) else 1
+                left += unit * site.shape.parameters
+            gone += unit * saved.get(site.output, 0)
     return replace(budget, share=min(1.0, budget.share * (left + gone) / left)) if left else budget

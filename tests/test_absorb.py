@@ -394,6 +394,24 @@ def test_truncated_factors_keep_their_error() -> None:
     assert missed <= np.linalg.norm(x, 2) * s[6] * np.linalg.norm(second) * (1 + 1e-3)
 
 
+def test_a_table_that_is_looked_up_has_no_share_in_a_budget_of_macs() -> None:
+    model = chain(32, 32, 64, 32)
+    model.graph.initializer.add().CopyFrom(onnx.numpy_helper.from_array(weight(100, 32, seed=9), "table"))
+    model.graph.input.append(value("ids", ("n",), T.INT64))
+    model.graph.node.append(h.make_node("Gather", ["table", "ids"], ["rows"], name="lookup"))
+    model.graph.output.append(value("rows", ("n", 32)))
+    found = absorb(model)
+    sites, _ = find_sites(found.model.skeleton, op_types=OP_TYPES)
+    groups = group_by_weight(sites)
+    assert "lookup" in {site.name for site in sites}
+    saved = {one.output: one.saved for one in found.absorbed}
+    positions = {site.name: 10 for site in sites}
+    products, table = 1024 + 1024, 3200
+    for kind, rest in ((KeepMacs, 0), (KeepParams, table)):
+        found_budget = credited(kind(0.3), groups, saved, positions)
+        assert found_budget == kind(0.3 * (products + 3072 + rest) / (products + rest))
+
+
 def test_a_budget_is_over_the_model_as_it_came() -> None:
     found = absorb(chain(32, 32, 64, 32))
     sites, _ = find_sites(found.model.skeleton, op_types=OP_TYPES)
