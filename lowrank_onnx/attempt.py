@@ -18,7 +18,7 @@ from lowrank_onnx.evaluate import Feeds, Runner, compare_outputs, measure_latenc
 from lowrank_onnx.evaluate.accumulate import OutputAccumulator
 from lowrank_onnx.evaluate.feeds import last_feeds
 from lowrank_onnx.evaluate.scores import MetricJudge
-from lowrank_onnx.latency.plan import time_runs
+from lowrank_onnx.latency.plan import median_run_ms
 from lowrank_onnx.model_io import Model, stage_model
 from lowrank_onnx.observed import Observed
 from lowrank_onnx.passes import Expansion
@@ -133,8 +133,8 @@ FEWEST_SAMPLES = 12
 TRUST_IN_FEW = 0.5
 """Measured with 8 samples, 0.6 of the parameters kept and other samples like them to judge by: on both shipped models
 and on MiniLM-L6, with effects measured at one rank, the error is below that of unweighted factors. Full trust did no
-better but where effects were measured at three ranks (MiniLM-L6, by 2 %); a trust of 0.25 failed on the VGG. At 0.4 of
-the VGG's parameters 8 samples are too few: 0.0375, against 0.0331 unweighted."""
+better but where effects were measured at three ranks (MiniLM-L6, by 2 %); a trust of 0.25 failed on the VGG. Tails are
+those of held-out samples then (`lowrank_onnx.few_samples`)."""
 
 
 def plan_judge(workshop: Workshop) -> PlanJudge:
@@ -191,7 +191,7 @@ def settled_choices(
 
     original_ms = None
     if isinstance(config.budget, Speedup):
-        original_ms = time_runs(workshop.original.session, next(iter(workshop.original.feeds)))
+        original_ms = median_run_ms(workshop.original.session, next(iter(workshop.original.feeds)))
     return settle(
         weights,
         realiser.curves,

@@ -8,6 +8,7 @@ are all that comparing plans asks for; sweeps need the kernel and the moment of 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowrank_onnx.candidates import natural_rank_multiple
 from lowrank_onnx.config import Device
 from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.forms import Form
@@ -36,6 +38,10 @@ SWEEPS = 1
 
 DRAFT = "draft"
 """What made parts that no sweep was spent on, where there may be sweeps."""
+
+
+MOST_TUCKER_RANKS = 16
+"""For which the errors of a kernel's Tucker-2 are found: as fine as plans over many weights need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +183,15 @@ def chain_maker(
         return chain_parts(kernel, form, rank, bases, sweeps=sweeps), kernel.solver
 
     return make
+
+
+def chain_ranks(shape: MatrixShape, form: ConvChain, largest: int) -> tuple[int, ...]:
+    """All ranks where one decomposition gives all errors; for Tucker-2, where each takes one of its own, a grid."""
+    if not isinstance(form, ConvTucker):
+        return tuple(range(1, largest + 1))
+    multiple = natural_rank_multiple(shape)
+    step = multiple * max(1, math.ceil(largest / multiple / MOST_TUCKER_RANKS))
+    return tuple(dict.fromkeys((*range(step, largest + 1, step), largest)))
 
 
 def chain_errors(

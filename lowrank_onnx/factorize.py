@@ -7,7 +7,6 @@ in a spool directory until the plan is made (`lowrank_onnx.spool`).
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,11 +17,10 @@ import numpy as np
 from lowrank_onnx import linalg
 from lowrank_onnx.cache import NO_CACHE, Cache, remember
 from lowrank_onnx.cache.codecs import factors_codec, tails_codec
-from lowrank_onnx.candidates import natural_rank_multiple
-from lowrank_onnx.chain_factors import ChainWeight, LeadingBases, chain_errors
+from lowrank_onnx.chain_factors import ChainWeight, LeadingBases, chain_errors, chain_ranks
 from lowrank_onnx.config import Device, Method
 from lowrank_onnx.errors import FactorizationError
-from lowrank_onnx.forms import EMBEDDING, LOOKUP, MATRIX, PAIR, SHARED, ConvChain, ConvTucker, Form
+from lowrank_onnx.forms import EMBEDDING, LOOKUP, MATRIX, PAIR, SHARED, ConvChain, Form
 from lowrank_onnx.linalg.lapack import solver_of_small
 from lowrank_onnx.linalg.measure import measure_approximation
 from lowrank_onnx.linalg.precision import accumulation_dtype
@@ -43,9 +41,6 @@ from lowrank_onnx.types import (
 )
 from lowrank_onnx.weight_reader import WeightReader
 from lowrank_onnx.weights import SharedWeight
-
-MOST_TUCKER_RANKS = 16
-"""For which the errors of a kernel's Tucker-2 are found: as fine as plans over many weights need."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,15 +291,6 @@ def _chain_curves(
     slot = cache.slot("chain errors", lambda: (kernel, asked))
     found = remember(slot, tails_codec([ranks for _, ranks in asked]), lambda: chain_errors(kernel, asked, bases))
     return {form.family: tails for form, tails in zip(chains, found, strict=True)}
-
-
-def chain_ranks(shape: MatrixShape, form: ConvChain, largest: int) -> tuple[int, ...]:
-    """All ranks where one decomposition gives all errors; for Tucker-2, where each takes one of its own, a grid."""
-    if not isinstance(form, ConvTucker):
-        return tuple(range(1, largest + 1))
-    multiple = natural_rank_multiple(shape)
-    step = multiple * max(1, math.ceil(largest / multiple / MOST_TUCKER_RANKS))
-    return tuple(dict.fromkeys((*range(step, largest + 1, step), largest)))
 
 
 FAMILIES: Mapping[str, Callable[..., ErrorCurve]] = MappingProxyType(

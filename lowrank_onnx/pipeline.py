@@ -1,6 +1,6 @@
 """The only place where the stages are composed.
 
-    load -> find sites -> absorb -> observe -> candidates -> plan -> factorize -> rewrite -> validate
+    load -> find sites -> absorb -> observe -> candidates -> plan -> factorize -> refine -> rewrite -> validate
 
 `compress` runs them all, `inspect` stops after the candidates, `validate` runs the last one alone.
 """

@@ -7,11 +7,21 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from lowrank_onnx.chain_factors import DRAFT, ChainWeight, LeadingBases, chain_errors, chain_maker, chain_parts
+from lowrank_onnx.candidates import natural_rank_multiple
+from lowrank_onnx.chain_factors import (
+    DRAFT,
+    MOST_TUCKER_RANKS,
+    ChainWeight,
+    LeadingBases,
+    chain_errors,
+    chain_maker,
+    chain_parts,
+    chain_ranks,
+)
 from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.forms import PAIR, ConvChain, ConvGeometry, ConvInput, ConvSpatial, ConvTucker
 from lowrank_onnx.model_io import load_model
-from lowrank_onnx.types import Array, Rearrangement, WeightRef, rearrange
+from lowrank_onnx.types import Array, MatrixShape, Rearrangement, WeightRef, rearrange
 from lowrank_onnx.weights import group_by_weight
 from tests.passes.models import sites_of
 from tests.passes.test_conv import model_of
@@ -219,3 +229,14 @@ class Asked(Mapping[WeightRef, Array]):
 
     def __len__(self) -> int:
         return 0
+
+
+@pytest.mark.parametrize("largest", [1, 12, 16, 250, 256, 400])
+def test_errors_are_found_at_every_rank_but_those_of_tucker_at_few_and_the_largest(largest: int) -> None:
+    shape, geometry = MatrixShape(1, 512 * 9, 512), ConvGeometry(512, (3, 3), ((1, 1), (1, 1)))
+    assert chain_ranks(shape, ConvInput(geometry), largest) == tuple(range(1, largest + 1))
+    ranks = chain_ranks(shape, ConvTucker(geometry), largest)
+    assert ranks[-1] == largest
+    assert list(ranks) == sorted(set(ranks))
+    assert all(rank % natural_rank_multiple(shape) == 0 for rank in ranks[:-1])
+    assert min(largest // 32, 8) <= len(ranks) <= MOST_TUCKER_RANKS + 1

@@ -7,21 +7,19 @@ import numpy as np
 import pytest
 
 from lowrank_onnx.cache import NO_CACHE
-from lowrank_onnx.candidates import natural_rank_multiple, tail_energy
+from lowrank_onnx.candidates import tail_energy
 from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.factorize import (
-    MOST_TUCKER_RANKS,
     FactorizeOptions,
-    chain_ranks,
     factorize,
     measure_errors,
     shared_inputs,
     spool_shared,
     weight_seed,
 )
-from lowrank_onnx.forms import MATRIX, PAIR, ConvGeometry, ConvInput, ConvTucker, Shared
+from lowrank_onnx.forms import MATRIX, PAIR, Shared
 from lowrank_onnx.spool import FactorSpool
-from lowrank_onnx.types import MatrixShape, Rearrangement, Site, WeightRef
+from lowrank_onnx.types import Rearrangement, Site, WeightRef
 from lowrank_onnx.weights import SharedWeight
 
 OPTIONS = FactorizeOptions(method="svd", power_iterations=4, oversampling=0, seed=0, device="cpu")
@@ -145,14 +143,3 @@ def test_only_complete_bundles_are_factorized_together() -> None:
     groups, _ = bundle_of([np.eye(4, dtype=np.float32)] * 3)
     assert shared_inputs(groups) == ((0, 1, 2),)
     assert shared_inputs(groups[:2]) == ()
-
-
-@pytest.mark.parametrize("largest", [1, 12, 16, 250, 256, 400])
-def test_errors_are_found_at_every_rank_but_those_of_tucker_at_few_and_the_largest(largest: int) -> None:
-    shape, geometry = MatrixShape(1, 512 * 9, 512), ConvGeometry(512, (3, 3), ((1, 1), (1, 1)))
-    assert chain_ranks(shape, ConvInput(geometry), largest) == tuple(range(1, largest + 1))
-    ranks = chain_ranks(shape, ConvTucker(geometry), largest)
-    assert ranks[-1] == largest
-    assert list(ranks) == sorted(set(ranks))
-    assert all(rank % natural_rank_multiple(shape) == 0 for rank in ranks[:-1])
-    assert min(largest // 32, 8) <= len(ranks) <= MOST_TUCKER_RANKS + 1

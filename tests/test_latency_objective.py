@@ -74,7 +74,7 @@ class Bench:
         monkeypatch.setattr(time_weights, "LatencyTable", lambda directory, **options: self)
         for module in (judging, attempt):
             monkeypatch.setattr(module, "measure_latency", self.measure)
-        monkeypatch.setattr(attempt, "time_runs", lambda session, feed: 5.0)
+        monkeypatch.setattr(attempt, "median_run_ms", lambda session, feed: 5.0)
 
     def curve(
         self, skeleton: onnx.ModelProto, site: Site, form: Form, shape: tuple[int, ...]

@@ -126,7 +126,7 @@ RefineOption = Annotated[
     typer.Option(
         "--refine/--no-refine",
         help="Solve the factors again, layer after layer, so that each makes good what the ones before it got wrong. "
-        "Kept as far as it helps on calibration feeds that it did not see.",
+        "Kept as far as it helps on the held-out feeds.",
         show_default="by --effort: off, on, on",
         rich_help_panel=_CALIBRATION,
     ),

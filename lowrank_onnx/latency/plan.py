@@ -13,7 +13,7 @@ import onnx
 
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.evaluate.session import Runner
-from lowrank_onnx.evaluate.stopwatch import Clock
+from lowrank_onnx.evaluate.stopwatch import Clock, time_runs
 from lowrank_onnx.forms import Form
 from lowrank_onnx.latency.curve import LatencyCurve
 from lowrank_onnx.latency.table import Unmeasured
@@ -201,7 +201,7 @@ def _site_seconds(kinds: int, total_seconds: float) -> float:
     return next((seconds for seconds in SITE_SECONDS if seconds * kinds <= total_seconds), SITE_SECONDS[-1])
 
 
-def time_runs(session: Runner, feed: Feed, *, clock: Clock = time.perf_counter_ns) -> float:
+def median_run_ms(session: Runner, feed: Feed, *, clock: Clock = time.perf_counter_ns) -> float:
     """Milliseconds of one run of a model: the median of 5 runs and more, in about a second, after two to warm up.
 
     It says where a search for a speedup begins. What the search accepts is measured in pairs.
@@ -211,7 +211,5 @@ def time_runs(session: Runner, feed: Feed, *, clock: Clock = time.perf_counter_n
     runs: list[int] = []
     deadline = clock() + round(_ORIGINAL_SECONDS * 1e9)
     while len(runs) < _FEWEST_RUNS or (len(runs) < _MOST_RUNS and clock() < deadline):
-        started = clock()
-        session.run(feed)
-        runs.append(max(1, clock() - started))
+        runs.append(time_runs(session, feed, 1, clock))
     return statistics.median(runs) / 1e6

@@ -21,7 +21,7 @@ import numpy as np
 
 from lowrank_onnx.evaluate.latency import median_interval
 from lowrank_onnx.evaluate.session import Runner
-from lowrank_onnx.evaluate.stopwatch import Clock
+from lowrank_onnx.evaluate.stopwatch import Clock, time_runs
 from lowrank_onnx.latency.curve import LatencyCurve
 from lowrank_onnx.types import Feed
 
@@ -59,19 +59,10 @@ def warm_up(session: Runner, feed: Feed, clock: Clock) -> TimedSession:
     ModelError : it can't run.
     """
     session.run(feed)
-    best = _time_runs(session, feed, 1, clock)
+    best = time_runs(session, feed, 1, clock)
     for _ in range(_WARM_UP_RUNS - 2):
-        best = min(best, _time_runs(session, feed, 1, clock))
+        best = min(best, time_runs(session, feed, 1, clock))
     return TimedSession(session, min(_MAX_REPEATS, math.ceil(_MEASUREMENT_NS / best)), best)
-
-
-def _time_runs(session: Runner, feed: Feed, repeats: int, clock: Clock) -> int:
-    """Nanoseconds for `repeats` runs; at least 1, since a coarse clock may not have moved."""
-    run = session.run
-    started = clock()
-    for _ in range(repeats):
-        run(feed)
-    return max(1, clock() - started)
 
 
 def fewest_ns(timed: TimedSession) -> int:
@@ -100,7 +91,7 @@ def measure_rounds(
         row = [0.0] * len(timed)
         for index in order:
             one = timed[index]
-            row[index] = _time_runs(one.session, feed, one.repeats, clock) / one.repeats
+            row[index] = time_runs(one.session, feed, one.repeats, clock) / one.repeats
         passes.append(row)
         if len(passes) in _LOOKS and _noise(_ratios(_rounds(passes))) <= _ENOUGH:
             break

@@ -37,16 +37,15 @@ class Batches:
     feeds: Feeds
     batches: tuple[Batch, ...]
 
-    def load(self, wanted: Callable[[Batch], bool] = lambda batch: True) -> Iterator[Feed]:
-        """The batches, or those wanted, one after the other; of the feeds only what waits for others is in memory."""
+    def load(self) -> Iterator[Feed]:
+        """The batches, one after the other; of the feeds only what waits for others is in memory."""
         place = {member: batch for batch in self.batches for member in batch.members}
         waiting: dict[Batch, list[Feed]] = {}
         for number, feed in enumerate(self.feeds):
             batch = place[number]
-            if wanted(batch):
-                waiting.setdefault(batch, []).append(feed)
-                if number == batch.members[-1]:
-                    yield _together(waiting.pop(batch))
+            waiting.setdefault(batch, []).append(feed)
+            if number == batch.members[-1]:
+                yield _together(waiting.pop(batch))
 
 
 def batch_feeds(feeds: Feeds, validates: Callable[[int], bool], session: Runner) -> Batches:

@@ -15,7 +15,7 @@ from lowrank_onnx.latency.plan import (
     SITE_SECONDS,
     WeightLatency,
     measure_weights,
-    time_runs,
+    median_run_ms,
     with_latency,
 )
 from lowrank_onnx.latency.table import Unmeasured
@@ -161,7 +161,7 @@ def test_the_original_is_timed_by_the_median_of_several_runs() -> None:
 
     bench = Workbench(lambda weights, now: next(times))
     model = bench.open(found_in(layers((64, 64)))[0].SerializeToString())
-    assert time_runs(model, {"x": np.zeros(1)}, clock=bench.clock) == 3.0
+    assert median_run_ms(model, {"x": np.zeros(1)}, clock=bench.clock) == 3.0
 
 
 def test_a_bundle_is_timed_as_one_and_counts_in_proportion() -> None:
