@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from lowrank_onnx.cache import facts
 from lowrank_onnx.cli import main
 from lowrank_onnx.results import CompressionResult
 from lowrank_onnx.sensitivity import measure as sensitivity_module
+from tests.cache.killed import kill_at_entry
 from tests.tiny_model import write_classifier
 
 BASE = Config(budget=KeepParams(0.5), objective="size", validate=False, sensitivity="full", refine=False)
@@ -216,32 +216,6 @@ def test_damaged_entries_are_computed_anew_with_a_note(
     assert warm.run()[1].notes == ()
 
 
-DEADLY = """
-import os, signal, sys
-from pathlib import Path
-import lowrank_onnx
-from lowrank_onnx import cache
-from tests.cache.test_end_to_end import BASE
-
-real, left = cache.write_entry, int(sys.argv[2])
-
-def deadly(stream, kind, key, entry):
-    global left
-    left -= 1
-    if left == 0:
-        stream.write(b"half an entry")
-        stream.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(stream, kind, key, entry)
-
-cache.write_entry = deadly
-home = Path(sys.argv[1])
-lowrank_onnx.compress(
-    home / "model.onnx", BASE, feeds=home / "feeds.npz", output=home / "small.onnx", cache=home / "cache"
-)
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 @pytest.mark.parametrize(
     ("entry", "remaining"),
@@ -254,9 +228,7 @@ lowrank_onnx.compress(
 def test_a_run_that_was_killed_goes_on(
     bench: Bench, computed: Counter[str], entry: int, remaining: dict[str, int]
 ) -> None:
-    arguments = [sys.executable, "-c", DEADLY, str(bench.directory), str(entry)]
-    killed = subprocess.run(arguments, cwd=Path(__file__).parents[2], capture_output=True, check=False)
-    assert killed.returncode == -9, killed.stderr.decode()
+    kill_at_entry(bench.directory, entry, "tests.cache.test_end_to_end:BASE")
     assert not (bench.directory / "small.onnx").exists()
     assert len(bench.entries()) == entry - 1
     assert len(list(bench.cache.rglob(".*.tmp"))) == 1

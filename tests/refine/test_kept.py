@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.model_io import model_bytes
 from lowrank_onnx.refine import refine_factors, walk
 from lowrank_onnx.refine.twins import Bounds, Twins
+from tests.cache.killed import kill_at_entry
 from tests.refine.builders import OPTIONS, inputs, layers, workshop
 
 DEPTH = 5
@@ -152,31 +152,6 @@ def test_a_step_without_its_factors_is_solved_anew(bench: Bench) -> None:
     assert len(bench.solved) == 1
 
 
-DEADLY = """
-import os, signal, sys
-from pathlib import Path
-import lowrank_onnx
-from lowrank_onnx import cache
-from tests.refine.test_kept import CONFIG
-
-real, left = cache.write_entry, int(sys.argv[2])
-
-def deadly(stream, kind, key, entry):
-    global left
-    left -= kind.startswith("refine")
-    if left == 0:
-        stream.write(b"half an entry")
-        stream.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(stream, kind, key, entry)
-
-cache.write_entry = deadly
-home = Path(sys.argv[1])
-lowrank_onnx.compress(
-    home / "model.onnx", CONFIG, feeds=home / "feeds.npz", output=home / "small.onnx", cache=home / "cache"
-)
-"""
-
 CONFIG = Config(budget=KeepParams(0.6), objective="size", validate=False)
 
 
@@ -185,9 +160,7 @@ def test_a_compression_that_was_killed_in_the_walk_goes_on(tmp_path: Path, monke
     bench = Bench(tmp_path, monkeypatch)
     onnx.save(layers(DEPTH), tmp_path / "model.onnx")
     np.savez(tmp_path / "feeds.npz", x=np.concatenate([feed["x"] for feed in inputs(16)]))
-    arguments = [sys.executable, "-c", DEADLY, str(tmp_path), "4"]
-    killed = subprocess.run(arguments, cwd=Path(__file__).parents[2], capture_output=True, check=False)
-    assert killed.returncode == -9, killed.stderr.decode()
+    kill_at_entry(tmp_path, 4, "tests.refine.test_kept:CONFIG", kinds="refine")
     assert not (tmp_path / "small.onnx").exists()
 
     def compress(cache: Path | None, output: str) -> bytes:
