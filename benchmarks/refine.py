@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.markdown_table import table
 from benchmarks.planning import RESULTS, SEED
 from benchmarks.planning_cases import Case, Feeds, load_case
 from benchmarks.planning_variants import BALF, VARIANTS, Workbench
+from benchmarks.refine_report import CURVE_SHARE, PLANNED, REFINED, markdown
 from benchmarks.saved_results import circumstances
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.evaluate import Session, open_session
@@ -44,11 +44,9 @@ SHARES = (0.6, 0.45, 0.33)
 COUNTS = (8, 32, 128, 512)
 """Feeds of one sample, of which the library keeps a quarter to itself to judge by."""
 
-CURVE_SHARE = 0.45
 FEW_JUDGED = 8
 """Judged feeds on which weights are replaced one by one."""
 
-PLANNED, REFINED = "planner, fast", "refined"
 WAYS = {variant.name: variant for variant in VARIANTS if variant.name in ("plain SVD", BALF, PLANNED)}
 
 
@@ -267,104 +265,6 @@ def save(directory: Path, result: ModelResult) -> None:
     data = {"schema": 1, "models": [by_name[name] for name in MODELS if name in by_name]}
     place.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     (directory / "refine.md").write_text(markdown(data), encoding="utf-8")
-
-
-def markdown(data: Mapping[str, Any]) -> str:
-    """The whole report."""
-    lines = [
-        "# Refinement: factors solved again on the compressed model's own inputs",
-        "",
-        "Made by `python -m benchmarks.refine`. `error` is the relative L2 error of the model's outputs on samples",
-        "that calibration did not see. All ways write the plain form; `refined` starts from the planner's factors and",
-        "keeps their ranks.",
-        "",
-    ]
-    for model in data["models"]:
-        lines += _model(model)
-    return "\n".join(lines)
-
-
-def _model(model: Mapping[str, Any]) -> list[str]:
-    around = model["circumstances"]
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in model["metrics"].items())
-    lines = [f"## {model['model']}", "", f"{model['data'][0].upper()}{model['data'][1:]}.", ""]
-    lines += [f"Measured on {around['date']}: {around['machine']}. Uncompressed: {metrics}.", ""]
-    lines += [verdict(model), ""]
-    lines += [
-        f"At {a['share']:g} of the MACs, on {a['feeds']} of the judged feeds: the weights replaced one by one, their "
-        f"squared errors added up, make {a['one_by_one']:.4f}; all of them as planned {a['planned']:.4f}; refined "
-        f"{a['refined']:.4f}.\n"
-        for a in model["alone"]
-    ]
-    names = list(model["metrics"])
-    rows = [
-        (
-            f"{p['share']:g}",
-            p["way"],
-            f"{p['error']:.4f}",
-            *(f"{p['metrics'][name]:.4f}" for name in names),
-        )
-        for p in model["points"]
-    ]
-    lines += [*table(("kept MACs", "way", "error", *names), rows), ""]
-    if model["curve"]:
-        rows = [
-            (
-                str(p["feeds"]),
-                p["way"],
-                f"{p['error']:.4f}",
-                *(f"{p['metrics'][name]:.4f}" for name in names),
-            )
-            for p in model["curve"]
-        ]
-        lines += [f"Over the number of feeds of one sample, at {CURVE_SHARE:g} of the MACs:", ""]
-        lines += [*table(("feeds", "way", "error", *names), rows), ""]
-    rows = [
-        (
-            f"{c['share']:g}",
-            str(c["feeds"]),
-            f"{c['refined']} of {c['weights']}",
-            "" if c["error_before"] is None else f"{c['error_before']:.4f} -> {c['error_after']:.4f}",
-            f"{c['run_seconds']:.2f}",
-            f"{c['run_seconds'] / c['pass_seconds']:.1f}",
-            f"{c['solve_seconds']:.2f}",
-            f"{c['seconds'] / c['pass_seconds']:.1f}",
-            f"{c['peak_megabytes']:.0f}",
-        )
-        for c in model["costs"]
-    ]
-    head = (
-        "kept MACs",
-        "calibration feeds",
-        "refined",
-        "held-out error",
-        "running s",
-        "in passes",
-        "solving s",
-        "all in passes",
-        "peak MB",
-    )
-    lines += [
-        "What the stage took, running the models and solving equations apart, and its own held-out error; a pass is",
-        "one of the original over the calibration feeds, peak memory is of the whole run:",
-    ]
-    return [*lines, "", *table(head, rows), ""]
-
-
-def verdict(model: Mapping[str, Any]) -> str:
-    """How much less error refinement leaves, and whether it is ever worse."""
-    pairs = []
-    for points in (model["points"], model["curve"]):
-        by_way = {(p["way"], p["share"], p["feeds"]): p for p in points}
-        pairs += [
-            (share, feeds, by_way[PLANNED, share, feeds], point)
-            for (way, share, feeds), point in by_way.items()
-            if way == REFINED
-        ]
-    worse = [f"{share:g} of the MACs with {feeds} feeds" for share, feeds, p, r in pairs if r["error"] > p["error"]]
-    gains = "; ".join(f"{r['error'] / p['error']:.2f} ({share:g}, {feeds} feeds)" for share, feeds, p, r in pairs)
-    text = f"Worse than the planner's at {', '.join(worse)}." if worse else "Nowhere worse than the planner's."
-    return f"{text} Error relative to the planner's: {gains}."
 
 
 def _parse() -> argparse.Namespace:

@@ -7,18 +7,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.refine import (
-    PLANNED,
-    REFINED,
     Alone,
     Cost,
     ModelResult,
     Point,
-    markdown,
     one_sample_feeds,
     resumed,
     save,
-    verdict,
 )
+from benchmarks.refine_report import PLANNED, REFINED, markdown, verdict
 
 
 def result(after: float) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks import large_model
-from benchmarks.large_model import NOISE_SHARE, SIGNAL_RANK, find_faults, plan_weights, weight_blocks, write_model
+from benchmarks.large_model import find_faults
+from benchmarks.large_model_file import NOISE_SHARE, SIGNAL_RANK, plan_weights, weight_blocks, write_model
 from lowrank_onnx.model_io import load_model, stage_model
 
 _ROOT = Path(__file__).parents[2]

@@ -1,0 +1,100 @@
+"""The report of `benchmarks.refine`: tables of errors and times, made from what is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.markdown_table import table
+
+CURVE_SHARE = 0.45
+"""Of the MACs, at which errors over the number of feeds are measured."""
+
+PLANNED, REFINED = "planner, fast", "refined"
+"""The ways that are compared."""
+
+
+def markdown(data: Mapping[str, Any]) -> str:
+    """The whole report."""
+    lines = [
+        "# Refinement: factors solved again on the compressed model's own inputs",
+        "",
+        "Made by `python -m benchmarks.refine`. `error` is the relative L2 error of the model's outputs on samples",
+        "that calibration did not see. All ways write the plain form; `refined` starts from the planner's factors and",
+        "keeps their ranks.",
+        "",
+    ]
+    for model in data["models"]:
+        lines += _model(model)
+    return "\n".join(lines)
+
+
+def _model(model: Mapping[str, Any]) -> list[str]:
+    around = model["circumstances"]
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in model["metrics"].items())
+    lines = [f"## {model['model']}", "", f"{model['data'][0].upper()}{model['data'][1:]}.", ""]
+    lines += [f"Measured on {around['date']}: {around['machine']}. Uncompressed: {metrics}.", ""]
+    lines += [verdict(model), ""]
+    lines += [
+        f"At {a['share']:g} of the MACs, on {a['feeds']} of the judged feeds: the weights replaced one by one, their "
+        f"squared errors added up, make {a['one_by_one']:.4f}; all of them as planned {a['planned']:.4f}; refined "
+        f"{a['refined']:.4f}.\n"
+        for a in model["alone"]
+    ]
+    names = list(model["metrics"])
+    rows = [(f"{point['share']:g}", *_figures(point, names)) for point in model["points"]]
+    lines += [*table(("kept MACs", "way", "error", *names), rows), ""]
+    if model["curve"]:
+        rows = [(str(point["feeds"]), *_figures(point, names)) for point in model["curve"]]
+        lines += [f"Over the number of feeds of one sample, at {CURVE_SHARE:g} of the MACs:", ""]
+        lines += [*table(("feeds", "way", "error", *names), rows), ""]
+    rows = [
+        (
+            f"{c['share']:g}",
+            str(c["feeds"]),
+            f"{c['refined']} of {c['weights']}",
+            "" if c["error_before"] is None else f"{c['error_before']:.4f} -> {c['error_after']:.4f}",
+            f"{c['run_seconds']:.2f}",
+            f"{c['run_seconds'] / c['pass_seconds']:.1f}",
+            f"{c['solve_seconds']:.2f}",
+            f"{c['seconds'] / c['pass_seconds']:.1f}",
+            f"{c['peak_megabytes']:.0f}",
+        )
+        for c in model["costs"]
+    ]
+    head = (
+        "kept MACs",
+        "calibration feeds",
+        "refined",
+        "held-out error",
+        "running s",
+        "in passes",
+        "solving s",
+        "all in passes",
+        "peak MB",
+    )
+    lines += [
+        "What the stage took, running the models and solving equations apart, and its own held-out error; a pass is",
+        "one of the original over the calibration feeds, peak memory is of the whole run:",
+    ]
+    return [*lines, "", *table(head, rows), ""]
+
+
+def _figures(point: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    return (point["way"], f"{point['error']:.4f}", *(f"{point['metrics'][name]:.4f}" for name in names))
+
+
+def verdict(model: Mapping[str, Any]) -> str:
+    """How much less error refinement leaves, and whether it is ever worse."""
+    pairs = []
+    for points in (model["points"], model["curve"]):
+        by_way = {(p["way"], p["share"], p["feeds"]): p for p in points}
+        pairs += [
+            (share, feeds, by_way[PLANNED, share, feeds], point)
+            for (way, share, feeds), point in by_way.items()
+            if way == REFINED
+        ]
+    worse = [f"{share:g} of the MACs with {feeds} feeds" for share, feeds, p, r in pairs if r["error"] > p["error"]]
+    gains = "; ".join(f"{r['error'] / p['error']:.2f} ({share:g}, {feeds} feeds)" for share, feeds, p, r in pairs)
+    text = f"Worse than the planner's at {', '.join(worse)}." if worse else "Nowhere worse than the planner's."
+    return f"{text} Error relative to the planner's: {gains}."
