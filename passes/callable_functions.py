@@ -145,9 +145,7 @@ def _problem(function: onnx.FunctionProto, skeleton: onnx.ModelProto) -> str | N
         return "its inputs and outputs aren't named properly"
     outside = {*function.input, *(name for node in function.node for name in node.output)}
     for node, depth in _walk(iter(function.node)):
-        names = [node.name, node.op_type, node.domain, node.overload, *node.input, *node.output]
-        names += [name for _, graph in child_graphs(node) for name in _defined(graph)]
-        if not all(isinstance(name, str) for name in names):
+        if not all(isinstance(name, str) for name in _names(node)):
             return "it has names that aren't valid UTF-8"
         if not any(node.output):
             return f"its node {node.op_type} has no output"
@@ -155,6 +153,19 @@ def _problem(function: onnx.FunctionProto, skeleton: onnx.ModelProto) -> str | N
         if outside.intersection(inner) or (depth and outside.intersection(node.output)):
             return "a graph inside it hides names of the function"
     return _version_problem(function, skeleton)
+
+
+def _names(node: onnx.NodeProto) -> Iterator[str]:
+    """All names of a node and of the graphs right inside it; what isn't UTF-8 comes as bytes."""
+    yield from (node.name, node.op_type, node.domain, node.overload, *node.input, *node.output)
+    for attribute in node.attribute:
+        yield from (attribute.name, attribute.ref_attr_name)
+    for _, graph in child_graphs(node):
+        yield from _defined(graph)
+        yield from (value.name for values in (graph.output, graph.value_info) for value in values)
+        for annotation in graph.quantization_annotation:
+            yield annotation.tensor_name
+            yield from (entry.value for entry in annotation.quant_parameter_tensor_names)
 
 
 def _defined(graph: onnx.GraphProto) -> Iterator[str]:

@@ -17,7 +17,7 @@ from onnx import helper as h
 from lowrank_onnx import Alpha, Config, compress
 from lowrank_onnx.config import OP_TYPES
 from lowrank_onnx.passes import expand_calls, find_sites, fold_calls
-from lowrank_onnx.passes.callable_functions import MOST_NODES
+from lowrank_onnx.passes.callable_functions import MOST_NODES, survey_functions
 from tests.passes.models import assert_same, constant, make_model, tensor, value, weight
 
 FULL = Config(budget=Alpha(1.0), allow_larger=True, objective="size", method="svd", validate=False)
@@ -273,6 +273,27 @@ def test_what_is_not_written_out_has_a_reason(body: onnx.FunctionProto, problem:
     _, skipped = find_sites(proto, op_types=OP_TYPES, kept=expansion.kept)
     reason = f"inside model-local function 'pkg::Layer', which is kept as it is: {problem}"
     assert {item.reason for item in skipped if item.name.startswith("pkg::Layer")} == {reason}
+
+
+@pytest.mark.parametrize("where", ["node", "attribute", "reference", "inner output", "inner value"])
+def test_names_of_a_body_that_are_not_utf8_keep_it(where: str) -> None:
+    odd = "AAAAAA"
+    gemm = h.make_node("Gemm", ["a", "b"], ["h"], name=odd if where == "node" else "", alpha=2.0)
+    if where == "attribute":
+        gemm.attribute[0].name = odd
+    if where == "reference":
+        gemm.attribute[0].ref_attr_name = odd
+    inner = value(odd if where == "inner output" else "t")
+    branches = [h.make_graph([h.make_node("Identity", ["h"], [inner.name])], "g", [], [inner]) for _ in range(2)]
+    if where == "inner value":
+        branches[0].value_info.append(value(odd))
+    choice = h.make_node("If", ["a"], ["y"], then_branch=branches[0], else_branch=branches[1])
+    body = function([gemm, choice])
+    assert survey_functions(model([call(["x", "w1"], "y")], [body])).callable
+    broken = onnx.FunctionProto.FromString(body.SerializeToString().replace(odd.encode(), b"\xff\xfeAAAA"))
+    survey = survey_functions(model([call(["x", "w1"], "y")], [broken]))
+    assert not survey.callable
+    assert set(survey.kept.values()) == {"it has names that aren't valid UTF-8"}
 
 
 def test_an_operator_with_one_definition_may_be_of_another_opset() -> None:
