@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import lowrank_onnx
-from lowrank_onnx import CompressionResult, Config, FixedRank, KeepParams
+from lowrank_onnx import CompressionResult, Config, FixedRank, KeepParams, judging
+from lowrank_onnx.types import LatencyComparison, Timing
 
 WIDTH = 64
 
@@ -90,9 +92,18 @@ def test_a_rank_by_name_is_the_plain_form_unless_told_otherwise() -> None:
         assert {(site.form, site.rank) for site in result.sites} == {(expected, 8)}
 
 
-def test_a_latency_plan_times_every_form() -> None:
+def judged_as(monkeypatch: pytest.MonkeyPatch, speedup: float) -> None:
+    """Whole models are found so much faster; weights are really timed."""
+    timing = Timing(1.0, 0.1, 10)
+    found = LatencyComparison(timing, timing, speedup, speedup * 0.98, speedup * 1.02, 0.95, 12)
+    monkeypatch.setattr(judging, "measure_latency", lambda *args, **kwargs: found)
+
+
+def test_a_latency_plan_times_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged_as(monkeypatch, 1.5)
     config = Config(budget=KeepParams(0.5), rank_multiple=8)
     result = lowrank_onnx.compress(attention_inputs(), config, feeds=feeds())
-    assert result.status in ("written", "rejected", "unchanged")
+    assert result.status == "written"
     assert "time weights" in result.seconds
-    assert result.after is None or result.after.site_parameters <= 0.5 * result.before.site_parameters
+    assert result.after is not None
+    assert result.after.site_parameters <= 0.5 * result.before.site_parameters
