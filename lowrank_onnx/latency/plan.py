@@ -132,7 +132,7 @@ def measure_weights(
             kind = _kind((site, *partners), form, seen)
             curve: LatencyCurve | Unmeasured
             if kind not in known and clock() >= deadline:
-                curve = Unmeasured(f"the {total_seconds:g} s for timing went to weights with more work")
+                curve = Unmeasured(f"the {total_seconds:.3g} s for timing went to weights with more work")
             else:
                 more = (tuple(partners),) if partners else ()
                 curve = table.curve(skeleton, site, form, seen[site.name].input_shape, *more)
