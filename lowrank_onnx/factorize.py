@@ -181,7 +181,7 @@ def spool_factors(
             moment = functools.cache(partial(second_moments.get, group.weight))
             stored = weights.read(group.weight) if wanted else np.empty(0)
             for part in _parts(group, wanted):
-                yield index, partial(factor_part, group, part, stored, moment), _work(group)
+                yield index, partial(factor_part, group, part, stored, moment), work_of(group)
 
     # What a cache knows is asked for in turn.
     with progress.stage("factorizing", len(groups)) as stage, solver_of_small(cache is NO_CACHE) as solve:
@@ -213,7 +213,7 @@ def _parts(group: SharedWeight, wanted: Mapping[str, int]) -> list[Mapping[str, 
     return [chains, *alone] if chains else [*alone]
 
 
-def _work(group: SharedWeight) -> int:
+def work_of(group: SharedWeight) -> int:
     """Multiplications of a product with the second moment of the inputs."""
     return group.shape.parameters * group.shape.in_features
 
