@@ -8,6 +8,9 @@ each counted alike, know nothing of the outputs, but nothing of that fails them 
 
 with all that was measured at a trust of 1 and the energies alone at 0. Which trust serves a model and a budget best
 can't be told from the parts; it is measured, on whole models that the plans make.
+
+So it is with forms: effects are measured with the plain form of each weight, and what they say of another form holds
+as far as its errors are like the plain form's. The plan that was chosen is held against one of plain forms alone.
 """
 
 from __future__ import annotations
@@ -30,6 +33,10 @@ SAME = 1.03
 feeds, tail energies are of all of them. Measured on the shipped models, choices on some 200 samples scatter by that."""
 
 
+def _no_rival(trust: float) -> None:
+    del trust
+
+
 @dataclass(slots=True)
 class PlanJudge:
     """Measures whole plans, and remembers what came of it.
@@ -45,7 +52,12 @@ class PlanJudge:
     trusts: tuple[float, ...] = TRUSTS
     trials: list[PlanTrial] = field(default_factory=list)
 
-    def choose(self, keep: float, plan_at: Callable[[float], tuple[Choice, ...]]) -> tuple[Choice, ...]:
+    def choose(
+        self,
+        keep: float,
+        plan_at: Callable[[float], tuple[Choice, ...]],
+        plain_at: Callable[[float], tuple[Choice, ...] | None] = _no_rival,
+    ) -> tuple[Choice, ...]:
         """The choices of the trust that does least harm.
 
         The first and the middle trust are tried. Where the middle one does no more harm, lower ones follow for as long
@@ -55,6 +67,8 @@ class PlanJudge:
         ----------
         keep : the share of the cost that the plans keep; for the report.
         plan_at : makes the choices at a trust. Plans that are alike are measured once.
+        plain_at : makes the choices of plain forms alone at a trust, None where they can't keep so little. It is asked
+            once, at the trust that was chosen, and taken where it does clearly less harm.
         """
         if len(self.trusts) == 1:
             self.trials.append(PlanTrial(keep, self.trusts[0], None, chosen=True))
@@ -67,9 +81,15 @@ class PlanJudge:
                 break
         tried = sorted(measured.errors)
         chosen = tried[last_good([measured.errors[index] for index in tried])]
+        trust, plain = self.trusts[chosen], plain_at(self.trusts[chosen])
+        plain_error = math.inf if plain is None else measured.error(plain)
+        worse = plain_error * SAME < measured.errors[chosen]
         for index in tried:
-            self.trials.append(PlanTrial(keep, self.trusts[index], measured.errors[index], chosen=index == chosen))
-        return measured.plans[chosen]
+            taken = index == chosen and not worse
+            self.trials.append(PlanTrial(keep, self.trusts[index], measured.errors[index], taken))
+        if plain is not None:
+            self.trials.append(PlanTrial(keep, trust, plain_error, worse, plain=True))
+        return plain if plain is not None and worse else measured.plans[chosen]
 
 
 class _Measured:
@@ -86,12 +106,16 @@ class _Measured:
         """Measure these plans; whether the last one does more harm than the best."""
         for index in indices:
             plan = self.plans[index] = self._plan_at(self._judge.trusts[index])
-            key = tuple((choice.candidate.form, choice.candidate.rank) for choice in plan)
-            if key not in self._known:
-                error = self._judge.error_of(plan)
-                self._known[key] = math.inf if math.isnan(error) else error
-            self.errors[index] = self._known[key]
+            self.errors[index] = self.error(plan)
         return self.errors[indices[-1]] > min(self.errors.values()) * SAME
+
+    def error(self, plan: tuple[Choice, ...]) -> float:
+        """The error of a plan, measured if none like it was; infinite where there's none."""
+        key = tuple((choice.candidate.form, choice.candidate.rank) for choice in plan)
+        if key not in self._known:
+            error = self._judge.error_of(plan)
+            self._known[key] = math.inf if math.isnan(error) else error
+        return self._known[key]
 
 
 def last_good(errors: Sequence[float]) -> int:

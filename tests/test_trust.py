@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from lowrank_onnx.candidates import PlannedWeight, low_rank_candidate
+from lowrank_onnx.candidates import PlannedWeight, dense_candidate, low_rank_candidate
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Config, KeepParams, MaxError
-from lowrank_onnx.forms import MATRIX, PAIR
+from lowrank_onnx.forms import MATRIX, PAIR, PIVOTED
 from lowrank_onnx.progress import SILENT
 from lowrank_onnx.settle import settle
 from lowrank_onnx.trust import SAME, TRUSTS, PlanJudge, in_own_unit, last_good, with_trust
@@ -73,6 +74,50 @@ def test_plans_that_are_alike_are_measured_once() -> None:
     judge.choose(0.5, lambda trust: plan_of(1.0))
     assert measured == [24]
     assert len(judge.trials) == 4
+
+
+@pytest.mark.parametrize(
+    ("plain_error", "plain_taken"), [(0.5 / SAME / 1.001, True), (0.5 / SAME * 1.001, False), (math.nan, False)]
+)
+def test_plain_forms_are_taken_where_they_do_clearly_less_harm(plain_error: float, plain_taken: bool) -> None:
+    """The same weight dense, which none of the other plans has, stands for a plan of plain forms."""
+    plain = (Choice(dense_candidate(WEIGHTS[0])),)
+    judge = PlanJudge(lambda choices: plain_error if choices == plain else 0.5)
+    asked: list[float] = []
+
+    def plain_at(trust: float) -> tuple[Choice, ...]:
+        asked.append(trust)
+        return plain
+
+    assert judge.choose(0.6, plan_of, plain_at) == (plain if plain_taken else plan_of(0.0))
+    assert asked == [0.0]
+    assert [(trial.plain, trial.chosen) for trial in judge.trials[-2:]] == [
+        (False, not plain_taken),
+        (True, plain_taken),
+    ]
+    assert judge.trials[-1].error == (math.inf if math.isnan(plain_error) else plain_error)
+
+
+def test_a_plan_of_plain_forms_that_keeps_too_much_is_no_rival() -> None:
+    judge = PlanJudge(lambda choices: 0.5)
+    assert judge.choose(0.6, plan_of, lambda trust: None) == plan_of(0.0)
+    assert not any(trial.plain for trial in judge.trials)
+
+
+def test_settling_has_a_plan_of_plain_forms_as_rival() -> None:
+    """Pivoted stores less than a pair at each rank, so the judge has to say that it is worse for it not to be taken."""
+    weights = [replace(weight, forms=(PAIR, PIVOTED)) for weight in WEIGHTS]
+    config = Config(budget=KeepParams(0.7), rank_multiple=8, objective="size")
+
+    def forms_if(judged: Callable[[Sequence[Choice]], float]) -> set[str]:
+        choices, _ = settle(weights, SPECTRA, config, lambda choices: 0.0, SILENT, plan_judge=PlanJudge(judged))
+        return {choice.candidate.form for choice in choices}
+
+    def has_pivoted(choices: Sequence[Choice]) -> bool:
+        return any(choice.candidate.form == "pivoted" for choice in choices)
+
+    assert "pivoted" in forms_if(lambda choices: 0.5)
+    assert "pivoted" not in forms_if(lambda choices: 0.5 if has_pivoted(choices) else 0.1)
 
 
 def test_a_single_trust_is_taken_unmeasured() -> None:
