@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from lowrank_onnx.candidates import PlannedWeight, dense_candidate, low_rank_candidate
+from lowrank_onnx.candidates import PlannedWeight, low_rank_candidate
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Config, KeepParams, MaxError
 from lowrank_onnx.forms import MATRIX, PAIR, PIVOTED
@@ -76,26 +76,35 @@ def test_plans_that_are_alike_are_measured_once() -> None:
     assert len(judge.trials) == 4
 
 
-@pytest.mark.parametrize(
-    ("plain_error", "plain_taken"), [(0.5 / SAME / 1.001, True), (0.5 / SAME * 1.001, False), (math.nan, False)]
-)
-def test_plain_forms_are_taken_where_they_do_clearly_less_harm(plain_error: float, plain_taken: bool) -> None:
-    """The same weight dense, which none of the other plans has, stands for a plan of plain forms."""
-    plain = (Choice(dense_candidate(WEIGHTS[0])),)
-    judge = PlanJudge(lambda choices: plain_error if choices == plain else 0.5)
-    asked: list[float] = []
+def judge_against(plain_errors: Mapping[int, float]) -> PlanJudge:
+    """All plans have an error of 0.5 but those of plain forms, which have ranks beyond 24: theirs is given by rank."""
 
-    def plain_at(trust: float) -> tuple[Choice, ...]:
-        asked.append(trust)
-        return plain
+    def error_of(choices: Sequence[Choice]) -> float:
+        rank = choices[0].candidate.rank
+        assert rank is not None
+        return 0.5 if rank <= 24 else plain_errors[rank]
 
-    assert judge.choose(0.6, plan_of, plain_at) == (plain if plain_taken else plan_of(0.0))
-    assert asked == [0.0]
-    assert [(trial.plain, trial.chosen) for trial in judge.trials[-2:]] == [
-        (False, not plain_taken),
-        (True, plain_taken),
-    ]
+    return PlanJudge(error_of)
+
+
+def plain_of(trust: float) -> tuple[Choice, ...]:
+    return (Choice(low_rank_candidate(WEIGHTS[0], PAIR, FLAT, 32 + round(trust * 16))),)
+
+
+@pytest.mark.parametrize("plain_error", [0.5 / SAME * 1.001, 0.6, math.nan])
+def test_plain_forms_that_do_no_less_harm_are_not_taken(plain_error: float) -> None:
+    judge = judge_against({32: plain_error})
+    assert judge.choose(0.6, plan_of, plain_of) == plan_of(0.0)
+    last = [(trial.trust, trial.plain, trial.chosen) for trial in judge.trials[-2:]]
+    assert last == [(0.0, False, True), (0.0, True, False)]
     assert judge.trials[-1].error == (math.inf if math.isnan(plain_error) else plain_error)
+
+
+def test_plain_forms_that_do_clearly_less_harm_are_taken_at_their_own_trust() -> None:
+    judge = judge_against({32: 0.5 / SAME / 1.001, 48: 0.3, 40: 0.1, 36: 0.2})
+    assert judge.choose(0.6, plan_of, plain_of) == plain_of(0.5)
+    assert [trial.trust for trial in judge.trials if trial.plain] == [1.0, 0.5, 0.25, 0.0]
+    assert [(trial.trust, trial.plain) for trial in judge.trials if trial.chosen] == [(0.5, True)]
 
 
 def test_a_plan_of_plain_forms_that_keeps_too_much_is_no_rival() -> None:
