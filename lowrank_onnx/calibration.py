@@ -90,7 +90,7 @@ PROBE_SHARES = (0.5, 0.2, 0.85)
 FEEDS_TO_PROBE = {"fast": (2, 16), "full": (8, 32)}
 """Feeds on which each probe is run: the fewest, and the most (their outputs are kept in memory)."""
 
-PASSES_TO_PROBE = {"fast": 3, "full": 24}
+PASSES_TO_PROBE = {"fast": 2, "full": 24}
 """Passes over all feeds that the probes may take together, where that allows more than the fewest feeds."""
 
 

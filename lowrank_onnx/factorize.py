@@ -6,6 +6,7 @@ in a spool directory until the plan is made (`lowrank_onnx.spool`).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -156,36 +157,40 @@ def spool_factors(
     cache: Cache = NO_CACHE,
     bases: LeadingBases | None = None,
 ) -> tuple[Curves, ...]:
-    """Factorize each weight for each family of forms at the rank given for it, one weight in memory at a time, or as
-    many small ones as there are threads.
+    """Factorize each weight for each family of forms at the rank given for it, one weight in memory at a time, or some
+    small ones.
 
     `second_moments` holds those of the inputs of the weights for which they are known; `cache` gives factors that an
     earlier run made of the same weight with the same options; `bases` keeps what chains begin with. Returns the errors
     by rank of each weight, empty for a weight that was left alone.
     """
     weights = WeightReader(model, (group.weight for group in groups))
-    found: list[dict[str, ErrorCurve]] = []
+    found: list[dict[str, ErrorCurve]] = [{} for _ in groups]
 
-    def factor_families(group: SharedWeight, wanted: Mapping[str, int], stored: Array) -> dict[str, ErrorCurve]:
-        moment = second_moments.get(group.weight)
-        curves: dict[str, ErrorCurve] = {}
-        curves.update(_chain_curves(group, stored, wanted, options, moment, cache, bases))
-        for family in [family for family in wanted if family not in curves and family != SHARED]:
-            curves[family] = FAMILIES[family](group, stored, wanted[family], spool, options, moment, cache)
-        return curves
+    def factor_part(
+        group: SharedWeight, part: Mapping[str, int], stored: Array, moment: Callable[[], Array | None]
+    ) -> Mapping[str, ErrorCurve]:
+        chains = _chain_curves(group, stored, part, options, moment(), cache, bases)
+        return chains or {
+            family: FAMILIES[family](group, stored, rank, spool, options, moment(), cache)
+            for family, rank in part.items()
+        }
 
-    def problems() -> Iterator[tuple[SharedWeight, Callable[[], dict[str, ErrorCurve]], int]]:
-        for group, wanted in zip(groups, ranks, strict=True):
-            if wanted:
-                yield group, partial(factor_families, group, wanted, weights.read(group.weight)), _work(group)
-            else:
-                yield group, dict, 0
+    def problems() -> Iterator[tuple[int, Callable[[], Mapping[str, ErrorCurve]], int]]:
+        for index, (group, wanted) in enumerate(zip(groups, ranks, strict=True)):
+            moment = functools.cache(partial(second_moments.get, group.weight))
+            stored = weights.read(group.weight) if wanted else np.empty(0)
+            for part in _parts(group, wanted):
+                yield index, partial(factor_part, group, part, stored, moment), _work(group)
 
     # What a cache knows is asked for in turn.
     with progress.stage("factorizing", len(groups)) as stage, solver_of_small(cache is NO_CACHE) as solve:
-        for group, curves in solve(problems()):
-            found.append(curves)
-            stage.advance(detail=group.weight.name)
+        done = 0
+        for index, curves in solve(problems()):
+            found[index].update(curves)
+            stage.advance(index - done, detail=groups[index].weight.name)
+            done = index
+        stage.advance(len(groups) - done)
     for members in shared_inputs(groups):
         rank = min(ranks[index].get(SHARED, 0) for index in members)
         if rank:
@@ -196,6 +201,16 @@ def spool_factors(
             for index, curve in zip(members, shared, strict=True):
                 found[index][SHARED] = curve
     return tuple(found)
+
+
+def _parts(group: SharedWeight, wanted: Mapping[str, int]) -> list[Mapping[str, int]]:
+    """The families that are factorized by themselves, with their ranks: chains of convolutions share what they begin
+    with, and so are one part; what is shared with other weights is none.
+    """
+    families = {form.family for form in group.forms if isinstance(form, ConvChain)}
+    chains = {family: rank for family, rank in wanted.items() if family in families}
+    alone = [{family: rank} for family, rank in wanted.items() if family not in families and family != SHARED]
+    return [chains, *alone] if chains else [*alone]
 
 
 def _work(group: SharedWeight) -> int:

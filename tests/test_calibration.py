@@ -59,7 +59,7 @@ def test_with_nothing_measured_damage_is_the_tail_itself() -> None:
 @pytest.mark.parametrize(
     ("level", "probes", "feeds", "expected"),
     [
-        ("fast", 10, 12, 3),  # 3 passes of 12 feeds over 10 probes
+        ("fast", 8, 12, 3),  # 2 passes of 12 feeds over 8 probes
         ("fast", 39, 12, 2),  # never fewer than 2
         ("fast", 4, 1000, 16),  # never more than 16
         ("fast", 4, 1, 1),  # there is only one
