@@ -21,10 +21,11 @@ from lowrank_onnx.cache.codecs import factors_codec, tails_codec
 from lowrank_onnx.chain_factors import ChainWeight, LeadingBases, chain_errors, chain_ranks
 from lowrank_onnx.config import Device, Method
 from lowrank_onnx.errors import FactorizationError
-from lowrank_onnx.forms import EMBEDDING, LOOKUP, MATRIX, PAIR, SHARED, ConvChain, Form
+from lowrank_onnx.forms import EMBEDDING, LOOKUP, MATRIX, PAIR, SHARED, TIED, TWO_SIDED, ConvChain, Form
 from lowrank_onnx.linalg.lapack import solver_of_small
 from lowrank_onnx.linalg.measure import measure_approximation
 from lowrank_onnx.linalg.precision import accumulation_dtype
+from lowrank_onnx.linalg.two_sided import ScaledColumns, with_identity
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.spool import FactorSpool
@@ -156,13 +157,15 @@ def spool_factors(
     progress: Progress,
     cache: Cache = NO_CACHE,
     bases: LeadingBases | None = None,
+    mirrored: Mapping[WeightRef, Array] = MappingProxyType({}),
 ) -> tuple[Curves, ...]:
     """Factorize each weight for each family of forms at the rank given for it, one weight in memory at a time, or some
     small ones.
 
-    `second_moments` holds those of the inputs of the weights for which they are known; `cache` gives factors that an
-    earlier run made of the same weight with the same options; `bases` keeps what chains begin with. Returns the errors
-    by rank of each weight, empty for a weight that was left alone.
+    `second_moments` holds those of the inputs of the weights for which they are known, and `mirrored` those of what
+    tied weights apply transposed; `cache` gives factors that an earlier run made of the same weight with the same
+    options; `bases` keeps what chains begin with. Returns the errors by rank of each weight, empty for a weight that
+    was left alone.
     """
     weights = WeightReader(model, (group.weight for group in groups))
     found: list[dict[str, ErrorCurve]] = [{} for _ in groups]
@@ -172,9 +175,12 @@ def spool_factors(
     ) -> Mapping[str, ErrorCurve]:
         chains = _chain_curves(group, stored, part, options, moment(), cache, bases)
         return chains or {
-            family: FAMILIES[family](group, stored, rank, spool, options, moment(), cache)
+            family: FAMILIES[family](group, stored, rank, spool, options, moment(), cache, *other_side(group, family))
             for family, rank in part.items()
         }
+
+    def other_side(group: SharedWeight, family: str) -> tuple[Array | None, ...]:
+        return (mirrored.get(group.weight),) if family == TWO_SIDED else ()
 
     def problems() -> Iterator[tuple[int, Callable[[], Mapping[str, ErrorCurve]], int]]:
         for index, (group, wanted) in enumerate(zip(groups, ranks, strict=True)):
@@ -285,6 +291,29 @@ def _spool_matrix(
     return spectrum
 
 
+def _spool_tied(
+    group: SharedWeight,
+    stored: Array,
+    rank: int,
+    spool: FactorSpool,
+    options: FactorizeOptions,
+    second_moment: Array | None,
+    cache: Cache,
+    mirrored: Array | None,
+) -> ErrorCurve:
+    """Factorize a weight that is applied transposed too, in the norm of `lowrank_onnx.linalg.two_sided`."""
+    if second_moment is None or mirrored is None:
+        return _spool_matrix(TIED, group, stored, rank, spool, options, second_moment, cache)
+    to_matrices = group.sites[0].to_matrices
+    scaled = ScaledColumns(mirrored[0])
+    matrix = scaled.scale(rearrange(stored, to_matrices)[0])[None]
+    arrangement = Rearrangement(matrix.shape, (0, 1, 2), matrix.shape)
+    rows = with_identity(second_moment[0])[None]
+    factors, spectrum = _remembered(cache, matrix, group.weight, arrangement, rank, options, rows)
+    spool.put_nested(group.weight, TWO_SIDED, TIED, replace(factors, right=scaled.restore(factors.right[0])[None]))
+    return spectrum
+
+
 def _chain_curves(
     group: SharedWeight,
     stored: Array,
@@ -309,6 +338,6 @@ def _chain_curves(
 
 
 FAMILIES: Mapping[str, Callable[..., ErrorCurve]] = MappingProxyType(
-    {MATRIX: partial(_spool_matrix, PAIR), LOOKUP: partial(_spool_matrix, EMBEDDING)}
+    {MATRIX: partial(_spool_matrix, PAIR), LOOKUP: partial(_spool_matrix, EMBEDDING), TWO_SIDED: _spool_tied}
 )
 """For each family of forms whose factors are spooled: factorize a weight, and give its error by rank."""
