@@ -6,6 +6,7 @@ in a spool directory until the plan is made (`lowrank_onnx.spool`).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +21,11 @@ from lowrank_onnx.cache.codecs import factors_codec, tails_codec
 from lowrank_onnx.chain_factors import ChainWeight, LeadingBases, chain_errors, chain_ranks
 from lowrank_onnx.config import Device, Method
 from lowrank_onnx.errors import FactorizationError
-from lowrank_onnx.forms import EMBEDDING, LOOKUP, MATRIX, PAIR, SHARED, ConvChain, Form
+from lowrank_onnx.forms import EMBEDDING, LOOKUP, MATRIX, PAIR, SHARED, TIED, TWO_SIDED, ConvChain, Form
 from lowrank_onnx.linalg.lapack import solver_of_small
 from lowrank_onnx.linalg.measure import measure_approximation
 from lowrank_onnx.linalg.precision import accumulation_dtype
+from lowrank_onnx.linalg.two_sided import ScaledColumns, with_identity
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.spool import FactorSpool
@@ -155,37 +157,46 @@ def spool_factors(
     progress: Progress,
     cache: Cache = NO_CACHE,
     bases: LeadingBases | None = None,
+    mirrored: Mapping[WeightRef, Array] = MappingProxyType({}),
 ) -> tuple[Curves, ...]:
-    """Factorize each weight for each family of forms at the rank given for it, one weight in memory at a time, or as
-    many small ones as there are threads.
+    """Factorize each weight for each family of forms at the rank given for it, one weight in memory at a time, or some
+    small ones.
 
-    `second_moments` holds those of the inputs of the weights for which they are known; `cache` gives factors that an
-    earlier run made of the same weight with the same options; `bases` keeps what chains begin with. Returns the errors
-    by rank of each weight, empty for a weight that was left alone.
+    `second_moments` holds those of the inputs of the weights for which they are known, and `mirrored` those of what
+    tied weights apply transposed; `cache` gives factors that an earlier run made of the same weight with the same
+    options; `bases` keeps what chains begin with. Returns the errors by rank of each weight, empty for a weight that
+    was left alone.
     """
     weights = WeightReader(model, (group.weight for group in groups))
-    found: list[dict[str, ErrorCurve]] = []
+    found: list[dict[str, ErrorCurve]] = [{} for _ in groups]
 
-    def factor_families(group: SharedWeight, wanted: Mapping[str, int], stored: Array) -> dict[str, ErrorCurve]:
-        moment = second_moments.get(group.weight)
-        curves: dict[str, ErrorCurve] = {}
-        curves.update(_chain_curves(group, stored, wanted, options, moment, cache, bases))
-        for family in [family for family in wanted if family not in curves and family != SHARED]:
-            curves[family] = FAMILIES[family](group, stored, wanted[family], spool, options, moment, cache)
-        return curves
+    def factor_part(
+        group: SharedWeight, part: Mapping[str, int], stored: Array, moment: Callable[[], Array | None]
+    ) -> Mapping[str, ErrorCurve]:
+        chains = _chain_curves(group, stored, part, options, moment(), cache, bases)
+        return chains or {
+            family: FAMILIES[family](group, stored, rank, spool, options, moment(), cache, *other_side(group, family))
+            for family, rank in part.items()
+        }
 
-    def problems() -> Iterator[tuple[SharedWeight, Callable[[], dict[str, ErrorCurve]], int]]:
-        for group, wanted in zip(groups, ranks, strict=True):
-            if wanted:
-                yield group, partial(factor_families, group, wanted, weights.read(group.weight)), _work(group)
-            else:
-                yield group, dict, 0
+    def other_side(group: SharedWeight, family: str) -> tuple[Array | None, ...]:
+        return (mirrored.get(group.weight),) if family == TWO_SIDED else ()
+
+    def problems() -> Iterator[tuple[int, Callable[[], Mapping[str, ErrorCurve]], int]]:
+        for index, (group, wanted) in enumerate(zip(groups, ranks, strict=True)):
+            moment = functools.cache(partial(second_moments.get, group.weight))
+            stored = weights.read(group.weight) if wanted else np.empty(0)
+            for part in _parts(group, wanted):
+                yield index, partial(factor_part, group, part, stored, moment), work_of(group)
 
     # What a cache knows is asked for in turn.
     with progress.stage("factorizing", len(groups)) as stage, solver_of_small(cache is NO_CACHE) as solve:
-        for group, curves in solve(problems()):
-            found.append(curves)
-            stage.advance(detail=group.weight.name)
+        done = 0
+        for index, curves in solve(problems()):
+            found[index].update(curves)
+            stage.advance(index - done, detail=groups[index].weight.name)
+            done = index
+        stage.advance(len(groups) - done)
     for members in shared_inputs(groups):
         rank = min(ranks[index].get(SHARED, 0) for index in members)
         if rank:
@@ -198,7 +209,17 @@ def spool_factors(
     return tuple(found)
 
 
-def _work(group: SharedWeight) -> int:
+def _parts(group: SharedWeight, wanted: Mapping[str, int]) -> list[Mapping[str, int]]:
+    """The families that are factorized by themselves, with their ranks: chains of convolutions share what they begin
+    with, and so are one part; what is shared with other weights is none.
+    """
+    families = {form.family for form in group.forms if isinstance(form, ConvChain)}
+    chains = {family: rank for family, rank in wanted.items() if family in families}
+    alone = [{family: rank} for family, rank in wanted.items() if family not in families and family != SHARED]
+    return [chains, *alone] if chains else [*alone]
+
+
+def work_of(group: SharedWeight) -> int:
     """Multiplications of a product with the second moment of the inputs."""
     return group.shape.parameters * group.shape.in_features
 
@@ -270,6 +291,29 @@ def _spool_matrix(
     return spectrum
 
 
+def _spool_tied(
+    group: SharedWeight,
+    stored: Array,
+    rank: int,
+    spool: FactorSpool,
+    options: FactorizeOptions,
+    second_moment: Array | None,
+    cache: Cache,
+    mirrored: Array | None,
+) -> ErrorCurve:
+    """Factorize a weight that is applied transposed too, in the norm of `lowrank_onnx.linalg.two_sided`."""
+    if second_moment is None or mirrored is None:
+        return _spool_matrix(TIED, group, stored, rank, spool, options, second_moment, cache)
+    to_matrices = group.sites[0].to_matrices
+    scaled = ScaledColumns(mirrored[0])
+    matrix = scaled.scale(rearrange(stored, to_matrices)[0])[None]
+    arrangement = Rearrangement(matrix.shape, (0, 1, 2), matrix.shape)
+    rows = with_identity(second_moment[0])[None]
+    factors, spectrum = _remembered(cache, matrix, group.weight, arrangement, rank, options, rows)
+    spool.put_nested(group.weight, TWO_SIDED, TIED, replace(factors, right=scaled.restore(factors.right[0])[None]))
+    return spectrum
+
+
 def _chain_curves(
     group: SharedWeight,
     stored: Array,
@@ -294,6 +338,6 @@ def _chain_curves(
 
 
 FAMILIES: Mapping[str, Callable[..., ErrorCurve]] = MappingProxyType(
-    {MATRIX: partial(_spool_matrix, PAIR), LOOKUP: partial(_spool_matrix, EMBEDDING)}
+    {MATRIX: partial(_spool_matrix, PAIR), LOOKUP: partial(_spool_matrix, EMBEDDING), TWO_SIDED: _spool_tied}
 )
 """For each family of forms whose factors are spooled: factorize a weight, and give its error by rank."""

@@ -17,14 +17,14 @@ from lowrank_onnx.settle import models_searched
 from lowrank_onnx.types import ProviderNodes, Verdict
 
 TIMING_PASSES = 4
-"""Time for the paired measurement, in passes of the original over all feeds; but not below `LEAST_TIMING_SECONDS`, and
-not above what the effort says."""
+"""Time for the paired measurement, in passes of the original over the calibration feeds; but not below
+`LEAST_TIMING_SECONDS`, and not above what the effort says."""
 
 LEAST_TIMING_SECONDS = 2.0
 
 
 def bounded_seconds(observed: Observed, passes: float, least: float, most: float) -> float:
-    """What some passes of the original over its feeds take, within bounds."""
+    """What some passes of the original over the calibration feeds take, within bounds."""
     return min(most, max(least, passes * observed.pass_seconds))
 
 

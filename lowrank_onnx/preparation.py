@@ -29,7 +29,7 @@ from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import Curves, Site, Skipped, WeightRef
 from lowrank_onnx.weight_reader import WeightReader
-from lowrank_onnx.weights import SharedWeight, group_by_weight, room_for_factors, total_positions
+from lowrank_onnx.weights import SharedWeight, group_by_weight, lookup_positions, room_for_factors, total_positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +247,7 @@ def planned_weights(
             shape=group.shape,
             forms=group.forms,
             positions=total_positions(group.sites, positions),
+            lookups=lookup_positions(group.sites, positions),
             damage=damage,
             itemsize=group.weight.itemsize,
             room=room_for_factors(group.weight),

@@ -92,6 +92,10 @@ def test_the_trust_of_the_last_plan_is_shown_beside_the_others() -> None:
     lines = rendered(compress_report(compression(trials=trials)), width=200).splitlines()
     text = "plan: measured effects trusted to 0.75 (error 0.0260 on calibration feeds; to 1: 0.0400, 0.5: 0.0300)"
     assert text in lines
+    plain = tuple(replace(trial, plain=trial.chosen) for trial in trials)
+    assert "plan: measured effects trusted to 0.75 with plain forms (error 0.0260" in rendered(
+        compress_report(compression(trials=plain)), width=200
+    )
     few = rendered(compress_report(compression(trials=(PlanTrial(0.6, 0.25, None, chosen=True),))), width=200)
     assert "plan: measured effects trusted to 0.25, for want of samples to choose by" in few.splitlines()
 

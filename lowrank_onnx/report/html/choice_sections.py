@@ -71,7 +71,13 @@ def plan_section(result: CompressionResult) -> Section | None:
         return None
     measured = any(trial.error is not None for trial in result.trials)
     rows = tuple(
-        (fraction(trial.keep), f"{trial.trust:g}", significant(trial.error), "yes" if trial.chosen else "no")
+        (
+            fraction(trial.keep),
+            f"{trial.trust:g}",
+            "the plain ones" if trial.plain else "all",
+            significant(trial.error),
+            "yes" if trial.chosen else "no",
+        )
         for trial in result.trials
     )
     return Section(
@@ -83,7 +89,7 @@ def plan_section(result: CompressionResult) -> Section | None:
             "Of each share, the plan whose model has the least error on calibration feeds was taken.",
             "" if measured else "There was no error to choose by: the calibration feeds have too few samples.",
         ),
-        tables=(Table("Plans", ("share kept", "trust", "output error", "taken"), rows),),
+        tables=(Table("Plans", ("share kept", "trust", "forms", "output error", "taken"), rows),),
     )
 
 

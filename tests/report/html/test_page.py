@@ -59,7 +59,11 @@ def _full() -> CompressionResult:
     site = replace(REWRITTEN, error_curve=CURVE, importance=0.4, predicted_error=0.01, input_error=0.02)
     return compression(
         sites=(site, replace(GROUPED, error_curve=CURVE), replace(DENSE, error_curve=CURVE)),
-        trials=(PlanTrial(0.4, 0.0, 0.034, False), PlanTrial(0.4, 0.5, 0.0288, True)),
+        trials=(
+            PlanTrial(0.4, 0.0, 0.034, False),
+            PlanTrial(0.4, 0.5, 0.0288, True),
+            PlanTrial(0.4, 0.5, 0.031, False, True),
+        ),
         refinement=REFINEMENT,
     )
 
@@ -346,9 +350,10 @@ def test_refinement_is_shown_with_what_it_did_and_why_a_weight_was_left() -> Non
 def test_plans_are_shown_with_the_one_that_was_taken() -> None:
     page = compress_page(_full())
     assert _rows(page, "plan") == [
-        ["share kept", "trust", "output error", "taken"],
-        ["0.4000", "0", "0.0340", "no"],
-        ["0.4000", "0.5", "0.0288", "yes"],
+        ["share kept", "trust", "forms", "output error", "taken"],
+        ["0.4000", "0", "all", "0.0340", "no"],
+        ["0.4000", "0.5", "all", "0.0288", "yes"],
+        ["0.4000", "0.5", "the plain ones", "0.0310", "no"],
     ]
     unjudged = "the calibration feeds have too few samples"
     assert unjudged not in _parse(page).text
