@@ -12,10 +12,13 @@ _SIGNATURE = (
 _ORIGIN = re.compile(rf"{_SOURCE_LOCATION} (?:(?=[^()]*::){_SIGNATURE} )?|{_SOURCE_LOCATION}$")
 _LOG_PREFIX = re.compile(r"\x1b\[[\d;]*m|\S+ \S+ \[[EF]:onnxruntime:[^\]]*\] |\[ERROR\] |\[[\w-]+\] (?=[A-Z])")
 
+LONGEST = 4000
+"""Characters of a message that are looked at: it may hold names from the model, which may be of any length."""
+
 
 def first_line(message: str) -> str:
     """The first line, without control characters, status codes, and where in onnxruntime's sources it comes from."""
-    lines = message.strip().splitlines() or [""]
+    lines = message[:LONGEST].strip().splitlines() or [""]
     text = "".join(character if character.isprintable() else " " for character in _STATUS.sub("", lines[0]))
     text = _ORIGIN.sub("", " ".join(text.split()))
     return text if len(text) <= 400 else f"{text[:400]}..."

@@ -48,3 +48,8 @@ def test_the_reason_is_found_in_a_log(logged: str, reason: str | None) -> None:
 
 def test_a_log_without_errors_has_no_reason() -> None:
     assert logged_reason("Loading\n") == ""
+
+
+def test_a_name_of_a_million_characters_takes_no_time() -> None:
+    """Looking for where a path ends takes the square of its length."""
+    assert len(first_line(f"no such tensor: {'x' * 1_000_000}")) == 403
