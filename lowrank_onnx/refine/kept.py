@@ -7,7 +7,7 @@ the options and the planned factors. These name a step's entries together with i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -15,10 +15,12 @@ from typing import Any, TypeAlias
 from lowrank_onnx.cache import Cache, Codec, Slot
 from lowrank_onnx.cache.codecs import check_finite, checked_number, checked_text, checked_whole
 from lowrank_onnx.cache.entry_file import Entry
+from lowrank_onnx.cache.facts import feed_facts
+from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.refine.outcome import Outcome
 from lowrank_onnx.refine.replaced import Replaced
 from lowrank_onnx.spool import FactorSpool, StoredFactors
-from lowrank_onnx.types import Array, Feed
+from lowrank_onnx.types import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,9 @@ class KeptSteps:
             found.append((outcome, place, stored.solver))
         self._step(step).put(_step_codec(weights), found)
 
-    def trial(self, feeds: Callable[[], Iterator[Feed]]) -> Slot:
+    def trial(self, judges: Feeds) -> Slot:
         """The place of the `Trial` on some feeds."""
-        return self.cache.slot("refine trial", feeds)
+        return self.cache.slot("refine trial", lambda: feed_facts(judges))
 
     def _step(self, step: int) -> Slot:
         return self.cache.slot("refine step", lambda: (step,))

@@ -124,7 +124,7 @@ def refine_factors(
     left_out = (Outcome(weight, None, reason) for weight, reason in steps.reasons.items())
     report = Refinement(
         feeds=used,
-        held_out=len(judges.held_out),
+        held_out=len(judges.feeds),
         error_before=trial.error_before,
         error_after=trial.error_after,
         weights=tuple(_reported(outcome) for outcome in (*undone, *left_out)),
