@@ -155,7 +155,7 @@ def test_many_nodes_of_one_reason_are_counted_not_listed() -> None:
     skipped = tuple(replace(SKIPPED[0], name=f"node{index}") for index in range(1234))
     lines = rendered(compress_report(compression(skipped=skipped)), width=200).splitlines()
     assert "  1,234 x both inputs are activations" in lines
-    assert "      node0 (MatMul), node1 (MatMul), node2 (MatMul), ... and 1,231 more" in lines
+    assert "      node0 (MatMul), node1 (MatMul), node2 (MatMul), ... and 1,231 more (--verbose)" in lines
 
 
 @pytest.mark.parametrize("verbose", [False, True])

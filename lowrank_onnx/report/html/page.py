@@ -139,13 +139,13 @@ def _cards(result: CompressionResult) -> tuple[Card, ...]:
         agreements = [o.top1_agreement for o in verdict.outputs if o.top1_agreement is not None]
         detail = "relative error of the outputs"
         if agreements:
-            detail += f"; same first answer in {min(agreements):.2%} of cases"
+            detail += f"; same first answer in {100 * min(agreements):.2f} % of cases"
         cards.append(Card("Distance from the original", significant(verdict.relative_error), detail))
     if after is not None and before.macs and after.macs:
         cards.append(
             Card(
                 "Work",
-                f"{after.macs / before.macs:.1%} of the MACs",
+                f"{100 * after.macs / before.macs:.1f} % of the MACs",
                 f"{short_count(before.macs)} → {short_count(after.macs)} in the eligible layers",
             )
         )

@@ -139,8 +139,8 @@ def test_the_verdict_comes_first_in_words_and_figures() -> None:
         "2.78x smaller",
         "1.42x faster",
         "0.0312",
-        "same first answer in 99.22% of cases",
-        "31.3% of the MACs",
+        "same first answer in 99.22 % of cases",
+        "31.3 % of the MACs",
     ):
         assert shown in text
 
