@@ -142,7 +142,7 @@ def test_the_bounds_of_a_sweep_hold_for_all_points_at_once(tmp_path: Path) -> No
 
 def test_the_table_has_a_metric_where_one_was_measured() -> None:
     result = SweepResult("model.onnx", BY_METRIC, None, None, "nothing was written")
-    assert sweep_columns(result)[-3:] == ("metric", "drop", "")
+    assert sweep_columns(result)[-3:] == ("metric", "drop", "outcome")
     text = rendered(sweep_report(result))
     assert "metric: accuracy.py:correct, 0.9460 originally; drop: how much worse; at most, for data" in " ".join(
         text.split()
