@@ -160,7 +160,7 @@ def by_reason(title: str, entries: Sequence[tuple[str, str, int]], *, verbose: b
 
 def _one_reason(reason: str, members: Sequence[tuple[str, int]], *, verbose: bool) -> list[RenderableType]:
     parameters = sum(p for _, p in members)
-    weights = f", {plural(parameters, 'weight')}" if parameters else ""
+    weights = f" ({plural(parameters, 'weight')})" if parameters else ""
     first = text(f"  {len(members):,} x {reason}{weights}")
     shown = members if verbose else members[:LISTED_NAMES]
     if verbose:

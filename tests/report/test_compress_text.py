@@ -22,11 +22,11 @@ stem/Conv                channel  2 x (27 x 64)    16   3.46 k  0.843  0.0312
 error: relative, of the weight.
 
 left dense: 1 site
-  1 x no rank makes it smaller, 7,680 weights
+  1 x no rank makes it smaller (7,680 weights)
       head/Gemm
 
 skipped: 3 nodes
-  1 x depthwise: one input channel a group, 864 weights
+  1 x depthwise: one input channel a group (864 weights)
       depthwise/Conv (Conv)
   2 x both inputs are activations
       attention/MatMul (MatMul), attention/MatMul_1 (MatMul)

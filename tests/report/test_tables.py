@@ -53,7 +53,7 @@ def test_reasons_with_the_most_weights_come_first() -> None:
     )
     assert block is not None
     assert rendered(block) == (
-        "title\n  2 x large, 11 weights\n      b, c\n  1 x small, 1 weight\n      a\n  1 x none\n      d\n"
+        "title\n  2 x large (11 weights)\n      b, c\n  1 x small (1 weight)\n      a\n  1 x none\n      d\n"
     )
     assert by_reason("title", [], verbose=True) is None
 
