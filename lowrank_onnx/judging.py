@@ -75,8 +75,10 @@ def compare(
     """
     with progress.stage("comparing outputs", len(feeds)) as stage:
         outputs = compare_outputs(original, candidate, feeds, progress=stage)
-    with progress.stage("measuring the metric", None):
-        measured = None if metric is None else metric(candidate)
+    measured = None
+    if metric is not None:
+        with progress.stage("measuring the metric", None):
+            measured = metric(candidate)
     with progress.stage("timing", None) as stage:
         limit = config.preset.timing_seconds if seconds is None else seconds
         latency = measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=limit, progress=stage)

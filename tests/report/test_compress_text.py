@@ -22,11 +22,11 @@ stem/Conv                channel  2 x (27 x 64)    16   3.46 k  0.843  0.0312
 error: relative, of the weight.
 
 left dense: 1 site
-  1 x no rank makes it smaller, 7,680 weights
+  1 x no rank makes it smaller (7,680 weights)
       head/Gemm
 
 skipped: 3 nodes
-  1 x depthwise: one input channel a group, 864 weights
+  1 x depthwise: one input channel a group (864 weights)
       depthwise/Conv (Conv)
   2 x both inputs are activations
       attention/MatMul (MatMul), attention/MatMul_1 (MatMul)
@@ -155,7 +155,7 @@ def test_many_nodes_of_one_reason_are_counted_not_listed() -> None:
     skipped = tuple(replace(SKIPPED[0], name=f"node{index}") for index in range(1234))
     lines = rendered(compress_report(compression(skipped=skipped)), width=200).splitlines()
     assert "  1,234 x both inputs are activations" in lines
-    assert "      node0 (MatMul), node1 (MatMul), node2 (MatMul), ... and 1,231 more" in lines
+    assert "      node0 (MatMul), node1 (MatMul), node2 (MatMul), ... and 1,231 more (--verbose)" in lines
 
 
 @pytest.mark.parametrize("verbose", [False, True])
