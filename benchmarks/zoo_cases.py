@@ -126,8 +126,9 @@ def load_whisper_decoder(size: Size) -> ZooCase:
 LEARNED_PROMPTS = 64
 """The first of all prompts; the others are judged."""
 
-PROMPTS_LEARNED, PROMPTS_JUDGED = 4, 7
-"""In a window of 30 seconds, of those that are learned from, and of those that are judged."""
+TOGETHER = 7
+"""Prompts in a window of 30 seconds, as many to learn from as are judged: the positions of a longer transcript are new to
+a decoder that was calibrated with shorter ones."""
 
 
 class _Speech:
@@ -136,15 +137,12 @@ class _Speech:
     def __init__(self, size: Size) -> None:
         prompts = speech_tasks.load_prompts()
         learned, judged = prompts[:LEARNED_PROMPTS], prompts[LEARNED_PROMPTS:]
-        self.learned = speech_tasks.fill_windows(learned, PROMPTS_LEARNED)[: pick(size, 8, 16, 16)]
-        self.judged = speech_tasks.fill_windows(judged, PROMPTS_JUDGED)[: pick(size, 2, 16, 16)]
-        counts = (
-            min(len(learned), len(self.learned) * PROMPTS_LEARNED),
-            min(len(judged), len(self.judged) * PROMPTS_JUDGED),
-        )
+        self.learned = speech_tasks.draw_windows(learned, pick(size, 8, 16, 24), TOGETHER)
+        self.judged = speech_tasks.fill_windows(judged, TOGETHER)[: pick(size, 2, 16, 16)]
         self.data = (
-            f"calibrated with {counts[0]} prompts of a telephone exchange in {len(self.learned)} windows of 30 "
-            f"seconds; judged by the word error rate of greedy decoding on {counts[1]} others in {len(self.judged)}"
+            f"calibrated with {len(self.learned)} windows of 30 seconds with up to {TOGETHER} prompts of a telephone "
+            f"exchange, out of {len(learned)}; judged by the word error rate of greedy decoding on "
+            f"{min(len(judged), TOGETHER * len(self.judged))} others in {len(self.judged)} windows"
         )
         self._heard = {window.name: speech_tasks.guess_tokens(window.transcript) for window in self.judged}
 

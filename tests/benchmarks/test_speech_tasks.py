@@ -19,6 +19,7 @@ from benchmarks.speech_tasks import (
     Prompt,
     count_written,
     decode_greedily,
+    draw_windows,
     fill_windows,
     normalize,
     parse_transcripts,
@@ -112,6 +113,17 @@ def test_windows_hold_several_prompts_with_the_same_silence_around_each() -> Non
     pauses = np.diff(silent)[::2]
     assert np.allclose(pauses, 22 * RATE / 3, atol=1)
     assert (last.name, last.samples.sum()) == ("2", 9 * RATE)
+
+
+def test_what_is_held_out_has_prompts_of_its_own() -> None:
+    prompts = [Prompt(str(place), np.ones(RATE * (2 + place % 7)), "so on") for place in range(32)]
+    windows = draw_windows(prompts, 16, 6)
+    names = [{int(name) for name in window.name.split(", ")} for window in windows]
+    assert {len(together) for together in names} <= {4, 5, 6}
+    assert all(len(window.samples) <= 30 * RATE for window in windows)
+    held_out = set().union(*names[3::4])
+    assert held_out == set(range(3, 32, 4))
+    assert not held_out & set().union(*(together for index, together in enumerate(names) if index % 4 != 3))
 
 
 def test_more_than_a_window_holds_is_an_error() -> None:
