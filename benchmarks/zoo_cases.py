@@ -127,8 +127,8 @@ LEARNED_PROMPTS = 64
 """The first of all prompts; the others are judged."""
 
 TOGETHER = 7
-"""Prompts in a window of 30 seconds, as many to learn from as are judged: the positions of a longer transcript are new to
-a decoder that was calibrated with shorter ones."""
+"""Prompts in a window of 30 seconds, as many to learn from as are judged: the positions of a longer transcript are new
+to a decoder that was calibrated with shorter ones."""
 
 
 class _Speech:
