@@ -128,7 +128,7 @@ def compress(
             check_feasible(unmeasured, config)
             metric = None if observed is None else metric_judge(observed.session, config, models_searched(config))
             moments = input_moments(prepared, observed, config, directory, progress, on_model)
-            validated = validated_moments(prepared, observed, moments, config, directory, progress)
+            validated = validated_moments(prepared, observed, moments, config, directory, progress, on_model)
             if observed is not None:
                 observed.rest()
         shares = {weight: found.share for weight, found in validated.items()}
