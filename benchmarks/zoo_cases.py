@@ -83,77 +83,84 @@ def load_minilm(size: Size) -> ZooCase:
 def load_whisper_encoder(size: Size) -> ZooCase:
     """The speech recogniser's encoder, with the original decoder behind it."""
     encoder, decoder = export_whisper()
-    learned, judged = _prompts(size)
+    speech = _Speech(size)
+    behind = open_session(decoder)
 
     def judge(session: Session) -> Mapping[str, float]:
-        return {"WER": _transcribe(judged, lambda prompt: _encode(session, prompt), open_session(decoder))}
+        return {"WER": speech.error_rate(lambda window: _encode(session, window), behind)}
 
     return ZooCase(
         name="whisper-base-encoder",
         path=encoder,
-        calibration=tuple(speech_tasks.encoder_feed(prompt) for prompt in learned),
+        calibration=tuple(speech_tasks.encoder_feed(window) for window in speech.learned),
         judge=judge,
         lower_is_better=True,
-        data=_prompt_data(learned, judged, "with the original decoder"),
+        data=f"{speech.data}, with the original decoder",
     )
 
 
 def load_whisper_decoder(size: Size) -> ZooCase:
     """The speech recogniser's decoder, behind the original encoder."""
     encoder, decoder = export_whisper()
-    learned, judged = _prompts(size)
+    speech = _Speech(size)
     original = open_session(encoder)
-    states = {prompt.name: _encode(original, prompt) for prompt in (*learned, *judged)}
+    states = {window.name: _encode(original, window) for window in (*speech.learned, *speech.judged)}
 
     def judge(session: Session) -> Mapping[str, float]:
-        return {"WER": _transcribe(judged, lambda prompt: states[prompt.name], session)}
+        return {"WER": speech.error_rate(lambda window: states[window.name], session)}
 
-    def feed(prompt: speech_tasks.Prompt) -> Feed:
-        tokens = [*speech_tasks.START, *speech_tasks.guess_tokens(prompt.transcript)]
-        return {"tokens": np.array([tokens], np.int64), "states": states[prompt.name]}
+    def feed(window: speech_tasks.Prompt) -> Feed:
+        tokens = [*speech_tasks.START, *speech_tasks.guess_tokens(window.transcript)]
+        return {"tokens": np.array([tokens], np.int64), "states": states[window.name]}
 
     return ZooCase(
         name="whisper-base-decoder",
         path=decoder,
-        calibration=tuple(feed(prompt) for prompt in learned),
+        calibration=tuple(feed(window) for window in speech.learned),
         judge=judge,
         lower_is_better=True,
-        data=_prompt_data(learned, judged, "behind the original encoder"),
+        data=f"{speech.data}, behind the original encoder",
     )
 
 
-Prompts = Sequence[speech_tasks.Prompt]
+LEARNED_PROMPTS = 64
+"""The first of all prompts; the others are judged."""
+
+TOGETHER = 7
+"""Prompts in a window of 30 seconds, as many to learn from as are judged: the positions of a longer transcript are new
+to a decoder that was calibrated with shorter ones."""
 
 
-def _prompts(size: Size) -> tuple[Prompts, Prompts]:
-    """To learn from, and to judge by."""
-    prompts = speech_tasks.load_prompts()
-    learned, judged = pick(size, 8, 16, 24), pick(size, 8, 32, len(prompts) - 24)
-    return prompts[:learned], prompts[24 : 24 + judged]
+class _Speech:
+    """Windows to learn from and to judge by; and what was heard in them last, the best guess of what comes next."""
+
+    def __init__(self, size: Size) -> None:
+        prompts = speech_tasks.load_prompts()
+        learned, judged = prompts[:LEARNED_PROMPTS], prompts[LEARNED_PROMPTS:]
+        self.learned = speech_tasks.draw_windows(learned, pick(size, 8, 16, 24), TOGETHER)
+        self.judged = speech_tasks.fill_windows(judged, TOGETHER)[: pick(size, 2, 16, 16)]
+        self.data = (
+            f"calibrated with {len(self.learned)} windows of 30 seconds with up to {TOGETHER} prompts of a telephone "
+            f"exchange, out of {len(learned)}; judged by the word error rate of greedy decoding on "
+            f"{min(len(judged), TOGETHER * len(self.judged))} others in {len(self.judged)} windows"
+        )
+        self._heard = {window.name: speech_tasks.guess_tokens(window.transcript) for window in self.judged}
+
+    def error_rate(self, states_of: Callable[[speech_tasks.Prompt], Array], decoder: Session) -> float:
+        """Of the words of all judged windows."""
+        for window in self.judged:
+            states = states_of(window)
+
+            def decode(tokens: Array, states: Array = states) -> Array:
+                return np.asarray(decoder.run({"tokens": tokens, "states": states})["logits"])
+
+            self._heard[window.name] = speech_tasks.decode_greedily(decode, self._heard[window.name])
+        texts = [speech_tasks.write_text(self._heard[window.name]) for window in self.judged]
+        return speech_tasks.word_error_rate(texts, self.judged)
 
 
-def _prompt_data(learned: Prompts, judged: Prompts, beside: str) -> str:
-    return (
-        f"calibrated with {len(learned)} prompts of a telephone exchange; judged by the word error rate of greedy "
-        f"decoding on {len(judged)} others, {beside}"
-    )
-
-
-def _encode(session: Session, prompt: speech_tasks.Prompt) -> Array:
-    return np.asarray(session.run(speech_tasks.encoder_feed(prompt))["states"])
-
-
-def _transcribe(prompts: Prompts, states_of: Callable[[speech_tasks.Prompt], Array], decoder: Session) -> float:
-    texts = []
-    for prompt in prompts:
-        states = states_of(prompt)
-
-        def decode(tokens: Array, states: Array = states) -> Array:
-            return np.asarray(decoder.run({"tokens": tokens, "states": states})["logits"])
-
-        guess = speech_tasks.guess_tokens(prompt.transcript)
-        texts.append(speech_tasks.write_text(speech_tasks.decode_greedily(decode, guess)))
-    return speech_tasks.word_error_rate(texts, prompts)
+def _encode(session: Session, window: speech_tasks.Prompt) -> Array:
+    return np.asarray(session.run(speech_tasks.encoder_feed(window))["states"])
 
 
 def load_craft(size: Size) -> ZooCase:

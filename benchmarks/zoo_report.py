@@ -82,21 +82,23 @@ def at_equal_error(points: Sequence[Row]) -> list[str]:
     """Of the peers and int8, against which this program is slower at an error that is no larger, and by how much.
 
     For each of them the fastest of this program's models, at any of its budgets, whose error is at most that one's.
+    Slower is only what is so beyond the 95 % intervals of both.
     """
     written = [point for point in points if point["metrics"]]
     own = [point for point in written if point["way"] in (OURS, OURS_INT8)]
     peers = [point for point in written if point["way"] not in (OURS, OURS_INT8)]
     if not own or not peers:
         return []
-    found: dict[str, list[str]] = {"at least as fast as": [], "slower than": [], "not measured at the error of": []}
+    relations = ("at least as fast as", "within the intervals of", "slower than", "not measured at the error of")
+    found: dict[str, list[str]] = {relation: [] for relation in relations}
     for peer in peers:
         matched = [point for point in own if point["error"] <= peer["error"]]
         if not matched:
             found["not measured at the error of"].append(peer["way"])
             continue
         best = max(matched, key=lambda point: float(point["speedup"]))
-        relation = "at least as fast as" if best["speedup"] >= peer["speedup"] else "slower than"
         ratio = best["speedup"] / peer["speedup"]
+        relation = relations[0 if ratio >= 1.0 else 1 if best["speedup_high"] >= peer["speedup_low"] else 2]
         found[relation].append(f"{peer['way']} ({ratio:.2f} times, {best['way']} at {best['share']:g})")
     said = "; ".join(f"{relation} {', '.join(names)}" for relation, names in found.items() if names)
     return [f"At no larger an error, speed over the peer's speed: {said}."]

@@ -11,7 +11,8 @@ import onnx
 from lowrank_onnx import __version__, passes
 from lowrank_onnx.absorb import Absorbed, absorb_products
 from lowrank_onnx.choose import Choice
-from lowrank_onnx.factorize import measure_errors, work_of
+from lowrank_onnx.factor_families import work_of
+from lowrank_onnx.factorize import measure_errors
 from lowrank_onnx.forms import Form
 from lowrank_onnx.model_io import Model, new_tensor_proto
 from lowrank_onnx.progress import SILENT, Progress

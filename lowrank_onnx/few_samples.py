@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from lowrank_onnx.cache import NO_CACHE, Cache
+from lowrank_onnx.cache.codecs import validated_codec
+from lowrank_onnx.cache.facts import feed_facts
 from lowrank_onnx.calibration import RunModel, weight_moments
 from lowrank_onnx.errors import ModelError
 from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.evaluate.folds import fold_samples
 from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.forms import PAIR
+from lowrank_onnx.linalg.lapack import Problem, solver_of_small
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.cross_validation import Validated, validate_shrinkage
@@ -27,6 +33,10 @@ ENOUGH_SAMPLES = 16
 
 PARTS = 4
 """Of the samples; each is held out once."""
+
+ON_ONE_THREAD = 0
+"""The work of validating a weight, as `solver_of_small` wants it: many eigenproblems of its smaller side, which gain
+little from more threads, so that weights go side by side whatever their size."""
 
 RANKS = 16
 """At which errors are compared, evenly spread up to the largest that saves anything."""
@@ -43,10 +53,19 @@ def validate_moments(
     seed: int,
     directory: Path,
     progress: Progress,
+    cache: Cache = NO_CACHE,
 ) -> dict[WeightRef, Validated]:
-    """What held-out samples say of the weights' moments; empty where there are samples enough, or too few to part."""
+    """What held-out samples say of the weights' moments; empty where there are samples enough, or too few to part.
+
+    `cache` is for results that depend on this model and how it is run.
+    """
     if feeds.samples >= ENOUGH_SAMPLES or not any(isinstance(moment, Moment) for moment in moments.values()):
         return {}
+    weights = [group.weight for group in groups]
+    slot = cache.slot("validated", lambda: chain((seed, [group.sites for group in groups]), feed_facts(feeds)))
+    known = slot.get(validated_codec(weights))
+    if known is not None:
+        return known
     by_part = []
     for number, part in enumerate(fold_samples(feeds, inputs, PARTS)):
         place = directory / f"part.{number}"
@@ -57,19 +76,29 @@ def validate_moments(
             # Its inputs leave the number of samples open, but the model only runs on as many as there were in a feed.
             return {}
         by_part.append(seen)
+    with solver_of_small(wanted=True) as solve:
+        found = dict(solve(_problems(model, groups if by_part else (), moments, by_part)))
+    validated = {weight: result for weight, result in found.items() if result is not None}
+    slot.put(validated_codec(weights), validated)
+    return validated
+
+
+def _problems(
+    model: Model,
+    groups: Sequence[SharedWeight],
+    moments: Mapping[WeightRef, Moment | str],
+    by_part: Sequence[Mapping[WeightRef, Moment | str]],
+) -> Iterator[Problem[WeightRef, Validated | None]]:
+    """One for each weight whose inputs are known in all parts."""
     weights = WeightReader(model, (group.weight for group in groups))
-    validated = {}
-    for group in groups if by_part else ():
+    for group in groups:
         whole, known = moments[group.weight], [part[group.weight] for part in by_part]
         parts = [moment for moment in known if isinstance(moment, Moment)]
         if not isinstance(whole, Moment) or whole.diagonal or whole.mirrored or len(parts) < len(known):
             continue
         least = min(shrinkage(matrix, whole.rows) for matrix in whole.second_moment)
         matrices = rearrange(weights.read(group.weight), group.sites[0].to_matrices)
-        found = validate_shrinkage(matrices, parts, least, _ranks(group))
-        if found is not None:
-            validated[group.weight] = found
-    return validated
+        yield group.weight, partial(validate_shrinkage, matrices, parts, least, _ranks(group)), ON_ONE_THREAD
 
 
 def honest_curves(curves: Curves, validated: Validated | None) -> Curves:

@@ -26,7 +26,7 @@ from lowrank_onnx.chain_factors import LeadingBases, chain_maker
 from lowrank_onnx.config import Config, PlannedBudget
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.evaluate.turns import plan_sessions
-from lowrank_onnx.factorize import spool_factors
+from lowrank_onnx.factor_families import spool_factors
 from lowrank_onnx.few_samples import honest_curves
 from lowrank_onnx.finish import finish
 from lowrank_onnx.inspection import inspect_weights, with_plans
@@ -128,7 +128,7 @@ def compress(
             check_feasible(unmeasured, config)
             metric = None if observed is None else metric_judge(observed.session, config, models_searched(config))
             moments = input_moments(prepared, observed, config, directory, progress, on_model)
-            validated = validated_moments(prepared, observed, moments, config, directory, progress)
+            validated = validated_moments(prepared, observed, moments, config, directory, progress, on_model)
             if observed is not None:
                 observed.rest()
         shares = {weight: found.share for weight, found in validated.items()}

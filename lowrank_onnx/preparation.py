@@ -185,6 +185,7 @@ def validated_moments(
     config: Config,
     directory: Path,
     progress: Progress,
+    cache: Cache,
 ) -> dict[WeightRef, Validated]:
     """What held-out samples say of the moments, where there are few."""
     if observed is None or not moments:
@@ -199,6 +200,7 @@ def validated_moments(
         seed=config.seed,
         directory=directory,
         progress=progress,
+        cache=cache,
     )
 
 

@@ -88,9 +88,15 @@ def fold_normalization(
 
 
 def write_model(model: onnx.ModelProto, target: Path) -> Path:
-    """Write a model in one step, the same bytes for the same model, and return its path."""
+    """Write a model in one step, the same bytes for the same model, and return its path.
+
+    A file that has these bytes already stays as it is, since another process may be reading it.
+    """
+    content = model.SerializeToString(deterministic=True)
+    if target.is_file() and target.stat().st_size == len(content) and target.read_bytes() == content:
+        return target
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.unfinished")
-    unfinished.write_bytes(model.SerializeToString(deterministic=True))
+    unfinished.write_bytes(content)
     unfinished.replace(target)
     return target

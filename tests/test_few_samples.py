@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import lowrank_onnx
+from lowrank_onnx import few_samples
+from lowrank_onnx.cache import NO_CACHE, Cache, open_cache
 from lowrank_onnx.candidates import tail_energy
 from lowrank_onnx.config import Config, KeepParams
 from lowrank_onnx.few_samples import ENOUGH_SAMPLES, honest_curves, validate_moments
@@ -24,7 +26,7 @@ from tests.test_calibration import held_out_error, linear, rows
 KINDS = ["plain", "duplicated features", "constant inputs", "dead inputs"]
 
 
-def validated(samples: int, directory: Path) -> dict[WeightRef, Validated]:
+def validated(samples: int, directory: Path, cache: Cache = NO_CACHE) -> dict[WeightRef, Validated]:
     model = load_model(linear(np.random.default_rng(1).standard_normal((96, 64))))
     sites = sites_of(model.skeleton)
     groups = group_by_weight(sites)
@@ -43,7 +45,18 @@ def validated(samples: int, directory: Path) -> dict[WeightRef, Validated]:
         seed=0,
         directory=directory,
         progress=SILENT,
+        cache=cache,
     )
+
+
+def test_what_was_validated_is_kept_for_the_same_feeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = open_cache(tmp_path / "cache", list)
+    found = validated(8, tmp_path, cache)
+    with monkeypatch.context() as patched:
+        patched.setattr(few_samples, "validate_shrinkage", None)
+        assert validated(8, tmp_path, cache) == found
+    (tmp_path / "other").mkdir()
+    assert validated(9, tmp_path / "other", cache) != found
 
 
 def test_few_samples_are_validated_and_enough_are_not(tmp_path: Path) -> None:

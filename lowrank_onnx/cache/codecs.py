@@ -12,6 +12,7 @@ import numpy as np
 from lowrank_onnx.cache import Codec, Slot
 from lowrank_onnx.cache.entry_file import Entry
 from lowrank_onnx.moments import Moment
+from lowrank_onnx.moments.cross_validation import Validated
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.types import Array, Factors, MatrixShape, Site, Spectrum, Tails, WeightRef
 
@@ -133,6 +134,29 @@ def store_moments(slot_of: Callable[[str], Slot], sites: Sequence[Site], by_site
             slot_of(str(number)).put(_moment_codec(site), result)
         index[site.name] = result if isinstance(result, str) else numbers[id(result)]
     slot_of("index").put(_index_codec(sites), index)
+
+
+def validated_codec(weights: Sequence[WeightRef]) -> Codec[dict[WeightRef, Validated]]:
+    """For what held-out samples say of these weights, or of some of them."""
+
+    def encode(result: dict[WeightRef, Validated]) -> Entry:
+        found = [result.get(weight) for weight in weights]
+        return Entry({"weights": [None if one is None else [one.share, one.tails] for one in found]})
+
+    return Codec({}, encode, partial(_decode_validated, weights))
+
+
+def _decode_validated(weights: Sequence[WeightRef], entry: Entry) -> dict[WeightRef, Validated]:
+    found = entry.meta["weights"]
+    if len(found) != len(weights):
+        raise ValueError(f"{len(found)} weights: expected {len(weights)}")
+    validated = {}
+    for weight, one in zip(weights, found, strict=True):
+        if one is not None:
+            share, tails = one
+            pairs = tuple((checked_number(known), checked_number(seen)) for known, seen in tails)
+            validated[weight] = Validated(checked_number(share), pairs)
+    return validated
 
 
 def _index_codec(sites: Sequence[Site]) -> Codec[dict[str, Any]]:

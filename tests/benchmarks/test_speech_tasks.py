@@ -11,9 +11,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from benchmarks import speech_tasks
-from benchmarks.edit_distance import edit_distance, error_rate
+from benchmarks.edit_distance import edit_distance, edits_to_prefixes, error_rate
 from benchmarks.speech_features import FFT, HOP, RATE, hertz_to_mel, log_mel, mel_bands, mel_to_hertz
-from benchmarks.speech_tasks import END, START, decode_greedily, normalize, parse_transcripts, read_wave
+from benchmarks.speech_tasks import (
+    END,
+    START,
+    Prompt,
+    count_written,
+    decode_greedily,
+    draw_windows,
+    fill_windows,
+    normalize,
+    parse_transcripts,
+    read_wave,
+)
 
 
 def test_mel_bands_are_triangles_of_unit_area() -> None:
@@ -52,6 +63,11 @@ def test_edit_distance(first: str, second: str, edits: int) -> None:
     assert edit_distance(second, first) == edits
 
 
+def test_edits_to_every_start_of_a_sequence() -> None:
+    assert edits_to_prefixes("ab", "xabd") == [2, 2, 2, 1, 2]
+    assert edits_to_prefixes("", "ab") == [0, 1, 2]
+
+
 def test_error_rate_is_over_all_references() -> None:
     assert error_rate([(["a", "b", "c"], ["a", "c"]), (["d"], ["e", "d"])]) == pytest.approx(2 / 4)
 
@@ -84,6 +100,44 @@ def test_waves_are_resampled() -> None:
     expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)
     assert read.shape == (RATE,)
     assert np.abs(read - expected)[100:-100].max() < 1e-3
+
+
+def test_windows_hold_several_prompts_with_the_same_silence_around_each() -> None:
+    prompts = [
+        Prompt(str(index), np.full(RATE * seconds, 1.0), f"say {index}") for index, seconds in enumerate((3, 5, 9))
+    ]
+    both, last = fill_windows(prompts, 2)
+    assert (both.name, both.transcript) == ("0, 1", "say 0 say 1")
+    assert len(both.samples) <= 30 * RATE
+    silent = np.flatnonzero(np.diff(np.concatenate([[1.0], both.samples, [1.0]])))
+    pauses = np.diff(silent)[::2]
+    assert np.allclose(pauses, 22 * RATE / 3, atol=1)
+    assert (last.name, last.samples.sum()) == ("2", 9 * RATE)
+
+
+def test_what_is_held_out_has_prompts_of_its_own() -> None:
+    prompts = [Prompt(str(place), np.ones(RATE * (2 + place % 7)), "so on") for place in range(32)]
+    windows = draw_windows(prompts, 16, 6)
+    names = [{int(name) for name in window.name.split(", ")} for window in windows]
+    assert {len(together) for together in names} <= {4, 5, 6}
+    assert all(len(window.samples) <= 30 * RATE for window in windows)
+    held_out = set().union(*names[3::4])
+    assert held_out == set(range(3, 32, 4))
+    assert not held_out & set().union(*(together for index, together in enumerate(names) if index % 4 != 3))
+
+
+def test_more_than_a_window_holds_is_an_error() -> None:
+    prompts = [Prompt("long", np.zeros(16 * RATE), "so on")] * 2
+    with pytest.raises(ValueError, match=r"^2 prompts from long on: 32000 samples over 30 seconds$"):
+        fill_windows(prompts, 2)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "count"),
+    [([], 0), ([1, 2], 2), ([1, 2, 9], 3), ([1, 2, 9, 3], 3), ([1, 3], 3), ([1, 8, 9, 2, 3, 4], 4)],
+)
+def test_a_guess_is_taken_up_where_the_fewest_edits_lead(accepted: list[int], count: int) -> None:
+    assert count_written([1, 2, 3, 4, 5], accepted) == count
 
 
 class Writer:

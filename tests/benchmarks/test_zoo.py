@@ -176,19 +176,22 @@ def test_every_case_can_be_judged(name: str) -> None:
 
 def test_speed_is_compared_where_the_error_is_no_larger() -> None:
     def point(way: str, share: float, error: float, speedup: float) -> dict[str, Any]:
-        return {"way": way, "share": share, "error": error, "speedup": speedup, "metrics": {"F1": 0.9}}
+        interval = {"speedup_low": speedup - 0.04, "speedup_high": speedup + 0.04}
+        return {"way": way, "share": share, "error": error, "speedup": speedup, "metrics": {"F1": 0.9}} | interval
 
     points = [
         point("this program", 0.6, 0.02, 1.5),
         point("this program", 0.4, 0.05, 2.0),
         point("BALF", 0.6, 0.06, 1.6),
         point("PIFA", 0.6, 0.03, 1.6),
+        point("SVD-LLM", 0.6, 0.03, 1.55),
         point("int8", 0.6, 0.01, 1.2),
         {**point("RSI", 0.6, 0.06, 9.0), "metrics": None},
     ]
     (said,) = at_equal_error(points)
     assert said.endswith(
         "at least as fast as BALF (1.25 times, this program at 0.4); "
+        "within the intervals of SVD-LLM (0.97 times, this program at 0.6); "
         "slower than PIFA (0.94 times, this program at 0.6); not measured at the error of int8."
     )
     assert at_equal_error(points[:2]) == []

@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 
 from lowrank_onnx.cache import Cache, Codec, open_cache
-from lowrank_onnx.cache.codecs import factors_codec, recall_moments, sensitivity_codec, store_moments, tails_codec
+from lowrank_onnx.cache.codecs import (
+    factors_codec,
+    recall_moments,
+    sensitivity_codec,
+    store_moments,
+    tails_codec,
+    validated_codec,
+)
 from lowrank_onnx.cache.entry_file import Entry
 from lowrank_onnx.moments import Moment
+from lowrank_onnx.moments.cross_validation import Validated
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.types import Factors, MatrixShape, Site, Spectrum, Tails, WeightRef
 from tests.passes.models import make_model, sites_of, value, weight
@@ -126,6 +134,27 @@ def test_an_effect_that_makes_no_sense_is_refused(changes: dict[str, object]) ->
     assert codec.decode(entry) == SENSITIVITY
     with pytest.raises((ValueError, TypeError)):
         codec.decode(replace(entry, meta={**entry.meta, **changes}))
+
+
+OTHER = replace(WEIGHT, name="other")
+
+
+@pytest.mark.parametrize(
+    "result", [{}, {OTHER: Validated(1 / 3, ((0.1, 1 / 7), (0.2, 1.0)))}, {WEIGHT: Validated(0, ())}]
+)
+def test_what_was_validated_comes_back_to_the_bit(tmp_path: Path, result: dict[WeightRef, Validated]) -> None:
+    slot = cache(tmp_path).slot("validated", list)
+    slot.put(validated_codec([WEIGHT, OTHER]), result)
+    assert slot.get(validated_codec([WEIGHT, OTHER])) == result
+
+
+@pytest.mark.parametrize(
+    "found", [[], [None], [None, [0.5]], [None, [0.5, [[0.1]]]], [None, [-0.5, []]], [None, ["0.5", []]], None]
+)
+def test_what_was_validated_of_other_weights_is_refused(tmp_path: Path, found: Any) -> None:
+    slot = cache(tmp_path).slot("validated", list)
+    slot.put(BARE, {"weights": found})
+    assert slot.get(validated_codec([WEIGHT, OTHER])) is None
 
 
 def three_sites() -> tuple[Site, ...]:
