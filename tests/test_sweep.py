@@ -152,6 +152,22 @@ def test_the_table_has_a_metric_where_one_was_measured() -> None:
     assert "metric" not in rendered(sweep_report(replace(result, points=LADDER)))
 
 
+def test_a_table_with_a_metric_and_a_pick_fits_80_columns_with_one_row_a_point() -> None:
+    points = tuple(
+        replace(point, result=replace(point.result, config=Config(budget=KeepParams(share))))
+        for point, share in zip(BY_METRIC, (0.85, 0.65, 0.45), strict=True)
+    )
+    lines = rendered(sweep_report(SweepResult("model.onnx", points, 1, "small.onnx", "point 2 written"))).splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("--keep-params"))
+    assert [line.split()[0] for line in lines[first + 2 : first + 5]] == ["0.85", "0.65", "0.45"]
+    assert lines[first + 5] == ""
+    assert max(map(len, lines)) <= 80
+    mixed = (points[0], replace(points[1], result=replace(points[1].result, config=Config(budget=KeepMacs(0.5)))))
+    result = SweepResult("model.onnx", mixed, None, None, "nothing was written")
+    assert sweep_columns(result)[0] == "budget"
+    assert "--keep-macs 0.5" in rendered(sweep_report(result))
+
+
 def test_verbose_has_the_report_of_each_point() -> None:
     result = SweepResult("model.onnx", LADDER, None, None, "nothing was written")
     brief, full = rendered(sweep_report(result)), rendered(sweep_report(result, verbose=True))
@@ -288,7 +304,8 @@ def test_the_points_of_a_sweep_are_those_of_single_runs(
     flags = ["--keep-params", "0.7,0.4", "--objective", "size", "--calib", feeds.name]
     assert main(["sweep", model.name, *flags, "--pick", "error=0.9", "-o", "s.onnx", "--json", "s.json"]) == 0
     out = capsys.readouterr().out
-    assert "--keep-params 0.4" in out
+    header, _, first, second = out.splitlines()[2:6]
+    assert [line.split()[0] for line in (header, first, second)] == ["--keep-params", "0.7", "0.4"]
     document = json.loads((tmp_path / "s.json").read_text())
     assert problems(document, report_schema(), report_schema()) == []
     assert document["picked"] == 1

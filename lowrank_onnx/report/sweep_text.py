@@ -15,7 +15,7 @@ from lowrank_onnx.types import MetricComparison
 def sweep_columns(sweep: SweepResult) -> tuple[str, ...]:
     """The headings of a sweep's table; those of a task metric where there is one."""
     metric = ("metric", "drop") if _metrics(sweep) else ()
-    return ("budget", "file", "MACs", "speed", "error", "top-1", *metric, "outcome")
+    return (_common_flag(sweep) or "budget", "file", "MACs", "speed", "error", "top-1", *metric, "outcome")
 
 
 def sweep_legend(sweep: SweepResult) -> str:
@@ -64,10 +64,11 @@ def sweep_row(index: int, point: SweepPoint, sweep: SweepResult) -> tuple[str, .
     agreements = [o.top1_agreement for o in (verdict.outputs if verdict else ()) if o.top1_agreement is not None]
     metric = verdict.metric if verdict else None
     task = (significant(metric.candidate, 4), significant(metric.judged_drop)) if metric else (UNKNOWN, UNKNOWN)
+    asked = f"{value:g}" if _common_flag(sweep) else f"{flag} {value:g}"
     outcome = "written" if index == sweep.picked else "" if _held(point) else result.status
     mark = f"{'*' if point.on_front else ''} {outcome}".strip()
     return (
-        f"{flag} {value:g}",
+        asked,
         size(after.file_bytes) if after else UNKNOWN,
         kept(result.before.macs, after.macs) if after else UNKNOWN,
         f"{latency.speedup:.2f}x" if latency else UNKNOWN,
@@ -76,6 +77,12 @@ def sweep_row(index: int, point: SweepPoint, sweep: SweepResult) -> tuple[str, .
         *(task if _metrics(sweep) else ()),
         mark,
     )
+
+
+def _common_flag(sweep: SweepResult) -> str | None:
+    """The flag of the budgets, where all points have the same."""
+    flags = {budget_flag(point.result.config.budget)[0] for point in sweep.points}
+    return flags.pop() if len(flags) == 1 else None
 
 
 def _metrics(sweep: SweepResult) -> list[MetricComparison]:

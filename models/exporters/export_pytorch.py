@@ -38,5 +38,6 @@ torch.onnx.export(
 np.savez("calib_pytorch.npz", image=images[training])
 
 with torch.no_grad():
-    right = model(torch.tensor(images[testing])).argmax(1).numpy() == digits.target[testing]
+    answers = model(torch.tensor(images[testing])).argmax(1).numpy()
+right = answers == digits.target[testing]
 print(f"digits_pytorch.onnx: {right.mean():.1%} of the test images are right")

@@ -110,7 +110,7 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
-COLUMNS = 92
+COLUMNS = 90
 """Of code that a page of the site shows beside its contents without cutting it."""
 
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)

@@ -82,7 +82,7 @@ def _render(
     caveats: Sequence[str],
     parts: Sequence[Section | None],
 ) -> str:
-    headline, rest = status, f": {message}"
+    headline, rest = status, f": {message.removeprefix('not written: ')}"
     if message.startswith(f"{status} "):  # "written to small.onnx" says it already
         rest = message.removeprefix(status)
     page: str = _template().render(
@@ -164,7 +164,7 @@ def _caveats(result: CompressionResult) -> tuple[str, ...]:
     if result.verdict is None and result.status == "written":
         found.append("Not validated: outputs and latency were not compared.")
     if result.verdict is not None:
-        found += [f"Failed: {failure}" for failure in result.verdict.failures]
+        found += [f"Failed: {failure}" for failure in result.verdict.failures if failure not in result.message]
     return tuple(printable(text) for text in (*found, *result.notes))
 
 

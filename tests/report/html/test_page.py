@@ -291,6 +291,13 @@ def test_a_status_that_the_message_begins_with_is_not_said_twice() -> None:
     assert "<strong>written</strong>: point 1 written" in compress_page(replace(_full(), message="point 1 written"))
 
 
+def test_a_failure_that_the_message_names_is_not_said_twice() -> None:
+    rejected = compression(verdict=FAILED, status="rejected", message=f"not written: {FAILED.failures[0]}")
+    page = compress_page(rejected).replace("\N{NO-BREAK SPACE}", " ")
+    assert page.count(FAILED.failures[0]) == 1
+    assert f"<strong>rejected</strong>: {FAILED.failures[0]}" in page
+
+
 def test_numbers_stay_with_their_units_and_names_break_between_their_parts() -> None:
     page = compress_page(_full())
     assert "99.22\N{NO-BREAK SPACE}% of cases" in page
