@@ -1,10 +1,11 @@
 """``python -m benchmarks.forms_planning``: what planning gains by all forms over pairs alone.
 
-Each model is compressed for size twice at each share of its parameters and of its MACs: with the plain forms alone, and
-with every form that its operators have. Both ways get the same weights to plan for, which leaves out looked-up tables
-(no pair is a form of theirs), the same calibration feeds, and no refinement, so that what differs is the plan. Judged
-by the outputs' relative error on other samples, by the model's own figure of merit, and by latency in interleaved
-pairs: each against the original, and the two against each other.
+Each model is compressed twice at each budget: with the plain forms alone, and with every form that its operators have.
+The budgets are shares of its parameters and of its MACs, planned for size, and limits of the outputs' error, planned
+for latency. Both ways get the same weights to plan for, which leaves out looked-up tables (no pair is a form of
+theirs), the same calibration feeds, and no refinement, so that what differs is the plan. Judged by the outputs'
+relative error on other samples, by the model's own figure of merit, and by latency in interleaved pairs: each against
+the original, and the two against each other.
 
 Every point is saved when it is there, so that a run that was stopped goes on; ``--again`` measures all of them anew.
 """
@@ -16,31 +17,45 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from benchmarks.forms_planning_report import markdown
+from benchmarks.forms_planning_report import budget_text, markdown
 from benchmarks.planning import Judge
 from benchmarks.planning_cases import Case, load_case
 from benchmarks.saved_results import circumstances
-from lowrank_onnx import Config, KeepMacs, KeepParams, compress
-from lowrank_onnx.choose import CostName
-from lowrank_onnx.config import FORM_NAMES, OP_TYPES
+from lowrank_onnx import Config, KeepMacs, KeepParams, MaxError, compress
+from lowrank_onnx.config import FORM_NAMES, OP_TYPES, Budget
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.evaluate import Feeds, Session, load_feeds, measure_latency, open_session
 
 RESULTS = Path(__file__).parent / "results"
 MODELS = ("vgg", "vit", "minilm", "craft")
 SHARES = (0.8, 0.6, 0.4)
-COSTS: tuple[CostName, ...] = ("parameters", "macs")
+Limited: TypeAlias = Literal["parameters", "macs", "error"]
+LIMITED: tuple[Limited, ...] = ("parameters", "macs", "error")
+ERRORS: Mapping[str, tuple[float, ...]] = {
+    "vgg": (0.02, 0.05),
+    "vit": (0.003, 0.01),
+    "minilm": (0.4, 0.6),
+    "craft": (0.02, 0.05),
+}
+"""Limits of the error by model: about what some of the shares make of it."""
+
 SEED = 0
 TIMED_SECONDS = 2.0
 """For one pair of models; it ends sooner where the difference is plain."""
 
 PAIRS, ALL = "pairs alone", "all forms"
 WAYS: Mapping[str, tuple[str, ...]] = {PAIRS: ("pair", "conv_channel", "conv_transpose_channel"), ALL: FORM_NAMES}
+
+BUDGETS: Mapping[Limited, Callable[[float], Budget]] = {
+    "parameters": KeepParams,
+    "macs": KeepMacs,
+    "error": MaxError,
+}
 
 PLANNED_OPERATORS = tuple(name for name in OP_TYPES if name != "Gather")
 """A table would count towards what all forms may keep, and not towards what pairs may."""
@@ -69,9 +84,9 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Both ways at one share of one cost, None where that can't be had; `against` is pairs alone over all forms."""
+    """Both ways at one budget, None where that can't be had; `against` is pairs alone over all forms."""
 
-    cost: CostName
+    limited: Limited
     asked: float
     ways: Mapping[str, Way | None]
     against: Speed | None
@@ -84,10 +99,10 @@ def main() -> None:
         saved = _read(place).get(name, {})
         done = [] if arguments.again else _usable(saved, arguments.quick)
         wanted = [
-            (cost, share)
-            for cost in arguments.costs
-            for share in arguments.shares
-            if (cost, share) not in {(point["cost"], point["asked"]) for point in done}
+            (limited, asked)
+            for limited in arguments.limited
+            for asked in (ERRORS[name] if limited == "error" else arguments.shares)
+            if (limited, asked) not in {(point["limited"], point["asked"]) for point in done}
         ]
         if not wanted:
             continue
@@ -103,17 +118,17 @@ def main() -> None:
 
 
 def measure_points(
-    case: Case, judge: Judge, wanted: Iterable[tuple[CostName, float]], seconds: float
+    case: Case, judge: Judge, wanted: Iterable[tuple[Limited, float]], seconds: float
 ) -> Iterator[Point]:
-    """Each share of each cost that makes sense for the model, one after the other."""
+    """Each budget that makes sense for the model, one after the other."""
     original = open_session(case.path)
     timed = load_feeds(case.calibration[:4], original.inputs)
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        for cost, share in wanted:
-            if cost not in case.costs:
+        for limited, asked in wanted:
+            if limited not in (*case.costs, "error"):
                 continue
-            found = {way: _compressed(case, cost, share, forms, place) for way, forms in WAYS.items()}
+            found = {way: _compressed(case, limited, asked, forms, place) for way, forms in WAYS.items()}
             ways: dict[str, Way | None] = {}
             sessions: dict[str, Session] = {}
             for way, one in found.items():
@@ -125,22 +140,24 @@ def measure_points(
                 error, metrics = judge.judge(sessions[way])
                 ways[way] = Way(kept, error, metrics, _speed(original, sessions[way], timed, seconds), forms, took)
             both = len(sessions) == len(WAYS)
-            yield Point(cost, share, ways, _speed(sessions[PAIRS], sessions[ALL], timed, seconds) if both else None)
+            yield Point(limited, asked, ways, _speed(sessions[PAIRS], sessions[ALL], timed, seconds) if both else None)
 
 
 def _compressed(
-    case: Case, cost: CostName, share: float, forms: tuple[str, ...], place: Path
+    case: Case, limited: Limited, asked: float, forms: tuple[str, ...], place: Path
 ) -> tuple[Path, float, dict[str, int], float] | None:
-    """Where the model lies, the share of the cost that it kept, its weights by form, and the seconds that it took."""
-    budget = KeepParams(share) if cost == "parameters" else KeepMacs(share)
+    """Where the model lies, the share that it kept, its weights by form, and the seconds that it took.
+
+    Under a limit of the error, the share is of the MACs. Only plans for latency are validated: they need its timings.
+    """
     config = Config(
-        budget=budget,
-        objective="size",
+        budget=BUDGETS[limited](asked),
+        objective="latency" if limited == "error" else "size",
         seed=SEED,
         refine=False,
         forms=forms,
         op_types=PLANNED_OPERATORS,
-        validate=False,
+        validate=limited == "error",
     )
     output = place / f"{len(forms)}.onnx"
     begin = time.perf_counter()
@@ -151,7 +168,8 @@ def _compressed(
     if result.after is None:
         return None
     before, after = (
-        totals.site_parameters if cost == "parameters" else totals.macs or 0 for totals in (result.before, result.after)
+        totals.site_parameters if limited == "parameters" else totals.macs or 0
+        for totals in (result.before, result.after)
     )
     used = Counter(site.form for site in result.sites)
     return output, after / before, dict(used), time.perf_counter() - begin
@@ -167,7 +185,7 @@ def _line(point: Point) -> str:
         f"{name} {way.error:.4f}, {way.speed.speedup:.2f}x, {way.seconds:.0f} s" if way else f"{name} out of reach"
         for name, way in point.ways.items()
     )
-    return f"{point.asked:g} of the {point.cost}: {'; '.join(ways)}"
+    return f"{budget_text(point.limited, point.asked)}: {'; '.join(ways)}"
 
 
 def save(place: Path, result: Mapping[str, Any]) -> None:
@@ -197,7 +215,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="500 images, 6 pages, fewer words; short timing")
     parser.add_argument("--again", action="store_true", help="measure what is already saved anew")
     parser.add_argument("--models", type=_some_of(MODELS), default=MODELS, metavar=",".join(MODELS))
-    parser.add_argument("--costs", type=_some_of(COSTS), default=COSTS, metavar=",".join(COSTS))
+    parser.add_argument("--limited", type=_some_of(LIMITED), default=LIMITED, metavar=",".join(LIMITED))
     parser.add_argument("--shares", type=_numbers, default=SHARES, metavar="S,...")
     parser.add_argument("--out", type=Path, default=RESULTS, help="directory of forms_planning.json and .md")
     arguments = parser.parse_args()

@@ -20,10 +20,10 @@ def markdown(data: Row) -> str:
         "",
         "Made by `python -m benchmarks.forms_planning`.",
         "",
-        "Both plans are made from the same calibration feeds, for size, without refinement. `error` is the relative L2",
-        "error of the outputs on samples that calibration did not see; `speed` is the original's latency over the",
-        "compressed model's, the median of interleaved pairs with its 95 % interval; `faster by` is the same for pairs",
-        "alone over all forms.",
+        "Both plans are made from the same calibration feeds, without refinement: those of a share for size, those of",
+        "a largest error for latency. `error` is the relative L2 error of the outputs on samples that calibration did",
+        "not see; `speed` is the original's latency over the compressed model's, the median of interleaved pairs with",
+        "its 95 % interval; `faster by` is the same for pairs alone over all forms.",
         "",
     ]
     for model in data["models"]:
@@ -45,7 +45,7 @@ def _model(model: Row) -> list[str]:
 
 
 def _rows(point: Row, names: Sequence[str]) -> list[tuple[str, ...]]:
-    kept = f"{point['asked']:g} of the {point['cost']}"
+    kept = budget_text(point["limited"], point["asked"])
     rows = []
     for name, way in point["ways"].items():
         if way is None:
@@ -64,16 +64,30 @@ def _speed(speed: Row) -> str:
 
 
 def verdict(points: Sequence[Row]) -> str:
-    """Whether all forms are anywhere worse, and the ratio of the errors."""
+    """Whether all forms are anywhere worse: the ratio of the errors at a share, of the times within an error."""
     both = [point for point in points if all(point["ways"].values())]
-    ratios = [(point, point["ways"][ALL]["error"] / max(point["ways"][PAIRS]["error"], 1e-30)) for point in both]
+    shares, errors = (
+        [point for point in both if (point["limited"] == "error") == limited_error] for limited_error in (False, True)
+    )
+    ratios = [(point, point["ways"][ALL]["error"] / max(point["ways"][PAIRS]["error"], 1e-30)) for point in shares]
     worse = [_at(point) for point, ratio in ratios if ratio > SAME]
-    gains = ", ".join(f"{ratio:.2f} ({_at(point)})" for point, ratio in ratios)
+    worse += [_at(point) for point in errors if point["against"]["high"] < 1.0]
     text = f"Worse with all forms at {'; '.join(worse)}." if worse else "Nowhere worse with all forms."
+    if ratios:
+        text += (
+            f" Error relative to pairs alone: {', '.join(f'{ratio:.2f} ({_at(point)})' for point, ratio in ratios)}."
+        )
+    if errors:
+        faster = ", ".join(f"{_speed(point['against'])} ({_at(point)})" for point in errors)
+        text += f" Faster than pairs alone by {faster}."
     only = [_at(point) for point in points if point["ways"][ALL] and not point["ways"][PAIRS]]
-    reach = f" Only with all forms within reach: {'; '.join(only)}." if only else ""
-    return f"{text} Error relative to pairs alone: {gains}.{reach}"
+    return f"{text} Only with all forms within reach: {'; '.join(only)}." if only else text
 
 
 def _at(point: Row) -> str:
-    return f"{point['asked']:g} of the {point['cost']}"
+    return budget_text(point["limited"], point["asked"])
+
+
+def budget_text(limited: str, asked: float) -> str:
+    """A budget in words."""
+    return f"error at most {asked:g}" if limited == "error" else f"{asked:g} of the {limited}"

@@ -21,7 +21,8 @@ from lowrank_onnx.calibration import stored_layout
 from lowrank_onnx.candidates import Candidate
 from lowrank_onnx.chain_factors import chain_maker
 from lowrank_onnx.choose import Choice, CostName
-from lowrank_onnx.factorize import FactorizeOptions, spool_factors
+from lowrank_onnx.factor_families import spool_factors
+from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.forms import MATRIX, PAIR, PIVOTED, ConvSpatial, ConvTucker, Form
 from lowrank_onnx.progress import SILENT
 from lowrank_onnx.sensitivity.damage import Sensitivity

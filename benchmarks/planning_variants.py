@@ -21,7 +21,8 @@ from lowrank_onnx.config import Config, KeepMacs, KeepParams, Method
 from lowrank_onnx.costs import figure
 from lowrank_onnx.effort import SensitivityLevel
 from lowrank_onnx.evaluate import Feeds, Runner, Session, open_session
-from lowrank_onnx.factorize import FactorizeOptions, spool_factors
+from lowrank_onnx.factor_families import spool_factors
+from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.few_samples import honest_curves, validate_moments
 from lowrank_onnx.model_io import load_model, stage_model
 from lowrank_onnx.moments import Moment

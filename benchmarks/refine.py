@@ -28,13 +28,13 @@ from benchmarks.planning_variants import BALF, VARIANTS, Workbench
 from benchmarks.refine_report import CURVE_SHARE, PLANNED, REFINED, markdown
 from benchmarks.saved_results import circumstances
 from lowrank_onnx.choose import Choice
-from lowrank_onnx.evaluate import Session, open_session
+from lowrank_onnx.evaluate import Session, compare_outputs, open_session
 from lowrank_onnx.evaluate.accumulate import OutputAccumulator
 from lowrank_onnx.refine import Refined
 from lowrank_onnx.refine.walk import EQUATIONS, RUN, SOLVE
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
-from lowrank_onnx.types import Array
+from lowrank_onnx.types import Array, overall_error
 
 MODELS = ("vgg", "vit", "minilm", "craft")
 CURVED = ("vgg", "vit", "minilm")
@@ -65,8 +65,9 @@ class Point:
 class Cost:
     """What the stage took once, in seconds.
 
-    `run_seconds` went into running models, `solve_seconds` into equations and their solutions; `pass_seconds` is one
-    pass of the original over the feeds that the stage learns from.
+    `run_seconds` went into running models, `solve_seconds` into equations and their solutions, `equation_seconds` of
+    which into the equations (None in results that don't tell); `pass_seconds` is one pass of the original over the
+    feeds that the stage learns from.
     """
 
     share: float
@@ -80,12 +81,16 @@ class Cost:
     weights: int
     error_before: float | None
     error_after: float | None
+    equation_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Alone:
     """Errors on the first `feeds` judged feeds: of the weights replaced one by one, squared and added up, and the root
     taken; of all of them planned, and refined. What refinement can make good is what is above the first.
+
+    `seen_planned` and `seen_refined` are those of all of them on the feeds that they were solved on: as far as they are
+    below the others, more feeds would help. None in results that don't tell.
     """
 
     share: float
@@ -93,6 +98,8 @@ class Alone:
     one_by_one: float
     planned: float
     refined: float
+    seen_planned: float | None = None
+    seen_refined: float | None = None
 
 
 @dataclass(slots=True)
@@ -183,6 +190,7 @@ def _measure(
                 weights=len(report.weights),
                 error_before=report.error_before,
                 error_after=report.error_after,
+                equation_seconds=clock.seconds.get(EQUATIONS, 0.0),
             )
             alone = _alone(bench, judge, planned.choices, refined, share) if len(ways) > 1 else None
             yield Found(tuple(points), cost, alone)
@@ -196,12 +204,17 @@ def _alone(
         return None
     variant = WAYS[PLANNED]
 
-    def error(choices: Sequence[Choice], spool: FactorSpool | None = None) -> float:
+    def errors(spool: FactorSpool | None) -> tuple[float, float]:
         with bench.build(variant, choices, spool) as model:
-            return judge.judge_few(model)
+            seen = overall_error(compare_outputs(bench.original, model, bench.calibration))
+            return judge.judge_few(model), seen
 
-    squares = sum(error(one) ** 2 for one in bench.one_by_one(choices))
-    return Alone(share, judge.few, math.sqrt(squares), error(choices), error(choices, refined.spool))
+    squares = 0.0
+    for one in bench.one_by_one(choices):
+        with bench.build(variant, one) as model:
+            squares += judge.judge_few(model) ** 2
+    (planned, seen_planned), (after, seen_after) = errors(None), errors(refined.spool)
+    return Alone(share, judge.few, math.sqrt(squares), planned, after, seen_planned, seen_after)
 
 
 class RefineJudge:

@@ -10,7 +10,7 @@ from benchmarks.markdown_table import table
 CURVE_SHARE = 0.45
 """Of the MACs, at which errors over the number of feeds are measured."""
 
-PLANNED, REFINED = "planner, fast", "refined"
+WHITENED, PLANNED, REFINED = "whitened, energy ranks", "planner, fast", "refined"
 """The ways that are compared."""
 
 
@@ -35,12 +35,7 @@ def _model(model: Mapping[str, Any]) -> list[str]:
     lines = [f"## {model['model']}", "", f"{model['data'][0].upper()}{model['data'][1:]}.", ""]
     lines += [f"Measured on {around['date']}: {around['machine']}. Uncompressed: {metrics}.", ""]
     lines += [verdict(model), ""]
-    lines += [
-        f"At {a['share']:g} of the MACs, on {a['feeds']} of the judged feeds: the weights replaced one by one, their "
-        f"squared errors added up, make {a['one_by_one']:.4f}; all of them as planned {a['planned']:.4f}; refined "
-        f"{a['refined']:.4f}.\n"
-        for a in model["alone"]
-    ]
+    lines += [_alone(a) for a in model["alone"]]
     names = list(model["metrics"])
     rows = [(f"{point['share']:g}", *_figures(point, names)) for point in model["points"]]
     lines += [*table(("kept MACs", "way", "error", *names), rows), ""]
@@ -56,6 +51,7 @@ def _model(model: Mapping[str, Any]) -> list[str]:
             "" if c["error_before"] is None else f"{c['error_before']:.4f} -> {c['error_after']:.4f}",
             f"{c['run_seconds']:.2f}",
             f"{c['run_seconds'] / c['pass_seconds']:.1f}",
+            "" if c.get("equation_seconds") is None else f"{c['equation_seconds'] / c['pass_seconds']:.1f}",
             f"{c['solve_seconds']:.2f}",
             f"{c['seconds'] / c['pass_seconds']:.1f}",
             f"{c['peak_megabytes']:.0f}",
@@ -69,15 +65,28 @@ def _model(model: Mapping[str, Any]) -> list[str]:
         "held-out error",
         "running s",
         "in passes",
+        "equations in passes",
         "solving s",
         "all in passes",
         "peak MB",
     )
     lines += [
-        "What the stage took, running the models and solving equations apart, and its own held-out error; a pass is",
-        "one of the original over the calibration feeds, peak memory is of the whole run:",
+        "What the stage took, running the models apart from solving, equations included, and its own held-out error; a",
+        "pass is one of the original over the calibration feeds, peak memory is of the whole run:",
     ]
     return [*lines, "", *table(head, rows), ""]
+
+
+def _alone(found: Mapping[str, Any]) -> str:
+    text = (
+        f"At {found['share']:g} of the MACs, on {found['feeds']} of the judged feeds: the weights replaced one by one, "
+        f"their squared errors added up, make {found['one_by_one']:.4f}; all of them as planned "
+        f"{found['planned']:.4f}; refined {found['refined']:.4f}."
+    )
+    if found.get("seen_planned") is not None:
+        text += f" On the feeds to calibrate with: planned {found['seen_planned']:.4f}; refined "
+        text += f"{found['seen_refined']:.4f}."
+    return f"{text}\n"
 
 
 def _figures(point: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
@@ -86,15 +95,18 @@ def _figures(point: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
 
 def verdict(model: Mapping[str, Any]) -> str:
     """How much less error refinement leaves, and whether it is ever worse."""
-    pairs = []
+    pairs, whitened = [], []
     for points in (model["points"], model["curve"]):
         by_way = {(p["way"], p["share"], p["feeds"]): p for p in points}
-        pairs += [
-            (share, feeds, by_way[PLANNED, share, feeds], point)
-            for (way, share, feeds), point in by_way.items()
-            if way == REFINED
-        ]
-    worse = [f"{share:g} of the MACs with {feeds} feeds" for share, feeds, p, r in pairs if r["error"] > p["error"]]
-    gains = "; ".join(f"{r['error'] / p['error']:.2f} ({share:g}, {feeds} feeds)" for share, feeds, p, r in pairs)
+        refined = [point for point in points if point["way"] == REFINED]
+        pairs += [(by_way[PLANNED, point["share"], point["feeds"]], point) for point in refined]
+        known = [(by_way.get((WHITENED, point["share"], point["feeds"])), point) for point in refined]
+        whitened += [(before, point) for before, point in known if before is not None]
+    worse = [f"{r['share']:g} of the MACs with {r['feeds']} feeds" for p, r in pairs if r["error"] > p["error"]]
     text = f"Worse than the planner's at {', '.join(worse)}." if worse else "Nowhere worse than the planner's."
-    return f"{text} Error relative to the planner's: {gains}."
+    text = f"{text} Error relative to the planner's: {_ratios(pairs)}."
+    return f"{text} Relative to whitened factors with energy ranks: {_ratios(whitened)}." if whitened else text
+
+
+def _ratios(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
+    return "; ".join(f"{r['error'] / p['error']:.2f} ({r['share']:g}, {r['feeds']} feeds)" for p, r in pairs)

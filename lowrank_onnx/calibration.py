@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -71,6 +71,8 @@ def _lesson(curves: Curves, moment: Moment | str | None, sensitivity: Sensitivit
     notes: list[str | None] = []
     if moment is not None:
         notes.append(advise_rows(moment) if isinstance(moment, Moment) else f"not whitened: {moment}")
+        if isinstance(moment, Moment) and moment.mirrored is not None:
+            notes.append(advise_rows(moment.mirrored))
     if isinstance(sensitivity, Sensitivity):
         notes.append(sensitivity.problem)
     elif sensitivity is not None:
@@ -90,7 +92,7 @@ PROBE_SHARES = (0.5, 0.2, 0.85)
 FEEDS_TO_PROBE = {"fast": (2, 16), "full": (8, 32)}
 """Feeds on which each probe is run: the fewest, and the most (their outputs are kept in memory)."""
 
-PASSES_TO_PROBE = {"fast": 3, "full": 24}
+PASSES_TO_PROBE = {"fast": 2, "full": 24}
 """Passes over all feeds that the probes may take together, where that allows more than the fewest feeds."""
 
 
@@ -124,13 +126,15 @@ def weight_moments(
 
 
 def _merged(group: SharedWeight, by_site: Mapping[str, Moment | str]) -> Moment | str:
-    found: list[Moment] = []
+    straight: list[Moment] = []
+    mirrored: list[Moment] = []
     for site in group.sites:
         moment = by_site[site.name]
         if isinstance(moment, str):
             return moment
-        found.append(moment)
-    return merge_moments(found)
+        (mirrored if site.mirrored else straight).append(moment)
+    merged = merge_moments(straight)
+    return replace(merged, mirrored=merge_moments(mirrored)) if mirrored else merged
 
 
 def weight_sensitivities(

@@ -11,6 +11,7 @@ import onnx
 from lowrank_onnx import __version__, passes
 from lowrank_onnx.absorb import Absorbed, absorb_products
 from lowrank_onnx.choose import Choice
+from lowrank_onnx.factor_families import work_of
 from lowrank_onnx.factorize import measure_errors
 from lowrank_onnx.forms import Form
 from lowrank_onnx.model_io import Model, new_tensor_proto
@@ -47,6 +48,11 @@ def build_candidate(
     (attempts of a search) they are left at zero, and nothing of them is shown.
     """
     weights = WeightReader(model, _all_refs(groups))
+    spool.fill(
+        (group.weight, group.form(choice.candidate.form), choice.candidate.rank, work_of(group))
+        for group, choice in zip(groups, choices, strict=True)
+        if choice.candidate.rank is not None
+    )
     written: list[SiteChoice] = []
     forms: dict[WeightRef, Form] = {}
     with progress.stage("measuring factors" if measure else "rewriting", len(groups)) as stage:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lowrank_onnx.forms import PAIR, Form
+from lowrank_onnx.forms import EMBEDDING, PAIR, Form
 from lowrank_onnx.types import Curves, ErrorCurve, MatrixShape, Tails
 
 DENSE = "dense"
@@ -55,7 +55,8 @@ class PlannedWeight:
     told apart. `itemsize` is the bytes of one value of the factors. `room` is the number of values that factors must
     stay below to take fewer bytes than what is stored now, which may be narrower than they are; None where that is the
     weight's own number. `rank` is the only one that it may have, where the user said so; it is then not left dense, and
-    need not be faster. In plans its damage counts `emphasis` times.
+    need not be faster. In plans its damage counts `emphasis` times. At `lookups` of the positions rows are looked up by
+    nodes that share the weight with others, which multiply.
     """
 
     name: str
@@ -70,6 +71,7 @@ class PlannedWeight:
     room: int | None = None
     rank: int | None = None
     emphasis: float = 1.0
+    lookups: int = 0
 
     @property
     def plain(self) -> Form:
@@ -79,6 +81,18 @@ class PlannedWeight:
     def form(self, name: str) -> Form:
         """One of its forms by name (`KeyError` where it has none of that name)."""
         return {form.name: form for form in self.forms}[name]
+
+    @property
+    def dense_macs(self) -> int | None:
+        """Multiply-accumulates of one run as it is, where one was observed."""
+        return None if self.positions is None else self.plain.dense_macs(self.shape, self.positions - self.lookups)
+
+    def macs(self, form: Form, rank: int) -> int | None:
+        """Multiply-accumulates of one run in a form at a rank, where one was observed."""
+        if self.positions is None:
+            return None
+        multiplied = form.macs(self.shape, rank, self.positions - self.lookups)
+        return multiplied + EMBEDDING.macs(self.shape, rank, self.lookups)
 
     def largest_useful_rank(self, form: Form) -> int:
         """The largest rank at which a form stores less than what is stored now; 0 where there is none."""
@@ -144,19 +158,17 @@ def tail_energy(curve: ErrorCurve, rank: int) -> float:
 def dense_candidate(weight: PlannedWeight) -> Candidate:
     """The candidate that leaves `weight` as it is."""
     parameters = weight.shape.parameters
-    macs = None if weight.positions is None else weight.plain.dense_macs(weight.shape, weight.positions)
     latency = None if weight.latency is None else weight.latency(DENSE, None)
     stored = (parameters if weight.room is None else weight.room) * weight.itemsize
-    return Candidate(DENSE, None, parameters, macs, 0.0, latency, stored)
+    return Candidate(DENSE, None, parameters, weight.dense_macs, 0.0, latency, stored)
 
 
 def low_rank_candidate(weight: PlannedWeight, form: Form, curves: Curves, rank: int) -> Candidate:
     """The candidate that writes `weight` in a form at rank r."""
-    macs = None if weight.positions is None else form.macs(weight.shape, rank, weight.positions)
     error = weight.damage(tail_energy(curves[form.family], rank))
     latency = None if weight.latency is None else weight.latency(form.name, rank)
     parameters = form.parameters(weight.shape, rank)
-    return Candidate(form.name, rank, parameters, macs, error, latency, parameters * weight.itemsize)
+    return Candidate(form.name, rank, parameters, weight.macs(form, rank), error, latency, parameters * weight.itemsize)
 
 
 def maybe_faster(weight: PlannedWeight, form: str, rank: int) -> bool:

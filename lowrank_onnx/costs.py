@@ -41,6 +41,6 @@ def figure_at(weight: PlannedWeight, form: Form, rank: int, cost: CostName) -> i
     """What `figure` is in a form at a rank, where it is known for the dense weight."""
     if cost == "latency" and weight.latency is not None:
         return _nanoseconds(weight.latency(form.name, rank))
-    if cost == "macs" and weight.positions is not None:
-        return form.macs(weight.shape, rank, weight.positions)
+    if cost == "macs" and (macs := weight.macs(form, rank)) is not None:
+        return macs
     return form.parameters(weight.shape, rank) * (weight.itemsize if cost == "bytes" else 1)

@@ -94,7 +94,7 @@ def _problems(
     for group in groups:
         whole, known = moments[group.weight], [part[group.weight] for part in by_part]
         parts = [moment for moment in known if isinstance(moment, Moment)]
-        if not isinstance(whole, Moment) or whole.diagonal or len(parts) < len(known):
+        if not isinstance(whole, Moment) or whole.diagonal or whole.mirrored or len(parts) < len(known):
             continue
         least = min(shrinkage(matrix, whole.rows) for matrix in whole.second_moment)
         matrices = rearrange(weights.read(group.weight), group.sites[0].to_matrices)

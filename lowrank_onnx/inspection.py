@@ -63,7 +63,7 @@ def with_plans(
 
 
 def _inspected(site: Site, spectrum: Spectrum, useful: int, positions: int | None, overridden: str) -> InspectedSite:
-    shape = site.shape
+    shape = site.own.shape
     return InspectedSite(
         name=site.name,
         op_type=site.op_type,
@@ -73,7 +73,7 @@ def _inspected(site: Site, spectrum: Spectrum, useful: int, positions: int | Non
         in_features=shape.in_features,
         out_features=shape.out_features,
         parameters=shape.parameters,
-        macs=None if positions is None else site.forms[0].dense_macs(shape, positions),
+        macs=None if positions is None else site.own.forms[0].dense_macs(shape, positions),
         break_even_rank=useful,
         stable_rank=stable_rank(spectrum),
         energy_ranks=tuple((share, energy_rank(spectrum, share)) for share in ENERGY_SHARES),

@@ -17,14 +17,14 @@ from lowrank_onnx.settle import models_searched
 from lowrank_onnx.types import ProviderNodes, Verdict
 
 TIMING_PASSES = 4
-"""Time for the paired measurement, in passes of the original over all feeds; but not below `LEAST_TIMING_SECONDS`, and
-not above what the effort says."""
+"""Time for the paired measurement, in passes of the original over the calibration feeds; but not below
+`LEAST_TIMING_SECONDS`, and not above what the effort says."""
 
 LEAST_TIMING_SECONDS = 2.0
 
 
 def bounded_seconds(observed: Observed, passes: float, least: float, most: float) -> float:
-    """What some passes of the original over its feeds take, within bounds."""
+    """What some passes of the original over the calibration feeds take, within bounds."""
     return min(most, max(least, passes * observed.pass_seconds))
 
 
@@ -75,8 +75,10 @@ def compare(
     """
     with progress.stage("comparing outputs", len(feeds)) as stage:
         outputs = compare_outputs(original, candidate, feeds, progress=stage)
-    with progress.stage("measuring the metric", None):
-        measured = None if metric is None else metric(candidate)
+    measured = None
+    if metric is not None:
+        with progress.stage("measuring the metric", None):
+            measured = metric(candidate)
     with progress.stage("timing", None) as stage:
         limit = config.preset.timing_seconds if seconds is None else seconds
         latency = measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=limit, progress=stage)

@@ -37,7 +37,7 @@ class Observed:
     calibration : the feeds to learn from.
     held_out : the feeds to judge by; the same as `calibration` where there are too few to split.
     sites : what each site of the main graph saw, by name.
-    pass_seconds : about what one pass of the original over all feeds takes, by runs on two of them.
+    pass_seconds : about what one pass of the original over the calibration feeds takes, by runs on two feeds.
     sessions : opens all models that are held against the original: beside it, or in turns with it.
     """
 
@@ -124,7 +124,7 @@ def observe(
         return sessions.open(partial(open_instrumented, model, proto, provider))
 
     try:
-        pass_seconds = _time_pass(session, feeds)
+        run_seconds = _time_run(session, feeds)
         seen = observe_positions(model.skeleton, sites, instrument, feeds)
     except ModelError as error:
         if not feeds.synthetic:
@@ -133,14 +133,16 @@ def observe(
             f"the model doesn't run on {feeds.description}: give real ones with --calib ({error})"
         ) from error
     calibration, held_out = (feeds, feeds) if feeds.synthetic else split_feeds(feeds)
-    return Observed(model, provider, session, feeds, calibration, held_out, seen, pass_seconds, sessions)
+    return Observed(
+        model, provider, session, feeds, calibration, held_out, seen, run_seconds * len(calibration), sessions
+    )
 
 
-def _time_pass(session: Runner, feeds: Feeds) -> float:
-    """Seconds of one pass, from the shorter of two runs on each of two feeds."""
+def _time_run(session: Runner, feeds: Feeds) -> float:
+    """Seconds of one run, from the shorter of two on each of two feeds."""
     ends = last_feeds(feeds, 2)
     shortest = [min(_time(session, feed) for _ in range(2)) for feed in ends]
-    return len(feeds) * sum(shortest) / len(shortest)
+    return sum(shortest) / len(shortest)
 
 
 def _time(session: Runner, feed: Feed) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from lowrank_onnx.config import Config
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.passes.select_sites import matches
 from lowrank_onnx.site_override import SETTINGS, SiteOverride, described, overlaid
@@ -121,6 +122,19 @@ def _notes(overrides: Sequence[SiteOverride], names: Sequence[str], skipped: Seq
             name, reason = left_alone.name, left_alone.reason
             found.append(f"[[site]] {one.match!r} has no effect: {name!r} is left alone: {reason}")
     return tuple(found)
+
+
+def filter_notes(sites: Sequence[Site], skipped: Sequence[Skipped], config: Config) -> tuple[str, ...]:
+    """On patterns of ``--include`` and ``--exclude`` that fit nothing: a file for several models may have such."""
+    names = [name for site in sites for name in (site.weight.name, site.name)]
+    every = [*names, *(node.name for node in skipped)]
+    return tuple(
+        f"{flag} {pattern!r} has no effect: it fits no node, and no weight that can be factorized: "
+        f"{_near(pattern, names)}"
+        for flag, patterns in (("--include", config.include), ("--exclude", config.exclude))
+        for pattern in patterns
+        if not matches(pattern, every)
+    )
 
 
 def _near(pattern: str, names: Sequence[str]) -> str:

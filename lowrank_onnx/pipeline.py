@@ -26,7 +26,7 @@ from lowrank_onnx.chain_factors import LeadingBases, chain_maker
 from lowrank_onnx.config import Config, PlannedBudget
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
 from lowrank_onnx.evaluate.turns import plan_sessions
-from lowrank_onnx.factorize import spool_factors
+from lowrank_onnx.factor_families import spool_factors
 from lowrank_onnx.few_samples import honest_curves
 from lowrank_onnx.finish import finish
 from lowrank_onnx.inspection import inspect_weights, with_plans
@@ -132,7 +132,9 @@ def compress(
             if observed is not None:
                 observed.rest()
         shares = {weight: found.share for weight, found in validated.items()}
-        whitening = ShrunkMoments({w: m for w, m in moments.items() if isinstance(m, Moment)}, shares)
+        inputs = {weight: moment for weight, moment in moments.items() if isinstance(moment, Moment)}
+        whitening = ShrunkMoments(inputs, shares)
+        mirrored = ShrunkMoments({weight: moment.mirrored for weight, moment in inputs.items() if moment.mirrored})
         bases = LeadingBases(directory)
         chains = partial(chain_maker, prepared.model, prepared.groups, whitening, config.device, bases)
         spool = FactorSpool(directory, chains())
@@ -148,6 +150,7 @@ def compress(
                 progress,
                 kept,
                 bases,
+                mirrored,
             )
         with clock.stage("measure sensitivity"):
             sensitivities = measured_sensitivities(prepared, observed, curves, spool, config, progress, on_model)

@@ -22,14 +22,14 @@ from lowrank_onnx.model_io import Model, ModelSource, load_model
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.cross_validation import Validated
 from lowrank_onnx.observed import FeedSource, Observed, observe
-from lowrank_onnx.override_sites import Asked, OverriddenSites, override_sites
+from lowrank_onnx.override_sites import Asked, OverriddenSites, filter_notes, override_sites
 from lowrank_onnx.passes import Expansion
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import Curves, Site, Skipped, WeightRef
 from lowrank_onnx.weight_reader import WeightReader
-from lowrank_onnx.weights import SharedWeight, group_by_weight, room_for_factors, total_positions
+from lowrank_onnx.weights import SharedWeight, group_by_weight, lookup_positions, room_for_factors, total_positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Prepared:
     model : the original with its calls written out and its products in place, to which sites and groups belong.
     absorbed : the products.
     asked : what the user's overrides ask of weights.
-    notes : on overrides without effect.
+    notes : on patterns without effect.
     """
 
     source: str
@@ -91,6 +91,7 @@ def prepare(model: ModelSource, config: Config, base_directory: Path | None, *, 
     expanded = loaded.with_rewrite(expansion.skeleton, {})
     found, skipped = _find_sites(expanded, expansion, config)
     selected, filtered = passes.select_sites(found, include=config.include, exclude=config.exclude)
+    notes = filter_notes(found, skipped, config)
     overridden, left_alone = _offer(selected, (*skipped, *filtered), config)
     WeightReader(expanded, (site.weight for site in overridden.sites)).check_sizes()
     # What a user asks of one weight is asked of that weight, not of a product.
@@ -111,7 +112,7 @@ def prepare(model: ModelSource, config: Config, base_directory: Path | None, *, 
         group_by_weight(overridden.sites),
         (*left_alone, *overridden.skipped),
         overridden.asked,
-        overridden.notes,
+        (*notes, *overridden.notes),
     )
 
 
@@ -249,6 +250,7 @@ def planned_weights(
             shape=group.shape,
             forms=group.forms,
             positions=total_positions(group.sites, positions),
+            lookups=lookup_positions(group.sites, positions),
             damage=damage,
             itemsize=group.weight.itemsize,
             room=room_for_factors(group.weight),

@@ -87,7 +87,8 @@ def prospect(
     if not any(useful_ranks(weight, weight.plain, None) for weight in weights):
         return "nothing to gain: every weight is too small for factors to be smaller"
     part = totals.site_parameters / totals.parameters if totals.parameters else 1.0
-    small = "" if part >= SMALL_PART else f"; and the eligible weights are only {part:.1%} of the model's parameters"
+    percent = f"{100 * part:.1f} %"
+    small = "" if part >= SMALL_PART else f"; and the eligible weights are only {percent} of the model's parameters"
     if not plans:
         return f"little to gain: no share of {SHARES[0]:g} or less can be reached{small}"
     ratio = min(plan.error / plan.noise_error if plan.noise_error else 0.0 for plan in plans)

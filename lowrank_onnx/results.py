@@ -70,12 +70,14 @@ class PlanTrial:
     trust : the plan added up measured^trust x tail^(1 - trust): effects measured one weight at a time, tail energies.
     error : relative L2 error of the outputs of the whole model, on calibration feeds; None where it was not measured.
     chosen : whether this plan was taken at this share.
+    plain : whether it had only the plain form of each weight to choose from.
     """
 
     keep: float
     trust: float
     error: float | None
     chosen: bool
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import TypeAlias
 
@@ -125,8 +126,8 @@ def _choices_at(
 ) -> tuple[Choice, ...]:
     """The choices at a share of the cost."""
 
-    def trusting(trust: float) -> tuple[Choice, ...]:
-        choices, _ = choose_together(
+    def planned(trust: float, weights: Sequence[PlannedWeight]) -> tuple[tuple[Choice, ...], bool]:
+        choices, plan = choose_together(
             emphasised(with_trust(weights, trust)),
             curves,
             cost=cost,
@@ -135,9 +136,18 @@ def _choices_at(
             only_faster=config.objective == "latency",
             holds=holds,
         )
-        return in_own_unit(weights, choices, curves)
+        return in_own_unit(weights, choices, curves), plan.feasible
 
-    return trusting(1.0) if plan_judge is None or share >= 1.0 else plan_judge.choose(share, trusting)
+    def trusting(trust: float) -> tuple[Choice, ...]:
+        return planned(trust, weights)[0]
+
+    def plain_alone(trust: float) -> tuple[Choice, ...] | None:
+        if all(len(weight.forms) == 1 for weight in weights):
+            return None
+        choices, feasible = planned(trust, [replace(weight, forms=weight.forms[:1]) for weight in weights])
+        return choices if feasible else None
+
+    return trusting(1.0) if plan_judge is None or share >= 1.0 else plan_judge.choose(share, trusting, plain_alone)
 
 
 def _checked(weight: PlannedWeight, choice: Choice, holds: Holds) -> Choice:
@@ -203,7 +213,7 @@ def _settle_error(
 
         def error_at(share: float) -> float:
             error = error_of(choices_at(share))
-            stage.advance(detail=f"{share:.0%} of the {cost} kept: relative error {error:.3g}")
+            stage.advance(detail=f"{100 * share:.0f} % of the {cost} kept: relative error {error:.3g}")
             return error
 
         share, steps = search_share(
@@ -229,7 +239,9 @@ def _settle_drop(
 
         def drop_at(share: float) -> tuple[float, MetricComparison]:
             error, metric = drop_of(choices_at(share))
-            stage.advance(detail=f"{share:.0%} of the {cost} kept: drop {metric.drop:.3g}, relative error {error:.3g}")
+            stage.advance(
+                detail=f"{100 * share:.0f} % of the {cost} kept: drop {metric.drop:.3g}, relative error {error:.3g}"
+            )
             return error, metric
 
         share, steps = search_drop(
@@ -272,7 +284,7 @@ def _settle_speedup(
 
         def race_at(share: float) -> tuple[float, float]:
             error, speedup = race(choices_at(share))
-            stage.advance(detail=f"{share:.0%} of the latency kept: {speedup:.3g}x, relative error {error:.3g}")
+            stage.advance(detail=f"{100 * share:.0f} % of the latency kept: {speedup:.3g}x, relative error {error:.3g}")
             return error, speedup
 
         share, steps = search_speedup(race_at, budget.speedup, floor=floor, start=start)

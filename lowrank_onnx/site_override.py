@@ -92,7 +92,7 @@ def site_override(content: Mapping[str, Any]) -> SiteOverride:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"expected some of {', '.join(known)}"
-            raise UsageError(f"site: unknown key {key!r}: {hint}")
+            raise UsageError(f"site {content.get('match', '')!r}: unknown key {key!r}: {hint}")
     match = content.get("match")
     if not isinstance(match, str):
         raise UsageError("site: match is missing: expected a glob on names of nodes or weights, e.g. 'encoder.*'")

@@ -71,17 +71,17 @@ def _site_result(
     dense, stored = site.shape.parameters, dense_candidate(weight).stored_bytes
     macs_before = macs_after = None
     if positions is not None:
-        macs_after = site.forms[0].dense_macs(site.shape, positions)
+        macs_after = site.own.forms[0].dense_macs(site.own.shape, positions)
         macs_before = macs_after + positions * saved
-        macs_after = written.form.macs(site.shape, written.rank, positions) if written else macs_after
+        macs_after = _macs(written, positions) if written else macs_after
     return SiteResult(
         name=site.name,
         op_type=site.op_type,
         weight=site.weight.name,
         dtype=site.weight.dtype,
         groups=site.shape.groups,
-        in_features=site.shape.in_features,
-        out_features=site.shape.out_features,
+        in_features=site.own.shape.in_features,
+        out_features=site.own.shape.out_features,
         form=candidate.form,
         rank=candidate.rank,
         reason=choice.reason,
@@ -105,6 +105,14 @@ def _site_result(
         latency_after_ms=weight.latency(candidate.form, candidate.rank) if written and weight.latency else None,
         overridden=overridden,
     )
+
+
+def _macs(written: SiteChoice, positions: int) -> int:
+    """What a node multiplies as it was written; one of several that share a pair goes by its own plain form."""
+    native = written.site.native
+    if native is not None:
+        return native.forms[0].macs(native.shape, written.rank, positions)
+    return written.form.macs(written.site.shape, written.rank, positions)
 
 
 def _probes(lesson: Lesson) -> tuple[tuple[int, float], ...]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections import ChainMap
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
 from lowrank_onnx.forms import Form
+from lowrank_onnx.linalg.lapack import solver_of_small
 from lowrank_onnx.model_io import save_array
 from lowrank_onnx.types import Array, Factors, NewTensor, WeightRef, numpy_dtype, rearrange
 
@@ -129,14 +131,30 @@ class FactorSpool:
         if made is not None:
             return made
         if self._make is not None and (weight, form.family) not in self._nested:
-            self.put(weight, form, rank, *self._make(weight, form, rank))
-            # Who asked may hold on to them when better ones are put in their place.
-            self._borrowed |= {(weight, form.name, rank)}
+            self._keep(weight, form, rank, *self._make(weight, form, rank))
             return self._made[weight, form.name, rank]
         nested = self._nested[weight, form.family]
         if not 1 <= rank <= nested.rank or form.part_names != nested.form.part_names:
             raise KeyError(f"weight {weight.name!r} has no {form.name} at rank {rank}")
         return StoredFactors(form, rank, nested.files, True, nested.dtype, nested.accumulation, nested.solver)
+
+    def fill(self, wanted: Iterable[tuple[WeightRef, Form, int, int]]) -> None:
+        """Make those of some factors that are missing, small ones side by side: weight, form, rank, multiplications."""
+        if (make := self._make) is None:
+            return
+        missing = (
+            ((weight, form, rank), partial(make, weight, form, rank), work)
+            for weight, form, rank, work in wanted
+            if (weight, form.name, rank) not in self._made and (weight, form.family) not in self._nested
+        )
+        with solver_of_small(True) as solve:
+            for (weight, form, rank), (parts, solver) in solve(missing):
+                self._keep(weight, form, rank, parts, solver)
+
+    def _keep(self, weight: WeightRef, form: Form, rank: int, parts: Mapping[str, Array], solver: str) -> None:
+        """`put` what was missing: who asked may hold on to it when better ones are put in its place."""
+        self.put(weight, form, rank, parts, solver)
+        self._borrowed |= {(weight, form.name, rank)}
 
     def tensor(self, new: NewTensor, form: Form, bias: Array | None = None) -> Array:
         """The values of a new initializer, in its stored layout and dtype; `bias` is the stored one it is made of."""

@@ -138,7 +138,7 @@ def sweep(
         points = tuple(SweepPoint(result, on_front(result, results)) for result in results)
         picked = None if pick is None else pick_point(points, pick, config)
         if picked is None or output is None:
-            return SweepResult(results[0].input, points, None, None, _message(pick))
+            return SweepResult(results[0].input, points, None, None, _message(points, pick))
         staged_from = load_model(directory / f"{picked}.onnx")
         with stage_model(staged_from, output, force=force) as staged:
             staged.commit()
@@ -158,12 +158,33 @@ def _judged_together(result: CompressionResult, points: int) -> CompressionResul
     return replace(result, verdict=replace(result.verdict, metric=share_confidence(result.verdict.metric, points)))
 
 
-def _message(pick: Pick | None) -> str:
+def _message(points: Sequence[SweepPoint], pick: Pick | None) -> str:
+    """Why nothing was written, and what to do about it."""
     if pick is None:
         return "nothing was written: choose a point with --pick and -o"
-    return f"nothing was written: no point that holds reaches --pick {pick.rule}" + (
-        f"={pick.value:g}" if pick.rule != "knee" else ""
-    )
+    held = [point.result for point in points if figures(point.result) is not None]
+    if not held:
+        return "nothing was written: no point holds, each with its reason; try points that compress less" + (
+            "" if points[0].result.config.objective == "size" else ", or --objective size if bytes are enough"
+        )
+    return f"nothing was written: no point that holds reaches --pick {pick.rule}={pick.value:g}. {_nearest(held, pick)}"
+
+
+def _nearest(held: Sequence[CompressionResult], pick: Pick) -> str:
+    """What the best of the points has to offer in the unit of the pick, and in which direction to look on."""
+    found = [point for result in held if (point := figures(result)) is not None]
+    match pick.rule:
+        case "speedup":
+            fastest = 1.0 / min(time for _, time, _ in found)
+            return f"The fastest has {fastest:.3g}: ask for that, or add points that compress more"
+        case "agreement":
+            best = f"{max(map(_agreement, held)):.4g}"
+        case "drop":
+            metrics = [result.verdict.metric for result in held if result.verdict and result.verdict.metric]
+            best = f"{min(metric.judged_drop for metric in metrics):.3g}"
+        case _:
+            best = f"{min(error for error, _, _ in found):.3g}"
+    return f"The closest has {best}: ask for that, or add points that compress less"
 
 
 def figures(result: CompressionResult) -> tuple[float, float, float] | None:

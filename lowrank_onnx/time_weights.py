@@ -13,8 +13,9 @@ from lowrank_onnx.latency.plan import TOTAL_SECONDS, measure_weights, with_laten
 from lowrank_onnx.latency.table import LatencyTable
 from lowrank_onnx.progress import Progress
 
-WEIGHT_PASSES = 2.0
-"""Time for the weights one by one, in passes of the original over all feeds; but not below `LEAST_WEIGHT_SECONDS`."""
+WEIGHT_PASSES = 1.5
+"""Time for the weights one by one, in passes of the original over the calibration feeds; but not below
+`LEAST_WEIGHT_SECONDS`."""
 
 LEAST_WEIGHT_SECONDS = 0.3
 

@@ -8,6 +8,9 @@ each counted alike, know nothing of the outputs, but nothing of that fails them 
 
 with all that was measured at a trust of 1 and the energies alone at 0. Which trust serves a model and a budget best
 can't be told from the parts; it is measured, on whole models that the plans make.
+
+So it is with forms: effects are measured with the plain form of each weight, and what they say of another form holds
+as far as its errors are like the plain form's. The plan that was chosen is held against one of plain forms alone.
 """
 
 from __future__ import annotations
@@ -30,6 +33,10 @@ SAME = 1.03
 feeds, tail energies are of all of them. Measured on the shipped models, choices on some 200 samples scatter by that."""
 
 
+def _no_rival(trust: float) -> None:
+    del trust
+
+
 @dataclass(slots=True)
 class PlanJudge:
     """Measures whole plans, and remembers what came of it.
@@ -45,7 +52,12 @@ class PlanJudge:
     trusts: tuple[float, ...] = TRUSTS
     trials: list[PlanTrial] = field(default_factory=list)
 
-    def choose(self, keep: float, plan_at: Callable[[float], tuple[Choice, ...]]) -> tuple[Choice, ...]:
+    def choose(
+        self,
+        keep: float,
+        plan_at: Callable[[float], tuple[Choice, ...]],
+        plain_at: Callable[[float], tuple[Choice, ...] | None] = _no_rival,
+    ) -> tuple[Choice, ...]:
         """The choices of the trust that does least harm.
 
         The first and the middle trust are tried. Where the middle one does no more harm, lower ones follow for as long
@@ -55,43 +67,77 @@ class PlanJudge:
         ----------
         keep : the share of the cost that the plans keep; for the report.
         plan_at : makes the choices at a trust. Plans that are alike are measured once.
+        plain_at : makes the choices of plain forms alone at a trust, None where they can't keep so little. Where they
+            do clearly less harm at the trust that was chosen, the choices of their own best trust are taken.
         """
         if len(self.trusts) == 1:
             self.trials.append(PlanTrial(keep, self.trusts[0], None, chosen=True))
             return plan_at(self.trusts[0])
-        measured = _Measured(self, plan_at)
-        middle = len(self.trusts) // 2
-        harmful = measured.harms(0, middle)
-        for index in range(middle - 1, 0, -1) if harmful else range(middle + 1, len(self.trusts)):
-            if measured.harms(index) != harmful:
-                break
-        tried = sorted(measured.errors)
-        chosen = tried[last_good([measured.errors[index] for index in tried])]
-        for index in tried:
-            self.trials.append(PlanTrial(keep, self.trusts[index], measured.errors[index], chosen=index == chosen))
-        return measured.plans[chosen]
+        found = _Ladder(self.error_of, self.trusts, plan_at)
+        chosen = found.least_harm()
+        rivals = _Ladder(self.error_of, self.trusts, plain_at)
+        if not rivals.try_at(chosen):
+            self.trials += found.trials(keep, chosen)
+            return found.plans[chosen]
+        if rivals.errors[chosen] * SAME < found.errors[chosen]:
+            best = rivals.least_harm()
+            self.trials += (*found.trials(keep, None), *rivals.trials(keep, best, plain=True))
+            return rivals.plans[best]
+        self.trials += (*found.trials(keep, chosen), *rivals.trials(keep, None, plain=True))
+        return found.plans[chosen]
 
 
-class _Measured:
+class _Ladder:
     """The plans of one share that were made, and their errors, by the position of their trust."""
 
-    def __init__(self, judge: PlanJudge, plan_at: Callable[[float], tuple[Choice, ...]]) -> None:
-        self._judge = judge
+    def __init__(
+        self,
+        error_of: Callable[[Sequence[Choice]], float],
+        trusts: tuple[float, ...],
+        plan_at: Callable[[float], tuple[Choice, ...] | None],
+    ) -> None:
+        self._error_of = error_of
+        self._trusts = trusts
         self._plan_at = plan_at
         self._known: dict[tuple[object, ...], float] = {}
         self.plans: dict[int, tuple[Choice, ...]] = {}
         self.errors: dict[int, float] = {}
 
-    def harms(self, *indices: int) -> bool:
-        """Measure these plans; whether the last one does more harm than the best."""
-        for index in indices:
-            plan = self.plans[index] = self._plan_at(self._judge.trusts[index])
-            key = tuple((choice.candidate.form, choice.candidate.rank) for choice in plan)
-            if key not in self._known:
-                error = self._judge.error_of(plan)
-                self._known[key] = math.inf if math.isnan(error) else error
-            self.errors[index] = self._known[key]
-        return self.errors[indices[-1]] > min(self.errors.values()) * SAME
+    def try_at(self, index: int) -> bool:
+        """Measure the plan of a trust, if none like it was; False where there is no plan."""
+        if index in self.plans:
+            return True
+        plan = self._plan_at(self._trusts[index])
+        if plan is None:
+            return False
+        key = tuple((choice.candidate.form, choice.candidate.rank) for choice in plan)
+        if key not in self._known:
+            error = self._error_of(plan)
+            self._known[key] = math.inf if math.isnan(error) else error
+        self.plans[index], self.errors[index] = plan, self._known[key]
+        return True
+
+    def least_harm(self) -> int:
+        """Go up or down the trusts, and return where the one is that does least harm."""
+        middle = len(self._trusts) // 2
+        self.try_at(0)
+        harmful = self._harms(middle)
+        for index in range(middle - 1, 0, -1) if harmful else range(middle + 1, len(self._trusts)):
+            if self._harms(index) != harmful:
+                break
+        tried = sorted(self.errors)
+        return tried[last_good([self.errors[index] for index in tried])]
+
+    def _harms(self, index: int) -> bool:
+        """Measure the plan of a trust; whether it does more harm than the best, or there is none."""
+        return not self.try_at(index) or self.errors[index] > min(self.errors.values()) * SAME
+
+    def trials(self, keep: float, chosen: int | None, *, plain: bool = False) -> tuple[PlanTrial, ...]:
+        """What was tried, by falling trust, for the report."""
+        return tuple(
+            PlanTrial(keep, self._trusts[index], self.errors[index], index == chosen, plain)
+            for index in sorted(self.errors)
+        )
 
 
 def last_good(errors: Sequence[float]) -> int:

@@ -151,6 +151,9 @@ class Site:
     shares : what else must agree, besides operator and dtype, for sites that read the same tensor to share their first
         factor; None where the site can't.
     bias : the stored bias (out,) that the node adds, where a form may write it anew; else None.
+    native : where other nodes read the weight in another layout, the site as its node reads it; `weight`, `to_matrices`
+        and `forms` are then what all of them have in common. Else None.
+    mirrored : whether `native`'s matrices are the transposes of these.
     """
 
     name: str
@@ -166,12 +169,19 @@ class Site:
     counted_features: int
     bias: WeightRef | None = None
     shares: str | None = None
+    native: Site | None = None
+    mirrored: bool = False
 
     @property
     def shape(self) -> MatrixShape:
         """The (groups, in, out) of this site's matrices."""
         groups, in_features, out_features = self.to_matrices.merged
         return MatrixShape(groups, in_features, out_features)
+
+    @property
+    def own(self) -> Site:
+        """The site as its node reads the weight: the rows, positions and multiplications of that node go by it."""
+        return self if self.native is None else self.native
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,5 +18,6 @@ FORM_NAMES: tuple[str, ...] = (
     "conv_tucker",
     "shared",
     "embedding",
+    "tied",
 )
 """The forms that weights can be written in (`lowrank_onnx.forms`)."""

@@ -9,7 +9,7 @@ from math import prod
 
 import onnx
 
-from lowrank_onnx.forms import Form
+from lowrank_onnx.forms import EMBEDDING, Form
 from lowrank_onnx.passes.graph_view import child_graphs
 from lowrank_onnx.types import MatrixShape, Scope, Site, WeightRef
 
@@ -123,6 +123,12 @@ def _tensors(skeleton: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 graphs.append(attribute.g)
             elif node.op_type == "Constant" and attribute.name == "value":
                 yield attribute.t
+
+
+def lookup_positions(sites: Sequence[Site], positions: Mapping[str, int]) -> int:
+    """Those of `total_positions` at which a tied weight's rows are looked up, which multiplies nothing."""
+    lookups = [site for site in sites if site.native is not None and site.native.forms[0] == EMBEDDING]
+    return sum(positions.get(site.name, 0) for site in lookups)
 
 
 def total_positions(sites: Sequence[Site], positions: Mapping[str, int]) -> int | None:

@@ -1,4 +1,4 @@
-"""Write calibration data for the shipped classifiers: training images, prepared as the models take them."""
+"""Write calibration data for the shipped classifiers: prepared training images."""
 
 import sys
 

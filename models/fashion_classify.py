@@ -5,7 +5,10 @@ import sys
 import numpy as np
 import onnxruntime
 
-CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CLASSES = (
+    *("T-shirt", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 
 session = onnxruntime.InferenceSession(sys.argv[1])
 image = np.load("calib.npz")["image"][:1]

@@ -22,6 +22,7 @@ from lowrank_onnx.passes.graph_view import (
 )
 from lowrank_onnx.passes.rule import Candidate, TensorLayout, weight_slot
 from lowrank_onnx.passes.rules import RULE_OF
+from lowrank_onnx.passes.tie import tie_sites
 from lowrank_onnx.passes.uncovered import uncovered_weight
 from lowrank_onnx.passes.weight_source import WeightSources, is_identity
 from lowrank_onnx.types import Scope, Site, SiteChoice, Skipped, WeightRef
@@ -68,7 +69,7 @@ def find_sites(
             result = _examine(view, scope, index, node, sources, names, op_types)
             if result is not None:
                 found.append(result)
-    found = _decline_shared(view, sources, found)
+    found = _decline_shared(view, sources, _tie(view, found))
     found += _inside_functions(skeleton, names, kept)
     sites = tuple(item for item in found if isinstance(item, Site))
     return sites, tuple(item for item in found if isinstance(item, Skipped))
@@ -134,6 +135,19 @@ def _is_quantized_activation(scope: ScopeView, name: str) -> bool:
     )
 
 
+def _tie(view: ModelView, found: list[Site | Skipped]) -> list[Site | Skipped]:
+    """Tie the sites that read one stored tensor in several layouts, where they can share a pair of factors."""
+    sharing: dict[tuple[Scope, str, str], list[Site]] = {}
+    for item in found:
+        if isinstance(item, Site):
+            sharing.setdefault((item.weight.scope, item.weight.storage, item.weight.name), []).append(item)
+    tied: dict[str, Site] = {}
+    for sites in sharing.values():
+        if any(site.weight != sites[0].weight for site in sites) or _other_layout(view, sites[0].weight, sites):
+            tied.update((site.name, site) for site in tie_sites(view, sites) or ())
+    return [tied.get(item.name, item) if isinstance(item, Site) else item for item in found]
+
+
 def _decline_shared(view: ModelView, sources: WeightSources, found: list[Site | Skipped]) -> list[Site | Skipped]:
     """Turn sites into `Skipped` where their weight has another use, or is needed in another layout."""
     sharing: dict[WeightRef, list[Site]] = {}
@@ -144,10 +158,13 @@ def _decline_shared(view: ModelView, sources: WeightSources, found: list[Site | 
     reasons: dict[WeightRef, str] = {}
     agreed: dict[str, Site] = {}
     for weight, sites in sharing.items():
-        reason = _other_use(view, sources, weight, sites, readers) or _other_layout(view, weight, sites)
+        tied = sites[0].native is not None
+        reason = _other_use(view, sources, weight, sites, readers)
+        if reason is None and not tied:
+            reason = _other_layout(view, weight, sites)
         if reason is not None:
             reasons[weight] = reason
-        elif len(sites) > 1:
+        elif len(sites) > 1 and not tied:
             agreed.update((site.name, site) for site in _with_common_forms(view, sites))
     return [
         item

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import onnx
@@ -20,8 +21,9 @@ from lowrank_onnx.passes.names import NewNames
 from lowrank_onnx.passes.rule import Parts, TensorLayout, Writer
 from lowrank_onnx.passes.rules import RULE_OF
 from lowrank_onnx.passes.splice import ScopeEdit, splice
+from lowrank_onnx.passes.tie import own_choice, read_transposed, tied_parts
 from lowrank_onnx.passes.value_types import tensor_value_info
-from lowrank_onnx.types import NewTensor, Scope, SiteChoice, WeightRef
+from lowrank_onnx.types import NewTensor, Scope, Site, SiteChoice, WeightRef
 
 TOOL = "lowrank-onnx"
 
@@ -150,15 +152,21 @@ class _Writer:
         site = choice.site
         scope = self._view.scopes[site.scope]
         node, proto = scope.graph.nodes[site.node_index], scope.nodes[site.node_index]
-        writer = RULE_OF[site.op_type].writers[choice.form.name]
-        tensors = {layout.part: self._tensor(choice, layout) for layout in writer.layout(proto, choice)}
-        values = self._values(writer, scope, choice)
+        own = own_choice(choice)
+        writer = RULE_OF[site.op_type].writers[own.form.name]
+        if site.native is None:
+            tensors = {layout.part: self._tensor(choice, layout) for layout in writer.layout(proto, choice)}
+            transposed: dict[str, Any] = {}
+        else:
+            tensors, transposed = self._tied_tensors(proto, choice)
+        values = self._values(writer, scope, own)
         if choice.form.bundle is not None:
             values = self._shared_values.setdefault(choice.form.bundle, values)
         inputs, outputs = list(node.inputs), list(node.outputs)
         node.inputs.clear()
         node.outputs.clear()
-        nodes = writer.emit(Parts(choice, inputs, outputs, node.attrs, tensors, values))
+        nodes = writer.emit(Parts(own, inputs, outputs, node.attrs, tensors, values))
+        nodes = read_transposed(nodes, transposed, partial(self._transpose, site))
         for new in nodes[:-1]:
             new.name = self._names.node(f"{scope.label(site.node_index)}.{new.name}")
         nodes[-1].name = node.name
@@ -203,6 +211,20 @@ class _Writer:
             )
             self._constants[key] = self._constant(tensor)
         return self._constants[key]
+
+    def _tied_tensors(self, proto: onnx.NodeProto, choice: SiteChoice) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The parts of a tied site's own form as they are stored, and by name those that it reads transposed."""
+        parts = tied_parts(proto, choice)
+        assert parts is not None, "the finder tied it"
+        tensors = {name: self._tensor(choice, part.stored) for name, part in parts}
+        return tensors, {tensors[name].name: tensors[name] for name, part in parts if part.transposed}
+
+    def _transpose(self, site: Site, stored: Any) -> Any:
+        """The value of a new tensor's transpose."""
+        dims = tuple(reversed(stored.shape))
+        info = tensor_value_info(self._names.tensor(f"{stored.name}.transposed"), site.weight.dtype, dims)
+        self._edit(site.scope).value_info.append(info)
+        return gs.Variable(info.name, dtype=info.type.tensor_type.elem_type, shape=dims)
 
     def _constant(self, tensor: NewTensor) -> Any:
         with quiet_graphsurgeon():

@@ -219,6 +219,16 @@ class WeightSources:
         return self._origins.get((owner.scope, name))
 
 
+def stored_dims(view: ModelView, weight: WeightRef) -> tuple[int, ...]:
+    """The shape of what is stored, before anything decodes it."""
+    owner = view.scopes[weight.scope]
+    tensor = owner.initializers.get(weight.name) if weight.storage == "initializer" else None
+    if tensor is None:
+        tensor = _constant_tensor(owner.nodes[owner.producers[weight.name]])
+    assert tensor is not None, "it was found there"
+    return tuple(tensor.dims)
+
+
 def follow_identities(scope: ScopeView, name: str) -> tuple[ScopeView | None, str]:
     """The graph and the name behind a chain of Identity nodes that ends in `name`."""
     owner = scope.resolve(name)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from lowrank_onnx.candidates import (
     tail_energy,
     useful_ranks,
 )
-from lowrank_onnx.forms import MATRIX, PAIR
+from lowrank_onnx.forms import MATRIX, PAIR, TIED
 from lowrank_onnx.types import Curves, MatrixShape, Spectrum
 
 
@@ -96,3 +98,11 @@ def test_ranks_that_are_not_faster_by_more_than_the_noise_can_be_left_out(noise:
 
 def test_what_was_not_measured_is_not_left_out() -> None:
     assert maybe_faster(PlannedWeight("w", MatrixShape(1, 96, 64), (PAIR,), 10, noise=0.9), "pair", 8)
+
+
+def test_a_lookup_beside_a_product_multiplies_by_the_second_factor_alone() -> None:
+    shape = MatrixShape(1, 100, 20)
+    weight = PlannedWeight("w", shape, (TIED,), positions=12, lookups=5)
+    assert weight.dense_macs == 7 * 2000
+    assert weight.macs(TIED, 3) == 7 * 3 * 120 + 5 * 3 * 20
+    assert replace(weight, positions=None).macs(TIED, 3) is None

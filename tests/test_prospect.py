@@ -81,7 +81,7 @@ def test_noise_has_nothing_to_gain() -> None:
 
 def test_a_small_part_of_a_model_has_little_to_gain() -> None:
     message = lowrank_onnx.inspect(layers(decaying(64, 64, 0.8), ballast=500_000)).message
-    assert message == "little to gain; and the eligible weights are only 0.8% of the model's parameters"
+    assert message == "little to gain; and the eligible weights are only 0.8 % of the model's parameters"
 
 
 def test_weights_that_are_too_small() -> None:

@@ -336,3 +336,17 @@ def test_the_shared_form_is_for_all_at_one_rank_or_for_none(
     assert [f"{site.form} {site.rank or ''}".strip() for site in sites] == forms
     reason = "its only form here, shared, takes all weights that read the same input, at one rank"
     assert {site.reason for site in sites if site.rank is None} <= {reason}
+
+
+@pytest.mark.parametrize("flag", ["include", "exclude"])
+def test_a_filter_that_fits_nothing_is_noted_with_names_that_are_near(flag: str) -> None:
+    patterns: dict[str, Any] = {flag: ("blocks.0.fc", "block.1.fc")}
+    result = compressed(**patterns)
+    notes = [note for note in result.notes if "no effect" in note]
+    assert len(notes) == 1
+    assert notes[0].startswith(f"--{flag} 'blocks.0.fc' has no effect: it fits no node, and no weight that can be")
+    assert "did you mean 'block.0.fc'" in notes[0]
+
+
+def test_a_filter_that_fits_something_is_not_noted() -> None:
+    assert not [note for note in compressed(exclude=("block.*",), include=("*.fc",)).notes if "no effect" in note]

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 from lowrank_onnx.forms import CONV_CHANNEL, MATRIX, PAIR, PIVOTED, ConvGeometry, ConvSpatial, Form, Pivoted
+from lowrank_onnx.linalg.lapack import ALL_THREADS_WORK, beside_runtime
 from lowrank_onnx.spool import FactorSpool, Make
 from lowrank_onnx.types import Array, Factors, NewTensor, Rearrangement, WeightRef
 
@@ -114,6 +117,29 @@ def test_what_no_factorization_here_gives_is_made_once_when_it_is_asked_for(tmp_
     held = spool.get(WEIGHT, form, 3)
     spool.put(WEIGHT, form, 3, {part: 2 * values for part, values in parts.items()}, "better")
     np.testing.assert_array_equal(held.values("second"), parts["second"])
+
+
+def test_what_is_missing_is_made_side_by_side_and_once(tmp_path: Path) -> None:
+    form = ConvSpatial(ConvGeometry(4, (3, 3), ((1, 1), (1, 1))), 0)
+    threads: dict[int, str] = {}
+
+    def make(weight: WeightRef, form: Form, rank: int) -> tuple[dict[str, Array], str]:
+        assert rank not in threads
+        threads[rank] = threading.current_thread().name.split("_")[0]
+        return {"first": np.full((2, 12, rank), rank), "second": np.zeros((2, 9, 6))}, f"rank {rank}"
+
+    spool = FactorSpool(tmp_path, make)
+    spool.put_nested(WEIGHT, MATRIX, PAIR, factors())
+    with threadpoolctl.threadpool_limits(2, user_api="blas"), beside_runtime():
+        for _ in range(2):
+            spool.fill([(WEIGHT, form, 2, 1), (WEIGHT, form, 3, int(ALL_THREADS_WORK)), (WEIGHT, PAIR, 4, 1)])
+    assert threads == {2: "small", 3: "MainThread"}
+    assert [spool.get(WEIGHT, form, rank).solver for rank in (2, 3)] == ["rank 2", "rank 3"]
+    assert spool.get(WEIGHT, PAIR, 4).solver == "svd"
+    np.testing.assert_array_equal(spool.get(WEIGHT, form, 3).values("first"), 3)
+    held = spool.get(WEIGHT, form, 2)
+    spool.put(WEIGHT, form, 2, {"first": np.zeros((2, 12, 2)), "second": np.zeros((2, 9, 6))}, "better")
+    np.testing.assert_array_equal(held.values("first"), 2)
 
 
 def test_drafts_see_what_the_spool_has_and_gets_and_keep_what_they_make_to_themselves(tmp_path: Path) -> None:

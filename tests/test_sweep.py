@@ -14,7 +14,7 @@ import pytest
 import lowrank_onnx
 from lowrank_onnx.cli import main
 from lowrank_onnx.cli.points import DEFAULT_POINTS, sweep_points
-from lowrank_onnx.config import Budget, Config, KeepMacs, KeepParams, Speedup
+from lowrank_onnx.config import Budget, Config, KeepMacs, KeepParams, Objective, Speedup
 from lowrank_onnx.errors import OutputError, UsageError
 from lowrank_onnx.evaluate.scores import share_confidence
 from lowrank_onnx.report.schema import report_schema
@@ -142,7 +142,7 @@ def test_the_bounds_of_a_sweep_hold_for_all_points_at_once(tmp_path: Path) -> No
 
 def test_the_table_has_a_metric_where_one_was_measured() -> None:
     result = SweepResult("model.onnx", BY_METRIC, None, None, "nothing was written")
-    assert sweep_columns(result)[-3:] == ("metric", "drop", "")
+    assert sweep_columns(result)[-3:] == ("metric", "drop", "outcome")
     text = rendered(sweep_report(result))
     assert "metric: accuracy.py:correct, 0.9460 originally; drop: how much worse; at most, for data" in " ".join(
         text.split()
@@ -220,8 +220,34 @@ def test_nothing_is_written_where_no_point_reaches_the_pick(tmp_path: Path) -> N
     output = tmp_path / "small.onnx"
     result = sweep(model, [KeepMacs(0.8)], Config(), recorder, pick=Pick("speedup", 3.0), output=output)
     assert result.picked is None
-    assert result.message == "nothing was written: no point that holds reaches --pick speedup=3"
+    assert result.message == (
+        "nothing was written: no point that holds reaches --pick speedup=3. The fastest has 1.1: ask for that, or add "
+        "points that compress more"
+    )
     assert sorted(os.listdir(tmp_path)) == ["feeds.npz", "model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("pick", "best"),
+    [(Pick("error", 1e-4), "0.01"), (Pick("agreement", 1.0), "0.999")],
+    ids=lambda value: value.rule if isinstance(value, Pick) else "",
+)
+def test_what_comes_nearest_to_the_pick_is_named(pick: Pick, best: str, tmp_path: Path) -> None:
+    model, _ = write_classifier(tmp_path)
+    recorder = _Recorder([LADDER[0].result])
+    result = sweep(model, [KeepMacs(0.8)], Config(), recorder, pick=pick, output=tmp_path / "small.onnx")
+    assert result.message.endswith(f"The closest has {best}: ask for that, or add points that compress less")
+
+
+@pytest.mark.parametrize("objective", ["latency", "size"])
+def test_where_no_point_holds_the_way_on_depends_on_the_objective(objective: Objective, tmp_path: Path) -> None:
+    model, _ = write_classifier(tmp_path)
+    config = Config(objective=objective)
+    recorder = _Recorder([replace(LADDER[0].result, status="rejected", message="not faster", config=config)])
+    result = sweep(model, [KeepMacs(0.8)], config, recorder, pick=Pick("knee"), output=tmp_path / "small.onnx")
+    expected = "nothing was written: no point holds, each with its reason; try points that compress less"
+    more = ", or --objective size if bytes are enough" if objective == "latency" else ""
+    assert result.message == expected + more
 
 
 def test_wrong_uses_are_refused_before_any_work(tmp_path: Path) -> None:

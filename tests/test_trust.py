@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from lowrank_onnx.candidates import PlannedWeight, low_rank_candidate
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Config, KeepParams, MaxError
-from lowrank_onnx.forms import MATRIX, PAIR
+from lowrank_onnx.forms import MATRIX, PAIR, PIVOTED
 from lowrank_onnx.progress import SILENT
 from lowrank_onnx.settle import settle
 from lowrank_onnx.trust import SAME, TRUSTS, PlanJudge, in_own_unit, last_good, with_trust
@@ -73,6 +74,59 @@ def test_plans_that_are_alike_are_measured_once() -> None:
     judge.choose(0.5, lambda trust: plan_of(1.0))
     assert measured == [24]
     assert len(judge.trials) == 4
+
+
+def judge_against(plain_errors: Mapping[int, float]) -> PlanJudge:
+    """All plans have an error of 0.5 but those of plain forms, which have ranks beyond 24: theirs is given by rank."""
+
+    def error_of(choices: Sequence[Choice]) -> float:
+        rank = choices[0].candidate.rank
+        assert rank is not None
+        return 0.5 if rank <= 24 else plain_errors[rank]
+
+    return PlanJudge(error_of)
+
+
+def plain_of(trust: float) -> tuple[Choice, ...]:
+    return (Choice(low_rank_candidate(WEIGHTS[0], PAIR, FLAT, 32 + round(trust * 16))),)
+
+
+@pytest.mark.parametrize("plain_error", [0.5 / SAME * 1.001, 0.6, math.nan])
+def test_plain_forms_that_do_no_less_harm_are_not_taken(plain_error: float) -> None:
+    judge = judge_against({32: plain_error})
+    assert judge.choose(0.6, plan_of, plain_of) == plan_of(0.0)
+    last = [(trial.trust, trial.plain, trial.chosen) for trial in judge.trials[-2:]]
+    assert last == [(0.0, False, True), (0.0, True, False)]
+    assert judge.trials[-1].error == (math.inf if math.isnan(plain_error) else plain_error)
+
+
+def test_plain_forms_that_do_clearly_less_harm_are_taken_at_their_own_trust() -> None:
+    judge = judge_against({32: 0.5 / SAME / 1.001, 48: 0.3, 40: 0.1, 36: 0.2})
+    assert judge.choose(0.6, plan_of, plain_of) == plain_of(0.5)
+    assert [trial.trust for trial in judge.trials if trial.plain] == [1.0, 0.5, 0.25, 0.0]
+    assert [(trial.trust, trial.plain) for trial in judge.trials if trial.chosen] == [(0.5, True)]
+
+
+def test_a_plan_of_plain_forms_that_keeps_too_much_is_no_rival() -> None:
+    judge = PlanJudge(lambda choices: 0.5)
+    assert judge.choose(0.6, plan_of, lambda trust: None) == plan_of(0.0)
+    assert not any(trial.plain for trial in judge.trials)
+
+
+def test_settling_has_a_plan_of_plain_forms_as_rival() -> None:
+    """Pivoted stores less than a pair at each rank, so the judge has to say that it is worse for it not to be taken."""
+    weights = [replace(weight, forms=(PAIR, PIVOTED)) for weight in WEIGHTS]
+    config = Config(budget=KeepParams(0.7), rank_multiple=8, objective="size")
+
+    def forms_if(judged: Callable[[Sequence[Choice]], float]) -> set[str]:
+        choices, _ = settle(weights, SPECTRA, config, lambda choices: 0.0, SILENT, plan_judge=PlanJudge(judged))
+        return {choice.candidate.form for choice in choices}
+
+    def has_pivoted(choices: Sequence[Choice]) -> bool:
+        return any(choice.candidate.form == "pivoted" for choice in choices)
+
+    assert "pivoted" in forms_if(lambda choices: 0.5)
+    assert "pivoted" not in forms_if(lambda choices: 0.5 if has_pivoted(choices) else 0.1)
 
 
 def test_a_single_trust_is_taken_unmeasured() -> None:

@@ -173,7 +173,7 @@ def _decode_index(sites: Sequence[Site], entry: Entry) -> dict[str, Any]:
 
 
 def _moment_codec(site: Site) -> Codec[Moment]:
-    groups, size = site.shape.groups, site.shape.in_features
+    groups, size = site.own.shape.groups, site.own.shape.in_features
     # Of lookups only the diagonal is kept.
     second = (groups, size) if site.op_type == "Gather" else (groups, size, size)
     shapes = {"second_moment": second, "mean": (groups, size)}

@@ -117,7 +117,7 @@ def images(
             rich_help_panel=_PREPARATION,
         ),
     ] = "nchw",
-    channels: Annotated[Colours, typer.Option(help="Their order.", rich_help_panel=_PREPARATION)] = "rgb",
+    channels: Annotated[Colours, typer.Option(help="Their order; gray has one.", rich_help_panel=_PREPARATION)] = "rgb",
     fit: Annotated[
         Fit,
         typer.Option(
@@ -175,7 +175,8 @@ def images(
     )
     inputs = _inputs(model)
     array, count = image_feeds(directory, name or _only_input(model, inputs), recipe, samples)
-    return _write(output, (array,), model, inputs, f"{array.shape[0]} of {count} images")
+    ways = "--size, --layout and --channels make the shape"
+    return _write(output, (array,), model, inputs, f"{array.shape[0]} of {count} images", ways)
 
 
 @app.command()
@@ -229,7 +230,8 @@ def text(
     taken = (ids, mask) if model is None else [spec.name for spec in inputs]
     wanted = {name: kind for name, kind in names.items() if name in taken or name == ids}
     arrays, count = text_feeds(file, tokenizer, wanted, length, samples)
-    return _write(output, arrays, model, inputs, f"{arrays[0].shape[0]} of {count} lines")
+    told = f"{arrays[0].shape[0]} of {count} lines"
+    return _write(output, arrays, model, inputs, told, "--length makes the shape")
 
 
 def _check(output: Path, others: Sequence[Path | None], samples: int, *, force: bool) -> None:
@@ -260,7 +262,12 @@ def _only_input(model: Path | None, inputs: Sequence[InputSpec]) -> str:
 
 
 def _write(
-    output: Path, arrays: Sequence[FeedArray], model: Path | None, inputs: Sequence[InputSpec], told: str
+    output: Path,
+    arrays: Sequence[FeedArray],
+    model: Path | None,
+    inputs: Sequence[InputSpec],
+    told: str,
+    ways: str,
 ) -> int:
     from lowrank_onnx.feed_files.npz_writer import write_feeds
 
@@ -268,7 +275,7 @@ def _write(
     if model is not None:
         from lowrank_onnx.feed_files.match import check_arrays
 
-        absent = check_arrays(str(output), arrays, inputs)
+        absent = check_arrays(str(output), arrays, inputs, ways=ways)
     write_feeds(output, arrays)
     console = output_console()
     console.print(f"{printable(str(output))}: {told}", markup=False, highlight=False)

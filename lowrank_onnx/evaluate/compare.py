@@ -201,7 +201,7 @@ def _not_faster(latency: LatencyComparison | None, min_speedup: float) -> list[s
     problem = f"not as fast as --speedup {min_speedup:g}" if latency.faster else "not faster"
     text = (
         f"{problem}: {latency.original.median_ms:.3g} ms -> {latency.candidate.median_ms:.3g} ms, speedup "
-        f"{latency.speedup:.3f} with {latency.confidence:.0%} interval {latency.speedup_low:.3f} to "
+        f"{latency.speedup:.3f} with {latency.confidence * 100:g} % interval {latency.speedup_low:.3f} to "
         f"{latency.speedup_high:.3f} ({latency.pairs} pairs)"
     )
     return [text]

@@ -5,8 +5,8 @@ onnxruntime is imported when the first session is opened, so that everything tha
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,8 @@ from lowrank_onnx.evaluate.execution_providers import (
     placed_nodes,
     resolve_provider,
 )
+from lowrank_onnx.evaluate.log_text import first_line
+from lowrank_onnx.evaluate.provider_start import left_to_the_cpu, silent_log, why_not_started
 from lowrank_onnx.evaluate.values import EXTENSION_TYPES, InputSpec, describe_inputs, numpy_name, read_value
 from lowrank_onnx.provider import Provider
 from lowrank_onnx.types import Feed
@@ -171,38 +173,53 @@ def open_session(
     onnxruntime = _import_onnxruntime()
     asked = Provider(provider) if isinstance(provider, str) else provider
     name = resolve_provider(asked.name, onnxruntime.get_available_providers())
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # fatal only: everything else arrives here as an exception
-    options.add_session_config_entry(RECORD_PLACEMENT, "1")
-    # Sessions are run in turns: the threads of the one that waits mustn't spin on the cores of the one that runs.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if base_dir is not None:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(base_dir))
-    if name != CPU:
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+
+    def session_options(*, fallback: bool) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # fatal only: everything else arrives here as an exception
+        options.add_session_config_entry(RECORD_PLACEMENT, "1")
+        # Sessions are run in turns: the threads of the one that waits mustn't spin on the cores of the one that runs.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        if not optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if base_dir is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(base_dir))
+        if not fallback:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        return options
+
     source = model if isinstance(model, bytes) else str(model)
+    wanted = (name, dict(asked.options))
     try:
-        inner = onnxruntime.InferenceSession(
-            source, options, providers=[(name, dict(asked.options))], enable_fallback=0
-        )
+        with nullcontext() if name == CPU else silent_log(onnxruntime):
+            options = session_options(fallback=name == CPU)
+            inner = onnxruntime.InferenceSession(source, options, providers=[wanted], enable_fallback=0)
     except Exception as error:  # onnxruntime's own errors have no common base below Exception
+        if name != CPU and (reason := why_not_started(onnxruntime, name, asked.options)) is not None:
+            raise _not_started(name, asked, reason) from error
         if "fallback to CPU EP has been explicitly disabled" in str(error):
+            left = left_to_the_cpu(onnxruntime, source, session_options(fallback=True), wanted)
             raise UsageError(
                 f"provider {name}: it can't run every node of the model, and onnxruntime would run the others on the "
-                "CPU: use --provider cpu, or one that supports the whole model"
+                f"CPU{'' if left is None else f', {left}'}: use --provider cpu, or one that supports the whole model"
             ) from error
         raise ModelError(f"onnxruntime can't load the model: {_first_line(error)}") from error
     if name not in inner.get_providers():
-        raise UsageError(
-            f"provider {name}: onnxruntime couldn't start it and fell back to {', '.join(inner.get_providers())}: "
-            f"check its driver and libraries{install_hint(name)}, or use --provider cpu"
-        )
+        reason = why_not_started(onnxruntime, name, asked.options)
+        raise _not_started(name, asked, reason or f"it fell back to {', '.join(inner.get_providers())}")
     check_options(name, asked.options, inner)
     return Session(onnxruntime, inner, name)
+
+
+def _not_started(name: str, asked: Provider, reason: str) -> UsageError:
+    given = " ".join(f"--provider-option {option}={value}" for option, value in asked.options)
+    fix = "check that option and its value" if given else f"check its driver and libraries{install_hint(name)}"
+    return UsageError(
+        f"provider {name}: onnxruntime couldn't start it{given and f' with {given}'}: {reason}: "
+        f"{fix}, or use --provider cpu"
+    )
 
 
 def _import_onnxruntime() -> Any:
@@ -230,13 +247,5 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-_SOURCE_LOCATION = re.compile(r"\.(?:cc|cpp|cu|cuh|h|hpp|py):\d{1,9}:?$")
-
-
 def _first_line(error: BaseException) -> str:
-    """The first line of an onnxruntime message, without control characters, source locations and status codes."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0])
-    text = "".join(character if character.isprintable() else " " for character in text)
-    text = " ".join(word for word in text.split() if not _SOURCE_LOCATION.search(word))
-    return text if len(text) <= 400 else f"{text[:400]}..."
+    return first_line(str(error) or type(error).__name__)

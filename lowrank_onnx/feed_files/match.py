@@ -19,8 +19,11 @@ def model_inputs(model: Path) -> tuple[InputSpec, ...]:
     return tuple(open_model(load_model(model), Config().provider).inputs)
 
 
-def check_arrays(source: str, arrays: Sequence[FeedArray], inputs: Sequence[InputSpec]) -> list[str]:
-    """Refuse arrays that the model doesn't take (`UsageError`); the names of its inputs that none is for."""
+def check_arrays(source: str, arrays: Sequence[FeedArray], inputs: Sequence[InputSpec], *, ways: str) -> list[str]:
+    """Refuse arrays that the model doesn't take (`UsageError`); the names of its inputs that none is for.
+
+    `ways` are the flags that decide the arrays' shapes, for the message.
+    """
     known = {spec.name: spec for spec in inputs}
     for array in arrays:
         spec = known.get(array.name)
@@ -33,6 +36,9 @@ def check_arrays(source: str, arrays: Sequence[FeedArray], inputs: Sequence[Inpu
                 f"{shape_text(spec.shape)}: these are other inputs than it takes"
             )
         if spec.shape:
-            check_dims(source, spec, array.shape, first=1)
+            try:
+                check_dims(source, spec, array.shape, first=1)
+            except UsageError as error:
+                raise UsageError(f"{error} ({ways})") from None
     given = {array.name for array in arrays}
     return [spec.name for spec in inputs if spec.name not in given and not spec.is_optional]

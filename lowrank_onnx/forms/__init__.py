@@ -15,6 +15,7 @@ from lowrank_onnx.forms.form import MATRIX, Form
 from lowrank_onnx.forms.pair import CONV_CHANNEL, CONV_TRANSPOSE_CHANNEL, PAIR, Pair
 from lowrank_onnx.forms.pivoted import PIVOTED, Pivoted
 from lowrank_onnx.forms.shared import SHARED, Shared
+from lowrank_onnx.forms.tied import TIED, TWO_SIDED, Tied
 
 __all__ = [
     "CONV_CHANNEL",
@@ -25,6 +26,8 @@ __all__ = [
     "PAIR",
     "PIVOTED",
     "SHARED",
+    "TIED",
+    "TWO_SIDED",
     "ConvChain",
     "ConvGeometry",
     "ConvInput",
@@ -35,4 +38,5 @@ __all__ = [
     "Pair",
     "Pivoted",
     "Shared",
+    "Tied",
 ]

@@ -110,7 +110,7 @@ def measure_weights(
     found: dict[WeightRef, WeightLatency | Unmeasured] = {}
     visible: list[SharedWeight] = []
     for group in groups:
-        if not group.forms[0].dense_macs(group.shape, 1):
+        if not any(_multiplies(site) for site in group.sites):
             found[group.weight] = Unmeasured("a lookup multiplies nothing: factors could only make it slower")
         elif all(site.name in seen for site in group.sites):
             visible.append(group)
@@ -129,13 +129,15 @@ def measure_weights(
     curves: dict[WeightRef, dict[str, list[LatencyCurve | Unmeasured]]] = {}
     with progress.stage("timing weights", len(kinds)) as stage:
         for group, form, (site, *partners) in timed:
-            kind = _kind((site, *partners), form, seen)
+            # One of several that share a pair is timed as if it had a pair of its own, in its own layout.
+            site, own = site.own, form if site.native is None else site.native.forms[0]
+            kind = _kind((site, *partners), own, seen)
             curve: LatencyCurve | Unmeasured
             if kind not in known and clock() >= deadline:
-                curve = Unmeasured(f"the {total_seconds:g} s for timing went to weights with more work")
+                curve = Unmeasured(f"the {total_seconds:.3g} s for timing went to weights with more work")
             else:
                 more = (tuple(partners),) if partners else ()
-                curve = table.curve(skeleton, site, form, seen[site.name].input_shape, *more)
+                curve = table.curve(skeleton, site, own, seen[site.name].input_shape, *more)
                 if kind not in known:
                     known.add(kind)
                     stage.advance(detail=f"{site.name}, {form.name}")
@@ -151,9 +153,14 @@ def _timed_together(form: Form, group: SharedWeight, visible: Sequence[SharedWei
     Nothing where part of the bundle can't be seen.
     """
     if form.bundle is None:
-        return [(site,) for site in group.sites]
+        return [(site,) for site in group.sites if _multiplies(site)]
     members = [one.sites[0] for one in visible if any(other.bundle == form.bundle for other in one.forms)]
     return [tuple(members)] if len(members) == form.bundle_size else []
+
+
+def _multiplies(site: Site) -> bool:
+    """Whether there is anything to gain: a lookup beside products of the same weight takes next to nothing."""
+    return site.own.forms[0].dense_macs(site.own.shape, 1) > 0
 
 
 def with_latency(

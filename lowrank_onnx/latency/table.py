@@ -67,8 +67,8 @@ class LatencyTable:
     directory : where entries are kept; it is made if need be. None keeps them in this process only.
     provider : the onnxruntime execution provider, as for `open_session`.
     threads : threads of one operator; None takes onnxruntime's choice.
-    seconds_per_site : time for the runs of one curve. A node so slow that this doesn't do for 12 passes is measured at
-        fewer ranks, and at 2 of them in 12 passes however long that takes.
+    seconds_per_site : time for the runs of one curve. A node so slow that this doesn't do for 6 passes is measured at
+        fewer ranks, and at 2 of them in 6 passes however long that takes.
     memory_bytes : weights that may be in sessions at once; a larger weight is measured at fewer ranks, or not at all.
     open_model : opens a session for a serialized model; None opens it on `provider` with `threads`.
     clock : nanoseconds; `time.perf_counter_ns` but in tests.

@@ -1,12 +1,13 @@
 """Time several sessions against each other: the first is a site dense, the others are the site at ranks.
 
 A pass measures each of them once, in a random order or in the reverse of the one before; a measurement repeats the run
-until it lasts half a millisecond. Passes in a row make a round, and a round's time of a model is its shortest: what
-disturbs a measurement on a shared machine only adds time. A rank's time is the dense time times the median, over the
-rounds, of its ratio to the dense time of the same round: load that comes and goes falls out of a ratio. The noise of a
-curve is the half width of those medians' intervals (distribution-free, 95 %; `lowrank_onnx.evaluate.latency`),
-relative, the median of the ranks. While it isn't small the passes are doubled, and the rounds get longer, until the
-time is used up. To stop for a narrow interval, not for a pleasing ratio, favours neither side.
+until it lasts half a millisecond. Passes in a row make a round (where time does for few, each is one), and a round's
+time of a model is its shortest: what disturbs a measurement on a shared machine only adds time. A rank's time is the
+dense time times the median, over the rounds, of its ratio to the dense time of the same round: load that comes and goes
+falls out of a ratio. The noise of a curve is the half width of those medians' intervals (distribution-free, 95 %;
+`lowrank_onnx.evaluate.latency`), relative, the median of the ranks. While it isn't small the passes are doubled, and
+the rounds get longer, until the time is used up. To stop for a narrow interval, not for a pleasing ratio, favours
+neither side.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from lowrank_onnx.latency.curve import LatencyCurve
 from lowrank_onnx.types import Feed
 
 _ROUNDS = 12
-_FEWEST_PASSES = 12
-"""Two for each of 6 rounds, the fewest ratios whose median has a 95 % interval."""
+_FEWEST_PASSES = 6
+"""A round each: the fewest ratios whose median has a 95 % interval."""
 _LOOKS = (24, 48, 96)
 """Passes after which the noise is looked at."""
 _MOST_PASSES = 192
@@ -79,7 +80,7 @@ def measure_rounds(
     ----------
     timed : warm sessions, dense first, then one or more ranks.
     feed : what they all run on.
-    deadline : of `clock`; a pass that has begun is ended, and 12 passes there are in any case.
+    deadline : of `clock`; a pass that has begun is ended, and 6 passes there are in any case.
     seed : of the orders.
     clock : nanoseconds.
     """
@@ -99,8 +100,8 @@ def measure_rounds(
 
 
 def _rounds(passes: Sequence[Sequence[float]]) -> list[list[float]]:
-    """The shortest times of passes in a row, two or more to a round."""
-    count = min(_ROUNDS, len(passes) // 2)
+    """The shortest times of passes in a row: 6 rounds, from 12 passes on of two each, and 12 where there are more."""
+    count = min(_ROUNDS, max(_FEWEST_PASSES, len(passes) // 2))
     bounds = [len(passes) * index // count for index in range(count + 1)]
     rounds = (passes[start:end] for start, end in itertools.pairwise(bounds))
     return [[min(column) for column in zip(*rows, strict=True)] for rows in rounds]

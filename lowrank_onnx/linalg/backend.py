@@ -73,6 +73,10 @@ class Backend:
         """``A' A``; NumPy computes one triangle of such a product and mirrors it."""
         return A.T @ A
 
+    def shifted(self, G: DeviceArray, shift: float) -> DeviceArray:
+        """``G + shift * I`` for a square G; NumPy touches the diagonal only."""
+        return G + shift * self.xp.eye(G.shape[0], dtype=G.dtype, device=self.device)
+
     def cholesky_upper(self, G: DeviceArray) -> DeviceArray | None:
         """The upper triangular R with ``R' R = G``; None where G isn't numerically positive definite."""
         try:
@@ -115,6 +119,11 @@ class NumpyBackend(Backend):
 
     def threads_for(self, shape: tuple[int, ...], rank: int) -> contextlib.AbstractContextManager[object]:  # noqa: D102
         return lapack.threads_for_work(math.prod(shape) * rank)
+
+    def shifted(self, G: DeviceArray, shift: float) -> DeviceArray:  # noqa: D102
+        moved = G.copy()
+        moved.reshape(-1)[:: len(G) + 1] += shift
+        return moved
 
     def cholesky_upper(self, G: DeviceArray) -> DeviceArray | None:  # noqa: D102
         return lapack.cholesky_upper(G)

@@ -43,7 +43,7 @@ def factor(
 
     Parameters
     ----------
-    W : (in, out), float16, bfloat16, float32 or float64
+    W : (in, out), float16, bfloat16, float32 or float64.
         Any strides; a read-only memory map will do. Accumulated in float32, or float64 for float64.
     rank : from 1 to min(in, out); or else one of `error`, `energy` and `spectral`.
     method :

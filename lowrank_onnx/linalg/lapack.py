@@ -91,7 +91,8 @@ Problem: TypeAlias = tuple[K, Callable[[], T], int]
 def solver_of_small(wanted: bool) -> Iterator[Callable[[Iterable[Problem[K, T]]], Iterator[tuple[K, T]]]]:
     """Solves problems in their order; inside `beside_runtime`, those that get one thread some at a time.
 
-    What is solved at once is as much as there are threads. Elsewhere, or where not `wanted`, one goes after the other.
+    What is solved at once is as much as there are threads, and as much again is ready. Elsewhere, or where not
+    `wanted`, one goes after the other.
     """
     threads = _all_threads.get() or 1
     with ThreadPoolExecutor(threads, "small") as executor:
@@ -99,7 +100,7 @@ def solver_of_small(wanted: bool) -> Iterator[Callable[[Iterable[Problem[K, T]]]
         def solve(problems: Iterable[Problem[K, T]]) -> Iterator[tuple[K, T]]:
             waiting: deque[tuple[K, Future[T]]] = deque()
             for about, problem, work in problems:
-                while waiting and (len(waiting) >= threads or work >= ALL_THREADS_WORK):
+                while waiting and (len(waiting) >= 2 * threads or work >= ALL_THREADS_WORK):
                     yield waiting[0][0], waiting.popleft()[1].result()
                 if threads > 1 and wanted and work < ALL_THREADS_WORK:
                     waiting.append((about, executor.submit(problem)))

@@ -66,12 +66,13 @@ class PulledLeading:
 
     def _family(self, pull: float, first: DeviceArray | None) -> LeadingFamily:
         backend, xp = self.backend, self.backend.xp
-        a, b, _ = self.towards.shape
-        metric = self.gram + pull * self._identity(a * b)
+        metric = backend.shifted(self.gram, pull)
         energy = self.energy + pull * (self.constant + float(xp.sum(self.towards**2)))
         folded = Folded(self.towards, metric, self.cross + pull * self.towards, energy, 0, 1.0)
         try:
-            return family_on(backend, folded, self._identity(a) if first is None else first, self.dtype)
+            return family_on(
+                backend, folded, self._identity(self.towards.shape[0]) if first is None else first, self.dtype
+            )
         except np.linalg.LinAlgError as error:
             raise FactorizationError(
                 f"normal equations with a pull of {pull:.3g} are singular: give a larger one"

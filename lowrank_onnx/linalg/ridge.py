@@ -2,9 +2,9 @@
 
 The L R of rank r that minimises ``||X L R - T||_F**2 + l ||L R - W||_F**2``: reduced rank regression (Izenman,
 "Reduced-rank regression for the multivariate linear model", J. Multivariate Analysis 5, 1975) with a ridge that pulls
-to W instead of to zero. With ``H = X'X + l I = S S'`` and M the solution of full rank, the loss is
+to W instead of to zero. With ``H = X'X + l I = S S'`` and M the solution of full rank, ``H M = X'T + l W``, the loss is
 ``||S'(L R - M)||_F**2`` and a constant. So as in `lowrank_onnx.linalg.weighted`, ``L = M V`` and ``R = V'`` with V the
-leading right singular vectors of ``S' M = S' W + S^-1 (X'T - X'X W)``; M itself is never formed.
+leading right singular vectors of ``S' M = S^-1 (X'T + l W)``; of M itself only L is formed, ``S'^-1 (S' M V)``.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class PulledRegression:
     Attributes
     ----------
     gram : (in, in) float64, X'X.
-    missing : (in, out) float64, ``X'T - X'X W``: nothing where W already meets the target.
+    cross : (in, out) float64, X'T.
     towards : (in, out) float64, W.
     dtype : of the factors, and of the singular value problem.
     """
 
     backend: Backend
     gram: DeviceArray
-    missing: DeviceArray
+    cross: DeviceArray
     towards: DeviceArray
     dtype: type[np.float32] | type[np.float64]
 
@@ -54,11 +54,10 @@ class PulledRegression:
         in_features = self.towards.shape[0]
         with backend.threads_for((in_features, in_features), in_features // 3):
             root = self._root(pull)
-            correction = backend.solve_upper(root, self.missing, transposed=True)
-            weighted = root @ self.towards + correction
+            weighted = backend.solve_upper(root, self.cross + pull * self.towards, transposed=True)
             single = xp.astype(weighted, xp.float64 if self.dtype is np.float64 else xp.float32)
             directions = xp.astype(solve(backend, single, rank, options).right[:, :rank], xp.float64)
-            left = self.towards @ directions + backend.solve_upper(root, correction @ directions, transposed=False)
+            left = backend.solve_upper(root, weighted @ directions, transposed=False)
         norms = xp.sqrt(column_norms(backend, left))
         left = left / xp.where(norms > 0, norms, xp.ones_like(norms))
         return self._to_host(left), self._to_host((directions * norms).T)
@@ -67,8 +66,7 @@ class PulledRegression:
         """The Cholesky factor of ``X'X + l I``."""
         if not 0.0 < pull < math.inf:
             raise FactorizationError(f"pull {pull:g}: expected a finite number above 0")
-        regular = self.gram + pull * self.backend.to_device(np.eye(self.gram.shape[0]))
-        root = self.backend.cholesky_upper(regular)
+        root = self.backend.cholesky_upper(self.backend.shifted(self.gram, pull))
         if root is None:
             raise FactorizationError(f"normal equations with a pull of {pull:.3g} are singular: give a larger one")
         return root
@@ -106,4 +104,4 @@ def pulled_regression_on(backend: Backend, gram: Doubles, cross: Doubles, toward
     """`pulled_regression` on a given backend, without its checks."""
     G, W = backend.to_device(gram), backend.to_device(towards.astype(np.float64))
     dtype = np.float64 if towards.dtype == np.float64 else np.float32
-    return PulledRegression(backend, G, backend.to_device(cross) - G @ W, W, dtype)
+    return PulledRegression(backend, G, backend.to_device(cross), W, dtype)

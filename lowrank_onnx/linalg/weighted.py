@@ -22,6 +22,9 @@ from lowrank_onnx.types import Array
 FLOOR = 1e-8
 """Of the mean eigenvalue, added to C: far below what any calibration resolves, far above float64 rounding."""
 
+FEW_OUTPUTS = 2
+"""Inputs for each output from which on the outputs' second moment is cheaper to factor than the inputs'."""
+
 ASYMMETRY = 1e-3
 """Largest entry of C - C', relative to the largest of C, that is taken for rounding."""
 
@@ -85,15 +88,31 @@ def _symmetrized(C: NDArray[np.float64], largest: float, scale: float) -> NDArra
 def weigh(backend: Backend, C: NDArray[np.float64], W: DeviceArray) -> DeviceArray:
     """``S' W`` with ``S S' = C + FLOOR * I``, in W's dtype; C is (in, in), or its diagonal (in,).
 
+    Or what stands for it: of a W in float32 with few outputs, the (out, out) factor of ``W' S S' W``. Its right
+    singular vectors and its singular values are the same, and squaring in float64 loses nothing that float32 resolves.
+
     Raises
     ------
     FactorizationError
-        where C has a materially negative eigenvalue.
+        where C has a materially negative eigenvalue that outputs show.
     """
     xp = backend.xp
     if C.ndim == 1:
         return xp.astype(backend.to_device(np.sqrt(C + FLOOR)), W.dtype, copy=False)[:, None] * W
+    if W.dtype == xp.float32 and W.shape[1] * FEW_OUTPUTS <= W.shape[0]:
+        narrow = _root_of_outputs(backend, C, W)
+        if narrow is not None:
+            return narrow
     return xp.astype(transposed_root(backend, C), W.dtype, copy=False) @ W
+
+
+def _root_of_outputs(backend: Backend, C: NDArray[np.float64], W: DeviceArray) -> DeviceArray | None:
+    """R in W's dtype with ``R' R = W' (C + FLOOR * I) W``; None where outputs aren't independent, to float64."""
+    xp = backend.xp
+    wide = xp.astype(W, xp.float64)
+    G = wide.T @ (backend.to_device(C) @ wide) + FLOOR * (wide.T @ wide)
+    R = backend.cholesky_upper((G + G.T) / 2.0)
+    return None if R is None else xp.astype(R, W.dtype, copy=False)
 
 
 def transposed_root(backend: Backend, C: NDArray[np.float64]) -> DeviceArray:
@@ -105,7 +124,9 @@ def transposed_root(backend: Backend, C: NDArray[np.float64]) -> DeviceArray:
         where C has a materially negative eigenvalue.
     """
     xp = backend.xp
-    floored = backend.to_device(C + FLOOR * np.eye(C.shape[0]))
+    raised = C.copy()
+    raised[np.diag_indices(C.shape[0])] += FLOOR
+    floored = backend.to_device(raised)
     R = backend.cholesky_upper(floored)
     if R is not None:
         return R

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,12 +43,15 @@ class Moment:
     mean : (groups, in) float64, the mean of x, with the same weights.
     rows : rows per group that went in. Fewer than `in` make the moment singular.
     positions : rows per group that there were in the feeds that gave any; equal to `rows` where nothing was sampled.
+    mirrored : of a weight that other sites apply transposed, the moment of the rows that those multiply, (groups, out,
+        out): with it the weight has one on each side. Else None.
     """
 
     second_moment: Array
     mean: Array
     rows: int
     positions: int
+    mirrored: Moment | None = None
 
     @property
     def diagonal(self) -> bool:
@@ -155,12 +158,16 @@ def scratch_bytes(groups: int, in_features: int) -> int:
 def merge_moments(moments: Sequence[Moment]) -> Moment:
     """The moment of all rows of several sites together, for a weight that they share; weighted by positions.
 
+    Where rows are looked up and multiplied, too, the diagonal of the lookups is written out.
+
     Raises
     ------
     ValueError : there is none, or they are of different shapes.
     """
     if not moments:
         raise ValueError("no moments to merge")
+    if len({moment.diagonal for moment in moments}) > 1:
+        moments = [_written_out(moment) if moment.diagonal else moment for moment in moments]
     first = moments[0]
     if any(moment.second_moment.shape != first.second_moment.shape for moment in moments):
         raise ValueError(f"moments of shapes {[moment.second_moment.shape for moment in moments]} can't be merged")
@@ -172,6 +179,10 @@ def merge_moments(moments: Sequence[Moment]) -> Moment:
         second += moment.second_moment * (moment.positions / positions)
         mean += moment.mean * (moment.positions / positions)
     return Moment(second, mean, sum(moment.rows for moment in moments), positions)
+
+
+def _written_out(moment: Moment) -> Moment:
+    return replace(moment, second_moment=np.stack([np.diag(shares) for shares in moment.second_moment]))
 
 
 def effective_rank(moment: Moment) -> float:

@@ -94,6 +94,7 @@ def find_row_layout(skeleton: onnx.ModelProto, site: Site) -> RowLayout | str:
     """How the rows of a site lie in its input, or the reason why that can't be told."""
     if site.scope:
         return "it is in a subgraph, whose values onnxruntime doesn't return"
+    site = site.own
     node = skeleton.graph.node[site.node_index]
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     weight_on_the_right = node.input[0] == site.input

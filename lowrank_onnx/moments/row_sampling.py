@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from lowrank_onnx.moments.row_layout import Patches, RowLayout
 
-SAMPLED_ROWS_PER_FEATURE = 8
-"""Positions of a convolution that go into its moment, for each feature: twice what `advise_rows` asks for."""
+SAMPLED_ROWS_PER_FEATURE = 6
+"""Positions of a convolution that go into its moment, for each feature: half as many again as `advise_rows` asks for.
+With 8 the shipped VGG has the same error at 0.8 to 0.4 of its MACs, with 4 one that is larger by 3 %."""
 
 LEAST_SAMPLED_ROWS = 4096
 """Positions that go into a moment however few features it has, where there are as many."""

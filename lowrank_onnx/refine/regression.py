@@ -1,9 +1,11 @@
-"""The least-squares problem of one step as its normal equations: added up from rows, asked for the error of factors."""
+"""The least-squares problem of one step: as normal equations where it is solved, as rows where solutions are judged."""
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,9 @@ from lowrank_onnx.moments.moment import buffer_rows
 from lowrank_onnx.types import Array
 
 Doubles = NDArray[np.float64]
+
+KEPT_AT_ONCE = 1024
+"""Rows that are gathered at a time for a `RowList`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,13 +42,78 @@ class Regression:
         """The part of some columns of T."""
         return Regression(self.gram, self.cross[:, :, columns], self.energy[:, columns], self.rows)
 
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JudgedRows:
+    """Rows of ``X' M ~ T`` that weren't solved for: so few that products with them are cheaper than their moments.
+
+    Attributes
+    ----------
+    inputs : (groups, n, in), X'.
+    targets : (groups, n, out), T.
+    """
+
+    inputs: Array
+    targets: Array
+
+    @property
+    def rows(self) -> int:
+        """How many there are, n."""
+        return int(self.inputs.shape[1])
+
+    def of_columns(self, columns: NDArray[np.intp]) -> JudgedRows:
+        """The part of some columns of T."""
+        return JudgedRows(self.inputs, self.targets[:, :, columns])
+
     def error(self, product: Array) -> float:
-        """``||X' M - T||_F / ||T||_F`` over all groups, for M (groups, in, out)."""
-        M = product.astype(np.float64)
-        with threads_for_work(self.gram.size * M.shape[-1]):
-            missed = self.energy.sum() + np.sum((self.gram @ M - 2.0 * self.cross) * M)
-        energy = float(self.energy.sum())
-        return float(np.sqrt(max(float(missed), 0.0) / energy)) if energy > 0.0 else 0.0
+        """``||X' M - T||_F / ||T||_F`` over all groups, for M (groups, in, out); infinite where it overflows."""
+        work = self.inputs.size * product.shape[-1]
+        with threads_for_work(work), np.errstate(over="ignore", invalid="ignore"):
+            missed = self.inputs @ product.astype(self.inputs.dtype, copy=False) - self.targets
+        lost, energy = (float(np.sum(np.square(part, dtype=np.float64))) for part in (missed, self.targets))
+        if not math.isfinite(lost):
+            return math.inf
+        return math.sqrt(lost / energy) if energy > 0.0 else 0.0
+
+
+class RowSink(Protocol):
+    """What rows are given to, some at a time."""
+
+    @property
+    def room(self) -> int:
+        """The most rows that the next `add` may bring; at least 1."""
+
+    def add(self, originals: Array, inputs: Array, offsets: Array | None) -> None:
+        """Add rows of X and X', (groups, n, in) with n <= `room`, and of D, (groups, n, out); None is 0."""
+
+
+class RowList:
+    """Keeps rows for `JudgedRows`.
+
+    Parameters
+    ----------
+    weights : (groups, in, out), W of the targets ``T = X W + D``.
+    """
+
+    room = KEPT_AT_ONCE
+
+    def __init__(self, weights: Array) -> None:
+        self._weights = weights
+        self._inputs: list[Array] = []
+        self._targets: list[Array] = []
+
+    def add(self, originals: Array, inputs: Array, offsets: Array | None) -> None:  # noqa: D102
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows stays infinite, and shows in the result
+            targets = originals @ self._weights
+        self._inputs.append(inputs)
+        self._targets.append(targets if offsets is None else targets + offsets)
+
+    def finish(self) -> JudgedRows:
+        """Everything that was added."""
+        groups, in_features, out_features = self._weights.shape
+        inputs = [np.empty((groups, 0, in_features), self._weights.dtype), *self._inputs]
+        targets = [np.empty((groups, 0, out_features), self._weights.dtype), *self._targets]
+        return JudgedRows(np.concatenate(inputs, axis=1), np.concatenate(targets, axis=1))
 
 
 class RegressionSum:
@@ -70,17 +140,10 @@ class RegressionSum:
         self._rows = 0
 
     @property
-    def dtype(self) -> type[np.float32] | type[np.float64]:
-        """What rows are collected in."""
-        return np.float64 if self._inputs.dtype == np.float64 else np.float32
-
-    @property
-    def room(self) -> int:
-        """The most rows that the next `add` may bring; at least 1."""
+    def room(self) -> int:  # noqa: D102
         return int(self._inputs.shape[1]) - self._filled
 
-    def add(self, originals: Array, inputs: Array, offsets: Array | None) -> None:
-        """Add rows of X and X', (groups, n, in) with n <= `room`, and of D, (groups, n, out); None is 0."""
+    def add(self, originals: Array, inputs: Array, offsets: Array | None) -> None:  # noqa: D102
         place = slice(self._filled, self._filled + inputs.shape[1])
         self._originals[:, place] = originals
         self._inputs[:, place] = inputs

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lowrank_onnx.errors import FactorizationError
-from lowrank_onnx.refine.regression import Regression
+from lowrank_onnx.refine.regression import JudgedRows, Regression
 from lowrank_onnx.refine.write_form import Equations, Parts, Problem, refined_parts
 from lowrank_onnx.types import Array, numpy_dtype
 
@@ -30,12 +30,12 @@ class Solution:
     error: float
 
 
-def choose_ridge(problem: Problem, fit: Regression, validate: Regression, start: float) -> Solution:
+def choose_ridge(problem: Problem, fit: Regression, validate: JudgedRows, start: float) -> Solution:
     """Solve with the ridge of `RIDGES` whose parts, as stored, have least error on the validating rows.
 
     Parameters
     ----------
-    fit, validate : the equations of the rows to solve for and of the others; both usable.
+    fit, validate : the equations of the rows to solve for, and the others; both usable.
     start : the ridge to try first.
     """
     solver = part_solver(problem, fit)
@@ -49,7 +49,7 @@ def choose_ridge(problem: Problem, fit: Regression, validate: Regression, start:
     return attempt(_descend(lambda index: attempt(index).error, RIDGES.index(start), len(RIDGES)))
 
 
-def _attempt(problem: Problem, solver: Callable[[float], Parts | None], ridge: float, validate: Regression) -> Solution:
+def _attempt(problem: Problem, solver: Callable[[float], Parts | None], ridge: float, validate: JudgedRows) -> Solution:
     try:
         parts = solver(ridge)
     except FactorizationError:  # so small a pull doesn't make the equations regular
@@ -71,6 +71,12 @@ def is_usable(regression: Regression) -> bool:
     parts = (regression.gram, regression.cross, regression.energy)
     finite = all(np.isfinite(part).all() for part in parts)
     return regression.rows > 0 and finite and all(float(np.trace(gram)) > 0.0 for gram in regression.gram)
+
+
+def can_judge(rows: JudgedRows) -> bool:
+    """Whether there are rows, all groups have inputs that aren't all 0, and nothing overflowed."""
+    finite = bool(np.isfinite(rows.inputs).all() and np.isfinite(rows.targets).all())
+    return rows.rows > 0 and finite and all(bool(inputs.any()) for inputs in rows.inputs)
 
 
 def _descend(error: Callable[[int], float], start: int, count: int) -> int:

@@ -3,7 +3,8 @@
 1. One walk through the model solves each weight on most of the calibration feeds. The others decide how hard it is
    pulled towards the original.
 2. The outputs of the whole model on the held-out feeds, which neither the planned factors nor the walk have seen,
-   decide what stays: all of it, else the beginning of the walk that does best, else nothing.
+   decide what stays (`lowrank_onnx.refine.judges`): all of it, else the beginning of the walk that does best, else
+   nothing.
 
 To solve what stays once more on all feeds takes another walk, for 2 to 6 % less error on the shipped VGG; with the
 inputs of the first walk it makes the error larger, because factors make good what just those before them get wrong.
@@ -17,16 +18,16 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from lowrank_onnx.attempt import Workshop, error_on
+from lowrank_onnx.attempt import Workshop
 from lowrank_onnx.cache import NO_CACHE, Cache, remember
 from lowrank_onnx.cache.facts import feed_facts
 from lowrank_onnx.choose import Choice
-from lowrank_onnx.evaluate import Feeds
-from lowrank_onnx.evaluate.feeds import is_held_out, split_feeds
+from lowrank_onnx.evaluate.feeds import is_held_out
 from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.passes.dataflow import read_dataflow
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.refine.batches import batch_feeds
+from lowrank_onnx.refine.judges import Judges, find_judges
 from lowrank_onnx.refine.kept import KeptSteps, Trial, factor_facts, trial_codec
 from lowrank_onnx.refine.outcome import Outcome
 from lowrank_onnx.refine.replaced import Replaced, replaced_weights
@@ -90,7 +91,7 @@ def refine_factors(
     flow = read_dataflow(workshop.model.skeleton)
     steps = plan_steps(flow, replaced)
     walk = cache.scoped(lambda: chain((options, bounds), factor_facts(replaced, workshop.spool), feed_facts(feeds)))
-    judges = _judges(workshop, every)
+    judges = find_judges(feeds, workshop.original.held_out, every)
     work = Work(
         model=workshop.model,
         flow=flow,
@@ -112,7 +113,7 @@ def refine_factors(
         return Refined(workshop.spool, Refinement(0, 0, None, None, (), str(error)))
     with work.clock.stage(RUN):
         trial = remember(
-            work.kept.trial(judges),
+            work.kept.trial(judges.feeds),
             trial_codec(len(replaced)),
             lambda: _keep_what_helps(workshop, choices, work.spool, judges, outcomes, replaced),
         )
@@ -123,7 +124,7 @@ def refine_factors(
     left_out = (Outcome(weight, None, reason) for weight, reason in steps.reasons.items())
     report = Refinement(
         feeds=used,
-        held_out=len(judges),
+        held_out=len(judges.feeds),
         error_before=trial.error_before,
         error_after=trial.error_after,
         weights=tuple(_reported(outcome) for outcome in (*undone, *left_out)),
@@ -132,38 +133,30 @@ def refine_factors(
     return Refined(spool, report)
 
 
-def _judges(workshop: Workshop, every: int) -> Feeds:
-    """The held-out feeds; where there are too few to hold any out, those that the walk doesn't solve for."""
-    original = workshop.original
-    if original.held_out is not original.calibration:
-        return original.held_out
-    return split_feeds(original.calibration, every)[1]
-
-
 def _keep_what_helps(
     workshop: Workshop,
     choices: Sequence[Choice],
     solved: FactorSpool,
-    judges: Feeds,
+    judges: Judges,
     walked: Sequence[Outcome],
     replaced: Sequence[Replaced],
 ) -> Trial:
     """The weights whose new factors stay, and the outputs' errors on the held-out feeds before and after."""
     weights = {one.weight: one for one in replaced}
     changed = [outcome.weight for outcome in walked if outcome.ridge is not None]
-    before = error_on(workshop, choices, judges)
+    before = judges.judge(workshop, choices)
     kept, after = frozenset[WeightRef](), before
     for share in BEGINNINGS if changed else ():
         beginning = _whole_bundles(changed[: round(share * len(changed))], weights)
         if beginning:
             spool = _adopt(workshop.spool, solved, [weights[weight] for weight in beginning])
-            error = error_on(replace(workshop, spool=spool), choices, judges)
-            if error < after:
-                kept, after = frozenset(beginning), error
+            found = judges.judge(replace(workshop, spool=spool), choices)
+            if found.error < after.error and judges.prefer(found, before):
+                kept, after = frozenset(beginning), found
             if share == 1.0 and kept:
                 break
     places = tuple(place for place, one in enumerate(replaced) if one.weight in kept)
-    return Trial(places, before, after)
+    return Trial(places, before.error, after.error)
 
 
 def _whole_bundles(beginning: Sequence[WeightRef], weights: Mapping[WeightRef, Replaced]) -> Sequence[WeightRef]:

@@ -15,7 +15,7 @@ from lowrank_onnx.refine.replaced import Replaced
 from lowrank_onnx.types import Site, WeightRef
 
 MAX_EQUATION_BYTES = 2**31
-"""Of the normal equations of one site, of the feeds to fit and of those to validate together."""
+"""Of the normal equations of one site and of what a solution makes of them, together."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from lowrank_onnx.passes.dataflow import Dataflow
 from lowrank_onnx.progress import StageProgress
 from lowrank_onnx.refine.kept import KeptSteps
 from lowrank_onnx.refine.outcome import Outcome
-from lowrank_onnx.refine.regression import Regression, RegressionSum
-from lowrank_onnx.refine.solve import FIRST_RIDGE, choose_ridge, is_usable, written_product
+from lowrank_onnx.refine.regression import JudgedRows, Regression, RegressionSum, RowList, RowSink
+from lowrank_onnx.refine.solve import FIRST_RIDGE, can_judge, choose_ridge, is_usable, written_product
 from lowrank_onnx.refine.steps import Step
 from lowrank_onnx.refine.target import Target, find_target
 from lowrank_onnx.refine.twins import Twins
@@ -29,9 +29,12 @@ from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
 from lowrank_onnx.types import Array
 
-ROWS_PER_FEATURE = (8, 32)
+ROWS_PER_FEATURE = (6, 24)
 """Rows that go into the equations of one step, for each input feature: where there are as many, the first number; and
 up to the second as long as adding them up takes at most `WORK_SHARE` of the work of the sites themselves."""
+
+JUDGED_ROWS = 2048
+"""Rows of the feeds that validate: they choose between a few pulls, and give nothing to the solution."""
 
 WORK_SHARE = 1
 """On the shipped VGG, four times as many rows change the outputs' error on unseen images by less than a hundredth."""
@@ -97,17 +100,17 @@ def _solve_step(work: Work, twins: Twins, step: Step, start: float) -> list[Outc
         return [Outcome(weight, None, f"its input {step.value!r} {error}") for weight in weights]
     outcomes = []
     for unit in find_units(step.members, targets):
-        fit, validate = (part.of_columns(unit.columns) for part in equations)
+        fit, validate = equations[0].of_columns(unit.columns), equations[1].of_columns(unit.columns)
         with work.clock.stage(SOLVE):
             found = _solve(work, unit, fit, validate, start)
         outcomes += [replace(found, weight=one.weight) for one in unit.weights]
     return outcomes
 
 
-def _solve(work: Work, unit: Unit, fit: Regression, validate: Regression, start: float) -> Outcome:
+def _solve(work: Work, unit: Unit, fit: Regression, validate: JudgedRows, start: float) -> Outcome:
     """Put new factors of the weights of a unit into the spool."""
     weight, residual = unit.weights[0].weight, unit.target.carried is not None
-    if not is_usable(fit) or not is_usable(validate):
+    if not is_usable(fit) or not can_judge(validate):
         return Outcome(weight, None, "its inputs on these feeds are all 0, or too large to square", residual=residual)
     before = unit.stored(work.spool)
     problem = Problem(weight, unit.target, before, work.options)
@@ -124,43 +127,47 @@ REFINED = ", refined"
 """What is added to the name of the solver of the first factors."""
 
 
-def _equations(work: Work, twins: Twins, step: Step, targets: Sequence[Target]) -> tuple[Regression, Regression]:
-    """Of the feeds to fit, and of those that validate."""
+def _equations(work: Work, twins: Twins, step: Step, targets: Sequence[Target]) -> tuple[Regression, JudgedRows]:
+    """Of the feeds to fit, and rows of those that validate."""
     weights = np.concatenate([target.W for target in targets], axis=-1)
-    positions = count_rows(step.layout, twins.value(twins.feeds[0], "original", step.value).shape) * len(twins.feeds)
-    quota = -(-_wanted_rows(weights.shape[-2], weights.shape[-1], positions) // len(twins.feeds))
+    validating = [feed for feed in twins.feeds if work.validates(feed)]
+    fitting = [feed for feed in twins.feeds if not work.validates(feed)]
     with gram_threads() as executor:
-        sums = RegressionSum(weights, executor), RegressionSum(weights, executor)
-        for feed in twins.feeds:
-            _add_feed(work, twins, step, targets[0], sums[work.validates(feed)], feed, quota)
-        return sums[0].finish(), sums[1].finish()
+        total, rows = RegressionSum(weights, executor), RowList(weights)
+        if fitting:
+            shape = twins.value(fitting[0], "original", step.value).shape
+            wanted = _wanted_rows(weights.shape[-2], weights.shape[-1], count_rows(step.layout, shape) * len(fitting))
+            for feed in fitting:
+                _add_feed(work, twins, step, targets[0], total, feed, -(-wanted // len(fitting)))
+        for feed in validating:
+            _add_feed(work, twins, step, targets[0], rows, feed, -(-JUDGED_ROWS // len(validating)))
+        return total.finish(), rows.finish()
 
 
 def _wanted_rows(in_features: int, out_features: int, positions: int) -> int:
-    """Rows over all feeds. Adding up n rows takes n in**2 multiplications, the sites positions in out."""
+    """Rows of all feeds to fit. Adding up n rows takes n in**2 multiplications, the sites positions in out."""
     least, most = (number * in_features for number in ROWS_PER_FEATURE)
     return max(least, LEAST_SAMPLED_ROWS, min(most, WORK_SHARE * positions * out_features // in_features))
 
 
-def _add_feed(
-    work: Work, twins: Twins, step: Step, target: Target, total: RegressionSum, feed: int, quota: int
-) -> None:
+def _add_feed(work: Work, twins: Twins, step: Step, target: Target, sink: RowSink, feed: int, quota: int) -> None:
     X, inputs = (twins.value(feed, side, step.value) for side in ("original", "compressed"))
     if X.shape != inputs.shape:
         raise RowsError(f"has shape {list(X.shape)} in the original and {list(inputs.shape)} in the compressed model")
     count = count_rows(step.layout, X.shape)
     indices = sample_rows(count, quota, _row_seed(work.options.seed, step, feed))
     offset = _carried_difference(twins, target, feed, count)
+    dtype = np.float64 if target.W.dtype == np.float64 else np.float32
     start = 0
     while start < len(indices):
-        chunk = indices[start : start + total.room]
-        rows, refined_rows = (gather_rows(step.layout, value, chunk, total.dtype) for value in (X, inputs))
+        chunk = indices[start : start + sink.room]
+        rows, refined_rows = (gather_rows(step.layout, value, chunk, dtype) for value in (X, inputs))
         differences = None
         if offset is not None and target.layout is not None:
-            differences = gather_rows(target.layout, offset, chunk, total.dtype)
+            differences = gather_rows(target.layout, offset, chunk, dtype)
         if not np.isfinite(rows).all() or not np.isfinite(refined_rows).all():
             raise RowsError("holds NaN or infinity on some feeds")
-        total.add(rows, refined_rows, differences)
+        sink.add(rows, refined_rows, differences)
         start += len(chunk)
 
 

@@ -147,12 +147,16 @@ def _trials_line(trials: Sequence[PlanTrial]) -> Group | None:
         return None
     last = [trial for trial in trials if trial.keep == trials[-1].keep]
     chosen = next(trial for trial in last if trial.chosen)
-    line = f"plan: measured effects trusted to {chosen.trust:g}"
+    line = f"plan: measured effects trusted to {_trial_name(chosen)}"
     if chosen.error is None:
         return Group(text(f"{line}, for want of samples to choose by"))
-    others = ", ".join(f"{trial.trust:g}: {significant(trial.error)}" for trial in last if not trial.chosen)
+    others = ", ".join(f"{_trial_name(trial)}: {significant(trial.error)}" for trial in last if not trial.chosen)
     error = f"error {significant(chosen.error)} on calibration feeds"
     return Group(text(f"{line} ({error}{f'; to {others}' if others else ''})"))
+
+
+def _trial_name(trial: PlanTrial) -> str:
+    return f"{trial.trust:g} with plain forms" if trial.plain else f"{trial.trust:g}"
 
 
 def _proof_block(result: CompressionResult) -> Group | None:

@@ -23,7 +23,7 @@ def significant(number: float | None, digits: int = 3) -> str:
     if not math.isfinite(number):
         return "NaN" if math.isnan(number) else f"{number:+}".replace("inf", "infinity").lstrip("+")
     rounded = float(f"{number:.{digits - 1}e}")
-    if 1e-4 <= abs(rounded) < 10**digits:
+    if 1e-4 <= abs(rounded) < 1e6:
         decimals = max(digits - 1 - math.floor(math.log10(abs(rounded))), 0)
         return f"{rounded:.{decimals}f}"
     return f"{number:.{digits}g}"

@@ -15,7 +15,7 @@ from lowrank_onnx.types import MetricComparison
 def sweep_columns(sweep: SweepResult) -> tuple[str, ...]:
     """The headings of a sweep's table; those of a task metric where there is one."""
     metric = ("metric", "drop") if _metrics(sweep) else ()
-    return ("budget", "file", "MACs", "speed", "error", "top-1", *metric, "")
+    return ("budget", "file", "MACs", "speed", "error", "top-1", *metric, "outcome")
 
 
 def sweep_legend(sweep: SweepResult) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -36,12 +38,39 @@ LISTED_NAMES = 3
 _NAME_WIDTH = 10
 
 
-def text(content: str, style: str = "") -> Text:
+_HANGING = 2
+"""Columns by which the later lines of an indented paragraph stand further in than its first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    """Words that keep their indent where they are wrapped, without a blank at any line's end.
+
+    rich's own Text loses the indent, and leaves the blank at which it broke the line.
+    """
+
+    content: str
+    style: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        words = self.content.lstrip(" ")
+        first = len(self.content) - len(words)
+        later = first + _HANGING if first else 0
+        width = max(options.max_width - later, 1)
+        for number, line in enumerate(Text(words, style=self.style).wrap(console, width)):
+            line.rstrip()
+            yield Text(" " * (later if number else first)).append_text(line)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, Text(self.content))
+
+
+def text(content: str, style: str = "") -> Paragraph:
     """A paragraph with nothing in it that a terminal or rich's markup would obey."""
-    return Text(printable(content), style=style)
+    return Paragraph(printable(content), style)
 
 
-def heading(content: str) -> Text:
+def heading(content: str) -> Paragraph:
     """A line above a block."""
     return text(content, "bold")
 
@@ -75,7 +104,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 
             min_width=_NAME_WIDTH if index == 0 else None,
         )
     for number, row in enumerate(rows, start=1):
-        result.add_row(*(text(cell) for cell in row), end_section=block > 0 and number % block == 0)
+        result.add_row(*(Text(printable(cell)) for cell in row), end_section=block > 0 and number % block == 0)
     return result
 
 
@@ -90,7 +119,7 @@ def largest(rows: Sequence[_Row], weights: Callable[[_Row], int], *, verbose: bo
     return [rows[index] for index in sorted(order[:LISTED_ROWS])]
 
 
-def hidden_rows(total: int, noun: str, *, verbose: bool) -> Text | None:
+def hidden_rows(total: int, noun: str, *, verbose: bool) -> Paragraph | None:
     """The line under a table that was cut."""
     if verbose or total <= LISTED_ROWS:
         return None
@@ -131,12 +160,12 @@ def by_reason(title: str, entries: Sequence[tuple[str, str, int]], *, verbose: b
 
 def _one_reason(reason: str, members: Sequence[tuple[str, int]], *, verbose: bool) -> list[RenderableType]:
     parameters = sum(p for _, p in members)
-    weights = f", {plural(parameters, 'weight')}" if parameters else ""
+    weights = f" ({plural(parameters, 'weight')})" if parameters else ""
     first = text(f"  {len(members):,} x {reason}{weights}")
     shown = members if verbose else members[:LISTED_NAMES]
     if verbose:
         return [first, *(text(f"      {name}", "dim") for name, _ in shown)]
-    more = f", ... and {len(members) - len(shown):,} more" if len(members) > len(shown) else ""
+    more = f", ... and {len(members) - len(shown):,} more (--verbose)" if len(members) > len(shown) else ""
     return [first, text("      " + ", ".join(name for name, _ in shown) + more, "dim")]
 
 

@@ -8,7 +8,8 @@ feed gives it. So in the copy
    inner graph sees the values of the outer ones. That needs the weight not to be an output of its subgraph, which has
    to be a value of that graph;
 3. a weight that is stored in another type or layout gets a tensor of the main graph that holds what its nodes would
-   decode, and its nodes read that; there is room for `MOST_DECODED_BYTES` of such tensors;
+   decode, and its nodes read that, tied ones through what moves it into their layout; there is room for
+   `MOST_DECODED_BYTES` of such tensors;
 4. the IR version is raised to 4 where it is lower. Below 4 every initializer is an input that can't be overridden; the
    others stop being inputs, and so stay constants for the runtime.
 """
@@ -20,13 +21,14 @@ from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
 
+import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from lowrank_onnx.passes.graph_view import GRAPH_OUTPUT, ModelView, ScopeView, view_model
 from lowrank_onnx.passes.names import NewNames
 from lowrank_onnx.passes.rule import weight_slot
-from lowrank_onnx.types import Array, Site, WeightRef
+from lowrank_onnx.types import Array, DecodeStep, Encoding, Site, WeightRef
 
 MOST_DECODED_BYTES = 1 << 30
 """Decoded weights lie in the copy itself, which can't exceed 2 GB."""
@@ -76,6 +78,7 @@ def make_overridable(
     claimed: dict[WeightRef, str] = {}
     reasons: dict[WeightRef, str] = {}
     moved: list[tuple[WeightRef, onnx.TensorProto]] = []
+    moves: list[onnx.NodeProto] = []
     room = MOST_DECODED_BYTES
     for weight in dict.fromkeys(weights):
         tensor = _stored(view, weight)
@@ -89,9 +92,7 @@ def make_overridable(
             room -= size
             claimed[weight] = names.tensor(f"{weight.name}.decoded")
             copy.graph.initializer.append(numpy_helper.from_array(decode(weight), claimed[weight]))
-            for site in readers[weight]:
-                node = view.scopes[site.scope].nodes[site.node_index]
-                node.input[weight_slot(node, site)] = claimed[weight]
+            moves += _read_decoded(view, names, claimed[weight], weight.encoding, readers[weight])
             continue
         if weight.scope and _is_graph_output(view, weight):
             reasons[weight] = f"weight '{weight.name}' is also an output of its subgraph"
@@ -104,8 +105,40 @@ def make_overridable(
     for scope in reversed(view.scopes.values()):
         _remove_definitions(scope, [weight for weight, _ in moved if weight.scope == scope.scope])
     copy.graph.initializer.extend(tensor for _, tensor in moved)
+    for number, node in enumerate(moves):
+        copy.graph.node.insert(number, node)
     _set_inputs(copy, claimed.values())
     return OverridableModel(copy, claimed, reasons)
+
+
+def _read_decoded(
+    view: ModelView, names: NewNames, decoded: str, encoding: Encoding, sites: Iterable[Site]
+) -> list[onnx.NodeProto]:
+    """Let sites read a decoded weight; the nodes that move it into the layout of those that read it in another."""
+    moves: list[onnx.NodeProto] = []
+    for site in sites:
+        node, own = view.scopes[site.scope].nodes[site.node_index], site.own.weight.encoding
+        further = own.steps[len(encoding.steps) :] if own else ()
+        nodes, node.input[weight_slot(node, site)] = _move(view.scopes[()].proto, names, decoded, further)
+        moves += nodes
+    return moves
+
+
+def _move(
+    graph: onnx.GraphProto, names: NewNames, name: str, steps: Iterable[DecodeStep]
+) -> tuple[list[onnx.NodeProto], str]:
+    """The nodes that bring a tensor into another layout, and the name of what they make; new shapes go to `graph`."""
+    nodes = []
+    for step in steps:
+        made = names.tensor(f"{name}.moved")
+        if step.operation == "transpose":
+            nodes.append(helper.make_node("Transpose", [name], [made], perm=step.axes))
+        else:
+            wanted = names.tensor(f"{made}.shape")
+            graph.initializer.append(numpy_helper.from_array(np.array(step.shape, np.int64), wanted))
+            nodes.append(helper.make_node("Reshape", [name, wanted], [made]))
+        name = made
+    return nodes, name
 
 
 def _stored(view: ModelView, weight: WeightRef) -> onnx.TensorProto:

@@ -19,7 +19,8 @@ model = nn.Sequential(
 optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
 for _ in range(20):
     for batch in torch.randperm(1400).split(64):
-        loss = nn.functional.cross_entropy(model(torch.tensor(images[batch])), torch.tensor(digits.target[batch]))
+        scores = model(torch.tensor(images[batch]))
+        loss = nn.functional.cross_entropy(scores, torch.tensor(digits.target[batch]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -14,11 +14,14 @@ digits = load_digits()
 pixels = (digits.data / 16).astype(np.float32)
 training, testing = slice(0, 1400), slice(1400, None)
 
-model = make_pipeline(PCA(48), MLPClassifier((128, 128), max_iter=80, early_stopping=True, random_state=0))
+perceptron = MLPClassifier((128, 128), max_iter=80, early_stopping=True, random_state=0)
+model = make_pipeline(PCA(48), perceptron)
 model.fit(pixels[training], digits.target[training])
 
-exported = to_onnx(model, pixels[:1], options={"zipmap": False})  # probabilities as one tensor
-exported = select_model_inputs_outputs(exported, outputs=["probabilities"])  # the label is their argmax
+# Probabilities as one tensor; the label is their argmax.
+exported = to_onnx(model, pixels[:1], options={"zipmap": False})
+exported = select_model_inputs_outputs(exported, outputs=["probabilities"])
 Path("digits_sklearn.onnx").write_bytes(exported.SerializeToString())
 np.savez("calib_sklearn.npz", X=pixels[training])
-print(f"digits_sklearn.onnx: {model.score(pixels[testing], digits.target[testing]):.1%} of the test images are right")
+right = model.score(pixels[testing], digits.target[testing])
+print(f"digits_sklearn.onnx: {right:.1%} of the test images are right")

@@ -26,7 +26,7 @@ def way(error: float) -> dict[str, Any]:
 
 def point(pairs: float | None, every: float) -> dict[str, Any]:
     ways = {PAIRS: None if pairs is None else way(pairs), ALL: way(every)}
-    return {"cost": "macs", "asked": 0.6, "ways": ways, "against": None if pairs is None else SPEED}
+    return {"limited": "macs", "asked": 0.6, "ways": ways, "against": None if pairs is None else SPEED}
 
 
 def test_the_verdict_names_what_is_worse_and_what_only_all_forms_reach() -> None:
@@ -34,6 +34,12 @@ def test_the_verdict_names_what_is_worse_and_what_only_all_forms_reach() -> None
         "Nowhere worse with all forms. Error relative to pairs alone: 0.50 (0.6 of the macs)."
     )
     assert verdict([point(0.1, 0.11)]).startswith("Worse with all forms at 0.6 of the macs.")
+    within = point(0.1, 0.11) | {"limited": "error", "asked": 0.05}
+    assert verdict([within]) == (
+        "Nowhere worse with all forms. Faster than pairs alone by 1.50x (1.40 to 1.60) (error at most 0.05)."
+    )
+    slower = within | {"against": {"speedup": 0.8, "low": 0.7, "high": 0.9}}
+    assert verdict([slower]).startswith("Worse with all forms at error at most 0.05.")
     assert verdict([point(None, 0.1)]).endswith("Only with all forms within reach: 0.6 of the macs.")
 
 
@@ -67,7 +73,7 @@ def tiny_case(directory: Path) -> Case:
 @pytest.fixture
 def arguments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     given = SimpleNamespace(
-        quick=True, again=False, models=("vgg",), costs=("parameters",), shares=(0.6,), out=tmp_path, seconds=0.05
+        quick=True, again=False, models=("vgg",), limited=("parameters",), shares=(0.6,), out=tmp_path, seconds=0.05
     )
     monkeypatch.setattr(forms_planning, "_parse", lambda: given)
     monkeypatch.setattr(forms_planning, "load_case", lambda name, quick: tiny_case(tmp_path))

@@ -15,7 +15,7 @@ from benchmarks.refine import (
     resumed,
     save,
 )
-from benchmarks.refine_report import PLANNED, REFINED, markdown, verdict
+from benchmarks.refine_report import PLANNED, REFINED, WHITENED, markdown, verdict
 
 
 def result(after: float) -> dict[str, Any]:
@@ -23,8 +23,8 @@ def result(after: float) -> dict[str, Any]:
         Point(PLANNED, 0.45, 16, 0.08, {"top-1": 0.9}),
         Point(REFINED, 0.45, 16, after, {"top-1": 0.9}),
     ]
-    cost = Cost(0.45, 12, 4.0, 1.5, 2.4, 0.5, 1000.0, 6, 7, 0.05, 0.03)
-    alone = Alone(0.45, 8, 0.05, 0.08, after)
+    cost = Cost(0.45, 12, 4.0, 1.5, 2.4, 0.5, 1000.0, 6, 7, 0.05, 0.03, 1.0)
+    alone = Alone(0.45, 8, 0.05, 0.08, after, 0.07, 0.04)
     around = {"date": "2026-01-01", "machine": "a machine"}
     return asdict(ModelResult("vgg", "judged on images", around, {"top-1": 0.94}, points, [], [cost], [alone]))
 
@@ -36,15 +36,24 @@ def test_the_verdict_says_where_it_is_worse() -> None:
     assert verdict(result(0.1)).startswith("Worse than the planner's at 0.45 of the MACs with 16 feeds.")
 
 
+def test_the_verdict_holds_it_against_whitening_too() -> None:
+    found = result(0.06)
+    found["points"].append(asdict(Point(WHITENED, 0.45, 16, 0.1, {"top-1": 0.9})))
+    assert verdict(found).endswith(" Relative to whitened factors with energy ranks: 0.60 (0.45, 16 feeds).")
+
+
 def test_the_tables_have_every_figure() -> None:
     text = markdown({"models": [result(0.06)]})
     assert "| 0.45 | refined | 0.0600 | 0.9000 |" in text
-    assert "| 0.45 | 12 | 6 of 7 | 0.0500 -> 0.0300 | 1.50 | 3.0 | 2.40 | 8.0 | 1000 |" in text
+    assert "| 0.45 | 12 | 6 of 7 | 0.0500 -> 0.0300 | 1.50 | 3.0 | 2.0 | 2.40 | 8.0 | 1000 |" in text
 
 
 def test_what_the_weights_do_one_by_one_is_told() -> None:
     told = "make 0.0500; all of them as planned 0.0800; refined 0.0600."
-    assert told in markdown({"models": [result(0.06)]})
+    found = result(0.06)
+    assert f"{told} On the feeds to calibrate with: planned 0.0700; refined 0.0400." in markdown({"models": [found]})
+    del found["alone"][0]["seen_planned"], found["costs"][0]["equation_seconds"]  # as older results are
+    assert told in markdown({"models": [found]})
 
 
 def test_saved_results_are_taken_up_where_the_circumstances_are_the_same(tmp_path: Path) -> None:

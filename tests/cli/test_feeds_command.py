@@ -66,7 +66,9 @@ def test_a_wrong_use_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     images = "feeds images photos -o calib.npz --size 8"
     assert "give --input NAME or --model MODEL" in refused(images, capsys)
     assert "no input 'x', expected one of pixels" in refused(f"{images} --model model.onnx --input x", capsys)
-    assert "axis 1 has to be 3" in refused(f"{images} --model model.onnx --layout nhwc", capsys)
+    assert "axis 1 has to be 3 (--size, --layout and --channels make the shape)" in refused(
+        f"{images} --model model.onnx --layout nhwc", capsys
+    )
     assert "axis 2 has to be 8" in refused(f"{images} --model model.onnx --size 6", capsys)
     assert "holds uint8, the model's input is float32" in refused(f"{images} --model model.onnx --dtype uint8", capsys)
     assert "--samples 0: expected at least 1" in refused(f"{images} --input x --samples 0", capsys)

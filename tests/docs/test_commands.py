@@ -108,3 +108,17 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
     assert missing == []
+
+
+COLUMNS = 92
+"""Of code that a page of the site shows beside its contents without cutting it."""
+
+_FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [*DOCS.glob("**/*.md")], ids=lambda page: page.name)
+def test_code_is_not_cut(page: Path) -> None:
+    content = page.read_text(encoding="utf-8")
+    fenced = "\n".join(block for block in _FENCED.findall(content) if "{eval-rst}" not in block)
+    indented = (line[4:] for line in _FENCED.sub("", content).splitlines() if line.startswith("    "))
+    assert [line for line in (*fenced.splitlines(), *indented) if len(line) > COLUMNS] == []

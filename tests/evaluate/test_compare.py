@@ -409,14 +409,14 @@ def test_faster_has_to_be_measured_and_certain() -> None:
     assert _failures(GOOD, latency=_latency(0.9, 1.2)) == ()
     assert _failures(GOOD, require_faster=True) == ("the latency was not measured, and the objective is latency",)
     (failure,) = _failures(GOOD, latency=_latency(0.99, 1.21), require_faster=True)
-    assert failure == "not faster: 2 ms -> 1 ms, speedup 1.100 with 95% interval 0.990 to 1.210 (10 pairs)"
+    assert failure == "not faster: 2 ms -> 1 ms, speedup 1.100 with 95 % interval 0.990 to 1.210 (10 pairs)"
 
 
 def test_a_speedup_that_was_asked_for_has_to_be_reached_by_the_median() -> None:
     assert _failures(GOOD, latency=_latency(1.4, 1.6), require_faster=True, min_speedup=1.49) == ()
     (failure,) = _failures(GOOD, latency=_latency(1.4, 1.6), require_faster=True, min_speedup=1.51)
     assert failure == (
-        "not as fast as --speedup 1.51: 2 ms -> 1 ms, speedup 1.500 with 95% interval 1.400 to 1.600 (10 pairs)"
+        "not as fast as --speedup 1.51: 2 ms -> 1 ms, speedup 1.500 with 95 % interval 1.400 to 1.600 (10 pairs)"
     )
     (failure,) = _failures(GOOD, latency=_latency(0.9, 4.0), require_faster=True, min_speedup=1.5)
     assert failure.startswith("not faster: ")

@@ -11,6 +11,7 @@ from lowrank_onnx.forms import (
     EMBEDDING,
     PAIR,
     PIVOTED,
+    TIED,
     ConvGeometry,
     ConvInput,
     ConvSpatial,
@@ -50,5 +51,5 @@ def test_a_single_row_or_column_has_no_useful_rank() -> None:
 def test_every_form_is_offered_to_users_by_its_name() -> None:
     geometry = ConvGeometry(4, (3, 3), ((1, 1), (1, 1)))
     chains = (ConvSpatial(geometry, 0), ConvInput(geometry), ConvTucker(geometry))
-    forms = (PAIR, CONV_CHANNEL, CONV_TRANSPOSE_CHANNEL, PIVOTED, *chains, Shared("q", True, 2, 8), EMBEDDING)
+    forms = (PAIR, CONV_CHANNEL, CONV_TRANSPOSE_CHANNEL, PIVOTED, *chains, Shared("q", True, 2, 8), EMBEDDING, TIED)
     assert [form.name for form in forms] == list(FORM_NAMES)

@@ -165,6 +165,21 @@ def shared() -> onnx.ModelProto:
     return _model(nodes, {"w": _weight(IN, IN), "table": _weight(50, IN), "i": np.array([3])})
 
 
+def tied() -> onnx.ModelProto:
+    nodes = [
+        h.make_node("Gather", ["table", "i"], ["e"]),
+        h.make_node("Add", ["x", "e"], ["a"]),
+        h.make_node("Gemm", ["a", "table"], ["b"], transB=1),
+        h.make_node("MatMul", ["b", "table"], ["c"]),
+        h.make_node("Transpose", ["table"], ["t"], perm=[1, 0]),
+        h.make_node("MatMul", ["c", "t"], ["d"]),
+        h.make_node("Einsum", ["d", "table"], ["y"], equation="nv,vd->nd"),
+    ]
+    model = _model(nodes, {"table": _weight(50, IN)})
+    model.graph.input.append(h.make_tensor_value_info("i", T.INT64, [1]))
+    return model
+
+
 _BUILDERS: tuple[Callable[[], onnx.ModelProto], ...] = (
     perceptron,
     convolutions,
@@ -175,6 +190,7 @@ _BUILDERS: tuple[Callable[[], onnx.ModelProto], ...] = (
     old,
     functions,
     shared,
+    tied,
 )
 
 

@@ -62,7 +62,7 @@ def test_small_problems_are_solved_some_at_a_time_and_large_ones_alone() -> None
     with threadpoolctl.threadpool_limits(2, user_api="blas"), beside_runtime():
         found, most = solved([1, 1, 1, large, 1])
     assert found == [(0, "small"), (1, "small"), (2, "small"), (3, "MainThread"), (4, "small")]
-    assert most <= 3
+    assert most <= 5
 
 
 def test_elsewhere_and_where_it_is_not_wanted_one_problem_follows_the_other() -> None:

@@ -10,7 +10,7 @@ from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.linalg import FactorRequest, factor
 from lowrank_onnx.linalg.backend import NUMPY, Backend
 from lowrank_onnx.linalg.factor import factor_on
-from lowrank_onnx.linalg.weighted import transposed_root
+from lowrank_onnx.linalg.weighted import FEW_OUTPUTS, FLOOR, transposed_root, weigh
 
 
 def inputs(samples: int, features: int, condition: float, seed: int = 0) -> np.ndarray:
@@ -54,6 +54,36 @@ def test_it_beats_the_plain_factorization_where_inputs_are_uneven(backend: Backe
     assert weighted.relative_error > plain.relative_error
     assert weighted.weighted_error == pytest.approx(error(weighted.left, weighted.right), rel=1e-3)
     assert weighted.solver.endswith(", weighted")
+
+
+@pytest.mark.parametrize("samples", [20, 1000])
+def test_few_outputs_take_a_root_of_their_own_moment(backend: Backend, samples: int) -> None:
+    W = matrix((90, 40), SPECTRA["slow"](40), seed=1, dtype=np.float32)
+    assert W.shape[1] * FEW_OUTPUTS <= W.shape[0]
+    X = inputs(samples, 90, 1e2)
+    C = X.T @ X / samples
+    root = backend.to_host(weigh(backend, C, backend.to_device(W)))
+    wide = W.astype(np.float64)
+    expected = wide.T @ (C + FLOOR * np.eye(90)) @ wide
+    assert root.shape == (40, 40)
+    assert root.dtype == np.float32
+    np.testing.assert_allclose(root.T.astype(np.float64) @ root, expected, atol=1e-6 * np.trace(expected))
+    error = float(np.linalg.norm(X @ (wide - np.matmul(*factors_of(W, 10, C)))) / np.linalg.norm(X @ wide))
+    assert error == pytest.approx(best(X, wide, 10), rel=1e-3)
+
+
+def factors_of(W: np.ndarray, rank: int, second_moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    result = factor(W, rank, second_moment=second_moment)
+    return result.left, result.right
+
+
+def test_outputs_that_repeat_take_the_root_of_the_inputs_moment(backend: Backend) -> None:
+    column = matrix((90, 10), SPECTRA["slow"](10), seed=1, dtype=np.float32)
+    W = np.concatenate((column, column, np.zeros((90, 10), np.float32)), axis=1)
+    C = np.eye(90)
+    weighted = backend.to_host(weigh(backend, C, backend.to_device(W)))
+    np.testing.assert_allclose(weighted.T @ weighted, W.T @ W, atol=1e-5)
+    assert np.linalg.norm(W - np.matmul(*factors_of(W, 10, C))) < 1e-4 * np.linalg.norm(W)
 
 
 def test_inputs_that_are_always_zero_follow_the_plain_norm() -> None:

@@ -198,7 +198,7 @@ def test_a_feed_with_few_rows_leaves_its_share_to_the_next() -> None:
 def test_default_rows_grow_with_the_patch_and_matmul_takes_all() -> None:
     few, many = one_operator("Conv", whole_numbers(4, 3, 1, 1)), one_operator("Conv", whole_numbers(4, 80, 3, 3))
     assert only_moment(observe(few, [whole_numbers(1, 3, 80, 80)])).rows == LEAST_SAMPLED_ROWS == 4096
-    assert only_moment(observe(many, [whole_numbers(1, 80, 82, 82)])).rows == 720 * SAMPLED_ROWS_PER_FEATURE == 5760
+    assert only_moment(observe(many, [whole_numbers(1, 80, 82, 82)])).rows == 720 * SAMPLED_ROWS_PER_FEATURE == 4320
     matmul = one_operator("MatMul", whole_numbers(3, 4))
     assert only_moment(observe(matmul, [whole_numbers(9000, 3)])).rows == 9000
     assert only_moment(observe(matmul, [whole_numbers(9000, 3)], max_rows=7)).rows == 7

@@ -22,7 +22,6 @@ from tests.passes.models import (
     constant,
     make_model,
     reason_of,
-    reasons_of,
     run_ort,
     run_reference,
     sites_of,
@@ -196,13 +195,13 @@ def test_what_others_read_of_the_chain_stays() -> None:
     assert [node.op_type for node in outcome.model.graph.node] == ["ReduceSum", "MatMul", "MatMul"]
 
 
-def test_one_weight_read_straight_and_transposed_is_left_alone() -> None:
+def test_one_weight_read_straight_and_transposed_is_tied() -> None:
     nodes = [node("MatMul", "x v", "h"), node("Transpose", "v", "w"), node("MatMul", "h w", "y")]
-    model = make_model(nodes, [value("x", [2, 4])], [value("y")], {"v": weight(4, 6)})
-    assert reasons_of(model) == {
-        "h": "weight 'v' is shared by 'h' and 'y' under different layouts",
-        "y": "weight 'v' is shared by 'y' and 'h' under different layouts",
-    }
+    model = make_model(nodes, [value("x", [2, 4])], [value("y", [2, 4])], {"v": weight(4, 6)})
+    outcome = compress(model)
+    assert [(site.weight.encoding, site.mirrored) for site in outcome.sites] == [(None, False), (None, True)]
+    assert {tensor.name for tensor in outcome.model.graph.initializer} == {"v.left", "v.right"}
+    assert_same(model, outcome.model, {"x": weight(2, 4, seed=1)}, tolerance=1e-5)
 
 
 def test_one_weight_transposed_twice_is_one_weight() -> None:

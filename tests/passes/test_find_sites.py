@@ -7,6 +7,7 @@ from onnx import TensorProto as T
 from onnx import helper as h
 
 from lowrank_onnx.config import OP_TYPES
+from lowrank_onnx.forms import TIED
 from lowrank_onnx.passes import find_sites
 from lowrank_onnx.passes.rules import RULE_OF
 from lowrank_onnx.types import Site
@@ -116,38 +117,32 @@ def test_sites_that_share_a_weight_are_all_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "reason"),
+    ("other", "mirrored"),
     [
-        (
-            h.make_node("Gather", ["w", "i"], ["e"], name="embed"),
-            "weight 'w' is shared by 'fc' and 'embed' under different layouts",
-        ),
-        (
-            h.make_node("Gemm", ["x", "w"], ["z"], name="head", transB=1),
-            "weight 'w' is shared by 'fc' and 'head' under different layouts",
-        ),
-        (h.make_node("MatMul", ["w", "x"], ["z"]), "weight 'w' is shared by 'fc' and 'z' under different layouts"),
+        (h.make_node("Gather", ["w", "i"], ["z"], name="other"), False),
+        (h.make_node("Gemm", ["x", "w"], ["z"], name="other", transB=1), True),
+        (h.make_node("MatMul", ["w", "x"], ["z"], name="other"), True),
     ],
 )
-def test_a_weight_with_another_use_is_left_alone(other: onnx.NodeProto, reason: str) -> None:
-    assert reasons_of(shared(FC, other))["fc"] == reason
+def test_a_weight_that_is_read_in_another_layout_is_tied(other: onnx.NodeProto, mirrored: bool) -> None:
+    first, second = sites_of(shared(FC, other))
+    assert (first.name, first.mirrored, first.forms) == ("fc", False, (TIED,))
+    assert (second.name, second.mirrored, second.forms) == ("other", mirrored, (TIED,))
+    assert (first.weight, first.to_matrices) == (second.weight, second.to_matrices)
 
 
-def test_equal_matrices_that_are_stored_differently_are_not_shared() -> None:
+def test_equal_matrices_that_are_stored_differently_are_tied() -> None:
     """Both sites multiply by w', but one needs the factors as they are and the other transposed."""
     model = shared(
         h.make_node("Gemm", ["x", "w"], ["a"], transB=1, name="a"), h.make_node("MatMul", ["w", "x"], ["b"], name="b")
     )
-    assert set(reasons_of(model).values()) == {"weight 'w' is shared by 'a' and 'b' under different layouts"}
+    assert [(site.forms, site.mirrored) for site in sites_of(model)] == [((TIED,), False)] * 2
 
 
-def test_a_weight_that_is_also_read_through_a_transpose_is_not_shared() -> None:
+def test_a_weight_that_is_also_read_through_a_transpose_is_tied() -> None:
     turned = h.make_node("Transpose", ["w"], ["wt"], perm=[1, 0])
     model = shared(FC, turned, h.make_node("MatMul", ["x", "wt"], ["z"], name="dec"))
-    assert reasons_of(model) == {
-        "fc": "weight 'w' is shared by 'fc' and 'dec' under different layouts",
-        "dec": "weight 'w' is shared by 'dec' and 'fc' under different layouts",
-    }
+    assert [(site.name, site.mirrored) for site in sites_of(model)] == [("fc", False), ("dec", True)]
 
 
 def test_a_weight_that_is_a_graph_output_is_left_alone() -> None:

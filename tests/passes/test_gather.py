@@ -127,26 +127,6 @@ def test_a_lookup_in_an_activation_is_passed_over() -> None:
     assert find_sites(model, op_types=OP_TYPES) == ((), ())
 
 
-def test_a_table_that_is_also_a_head_is_left_alone() -> None:
-    def tied(head: onnx.NodeProto, *more: onnx.NodeProto) -> onnx.ModelProto:
-        embed = h.make_node("Gather", ["table", "ids"], ["e"], name="embed")
-        inputs = [value("ids", [2], T.INT64), value("x", [3, OUT])]
-        return make_model([embed, *more, head], inputs, [value("e"), value("y")], {"table": weight(ROWS, OUT)})
-
-    found = find_sites(tied(h.make_node("Gemm", ["x", "table"], ["y"], name="head", transB=1)), op_types=OP_TYPES)
-    assert found[0] == ()
-    assert {item.reason for item in found[1]} == {
-        "weight 'table' is shared by 'embed' and 'head' under different layouts"
-    }
-    turned = h.make_node("Transpose", ["table"], ["t"], name="turn")
-    found = find_sites(tied(h.make_node("MatMul", ["x", "t"], ["y"], name="head"), turned), op_types=OP_TYPES)
-    assert found[0] == ()
-    assert {item.name: item.reason for item in found[1]} == {
-        "embed": "weight 'table' is shared by 'embed' and 'head' under different layouts",
-        "head": "weight 'table' is shared by 'head' and 'embed' under different layouts",
-    }
-
-
 def test_a_table_inside_a_subgraph() -> None:
     inner = h.make_graph(
         [h.make_node("Gather", ["table", "ids"], ["e"], name="embed")],

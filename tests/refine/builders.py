@@ -19,7 +19,7 @@ from lowrank_onnx.chain_factors import chain_maker
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import OP_TYPES, Config
 from lowrank_onnx.evaluate import Session, compare_outputs, load_feeds, open_session
-from lowrank_onnx.factorize import spool_factors
+from lowrank_onnx.factor_families import spool_factors
 from lowrank_onnx.forms import MATRIX, PAIR, ConvChain, Pivoted
 from lowrank_onnx.linalg.pivoted import pivot_factors
 from lowrank_onnx.model_io import load_model, model_bytes

@@ -22,11 +22,11 @@ stem/Conv                channel  2 x (27 x 64)    16   3.46 k  0.843  0.0312
 error: relative, of the weight.
 
 left dense: 1 site
-  1 x no rank makes it smaller, 7,680 weights
+  1 x no rank makes it smaller (7,680 weights)
       head/Gemm
 
 skipped: 3 nodes
-  1 x depthwise: one input channel a group, 864 weights
+  1 x depthwise: one input channel a group (864 weights)
       depthwise/Conv (Conv)
   2 x both inputs are activations
       attention/MatMul (MatMul), attention/MatMul_1 (MatMul)
@@ -92,6 +92,10 @@ def test_the_trust_of_the_last_plan_is_shown_beside_the_others() -> None:
     lines = rendered(compress_report(compression(trials=trials)), width=200).splitlines()
     text = "plan: measured effects trusted to 0.75 (error 0.0260 on calibration feeds; to 1: 0.0400, 0.5: 0.0300)"
     assert text in lines
+    plain = tuple(replace(trial, plain=trial.chosen) for trial in trials)
+    assert "plan: measured effects trusted to 0.75 with plain forms (error 0.0260" in rendered(
+        compress_report(compression(trials=plain)), width=200
+    )
     few = rendered(compress_report(compression(trials=(PlanTrial(0.6, 0.25, None, chosen=True),))), width=200)
     assert "plan: measured effects trusted to 0.25, for want of samples to choose by" in few.splitlines()
 
@@ -151,7 +155,7 @@ def test_many_nodes_of_one_reason_are_counted_not_listed() -> None:
     skipped = tuple(replace(SKIPPED[0], name=f"node{index}") for index in range(1234))
     lines = rendered(compress_report(compression(skipped=skipped)), width=200).splitlines()
     assert "  1,234 x both inputs are activations" in lines
-    assert "      node0 (MatMul), node1 (MatMul), node2 (MatMul), ... and 1,231 more" in lines
+    assert "      node0 (MatMul), node1 (MatMul), node2 (MatMul), ... and 1,231 more (--verbose)" in lines
 
 
 @pytest.mark.parametrize("verbose", [False, True])

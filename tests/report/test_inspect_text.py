@@ -19,7 +19,7 @@ low means compressible. 90 %: the rank that keeps that share of ||W||_F^2 (> :
 beyond what was computed).
 
 skipped: 3 nodes
-  1 x depthwise: one input channel a group, 864 weights
+  1 x depthwise: one input channel a group (864 weights)
       depthwise/Conv (Conv)
   2 x both inputs are activations
       attention/MatMul (MatMul), attention/MatMul_1 (MatMul)

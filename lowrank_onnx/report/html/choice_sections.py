@@ -39,7 +39,7 @@ def front_section(result: SweepResult) -> Section:
         ),
         figures.trade_off(drawn, cost_name) if drawn else "",
         f"Relative error of the outputs over {cost_name}, {plural(len(drawn), 'point')}; the table has the figures.",
-        (Table("Points; * : no other is better in every figure", sweep_columns(result), rows),),
+        (Table("Points", sweep_columns(result), rows),),
     )
 
 
@@ -71,7 +71,13 @@ def plan_section(result: CompressionResult) -> Section | None:
         return None
     measured = any(trial.error is not None for trial in result.trials)
     rows = tuple(
-        (fraction(trial.keep), f"{trial.trust:g}", significant(trial.error), "yes" if trial.chosen else "no")
+        (
+            fraction(trial.keep),
+            "the plain ones" if trial.plain else "all",
+            f"{trial.trust:g}",
+            significant(trial.error),
+            "yes" if trial.chosen else "no",
+        )
         for trial in result.trials
     )
     return Section(
@@ -83,7 +89,7 @@ def plan_section(result: CompressionResult) -> Section | None:
             "Of each share, the plan whose model has the least error on calibration feeds was taken.",
             "" if measured else "There was no error to choose by: the calibration feeds have too few samples.",
         ),
-        tables=(Table("Plans", ("share kept", "trust", "output error", "taken"), rows),),
+        tables=(Table("Plans", ("share kept", "forms", "trust", "output error", "taken"), rows, 2),),
     )
 
 

@@ -116,7 +116,8 @@ def error_curves(curves: Sequence[Curve]) -> str:
     """Small panels of error over rank, with a line where the rank was taken."""
     columns = min(_PANELS_IN_A_ROW, len(curves))
     rows = -(-len(curves) // columns)
-    with _figure(7.2, 1.75 * rows + 0.2) as (figure, out):
+    with _figure(7.2, 1.85 * rows + 0.2) as (figure, out):
+        figure.set_layout_engine("constrained", h_pad=0.08)
         panels = figure.subplots(rows, columns, squeeze=False).flat
         for axes, curve in zip(panels, curves, strict=False):
             axes.plot(*zip(*curve.points, strict=True), color=AFTER, linewidth=1.6)
@@ -125,6 +126,7 @@ def error_curves(curves: Sequence[Curve]) -> str:
             axes.set_title(_short(curve.label), loc="left")
             axes.set_ylim(bottom=0.0)
             axes.set_xlim(left=0.0)
+            axes.locator_params(axis="x", nbins=4, integer=True)
         for axes in list(figure.axes)[len(curves) :]:
             axes.set_axis_off()
         figure.supxlabel("rank r", fontsize=9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,10 +82,14 @@ def _render(
     caveats: Sequence[str],
     parts: Sequence[Section | None],
 ) -> str:
+    headline, rest = status, f": {message}"
+    if message.startswith(f"{status} "):  # "written to small.onnx" says it already
+        rest = message.removeprefix(status)
     page: str = _template().render(
         title=title,
         status=status,
-        message=printable(message),
+        headline=headline,
+        message=printable(rest),
         model=printable(model),
         cards=cards,
         caveats=caveats,
@@ -139,14 +144,14 @@ def _cards(result: CompressionResult) -> tuple[Card, ...]:
         agreements = [o.top1_agreement for o in verdict.outputs if o.top1_agreement is not None]
         detail = "relative error of the outputs"
         if agreements:
-            detail += f"; same first answer in {min(agreements):.2%} of cases"
+            detail += f"; same first answer in {100 * min(agreements):.2f} % of cases"
         cards.append(Card("Distance from the original", significant(verdict.relative_error), detail))
     if after is not None and before.macs and after.macs:
         cards.append(
             Card(
                 "Work",
-                f"{after.macs / before.macs:.1%} of the MACs",
-                f"{short_count(before.macs)} → {short_count(after.macs)} in the eligible layers",
+                f"{before.macs / after.macs:.2f}x less",
+                f"{short_count(before.macs)} → {short_count(after.macs)} MACs in the eligible layers",
             )
         )
     return tuple(cards)
@@ -175,4 +180,17 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"unbroken": _unbroken, "breakable": _breakable}
     return environment.get_template("page.html.jinja")
+
+
+def _unbroken(line: str) -> str:
+    """A sentence in which no line ends between a number and its unit."""
+    return re.sub(r"(?<=\d) (?=(?:%|ms|s|[kMG]?B|dB)(?!\w))", "\N{NO-BREAK SPACE}", line).replace(" -> ", " → ")
+
+
+def _breakable(name: str) -> Any:
+    """A name as HTML that prefers to be broken where one of its parts ends."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([/_:\\]+|(?<!\d)\.)(?=\w)", r"\1<wbr>", str(escape(name))))

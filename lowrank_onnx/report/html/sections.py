@@ -27,6 +27,9 @@ from lowrank_onnx.types import Skipped
 PANELS = 12
 """Panels of error curves, the largest weights first."""
 
+_COMMAND_WIDTH = 88
+"""Columns beyond which a command goes on in the next line, where it can."""
+
 
 def spectra_section(result: CompressionResult) -> Section | None:
     """Error over rank of the largest weights."""
@@ -148,12 +151,12 @@ def left_alone_section(result: CompressionResult) -> Section | None:
     """Every node that was not, with its reason."""
     dense = [Skipped(s.name, s.op_type, s.reason, s.parameters_before) for s in result.sites if s.rank is None]
     rows = tuple(
-        (printable(node.name), node.op_type, short_count(node.parameters), printable(node.reason))
+        (printable(node.name), node.op_type, printable(node.reason), short_count(node.parameters))
         for node in sorted((*dense, *result.skipped), key=lambda node: -node.parameters)
     )
     if not rows:
         return None
-    table = Table("Nodes", ("node", "operator", "weights", "why"), rows, left=4)
+    table = Table("Nodes", ("node", "operator", "why", "weights"), rows, left=3)
     return Section("left-alone", "What was left alone, and why", tables=(table,))
 
 
@@ -163,12 +166,28 @@ def reproduce_section(result: CompressionResult, arguments: Sequence[str]) -> Se
     return Section(
         "reproduce",
         "To reproduce it",
-        command=shlex.join(map(printable, ("lowrank-onnx", *arguments))) if arguments else "",
+        command=_command(tuple(map(printable, ("lowrank-onnx", *arguments)))) if arguments else "",
         tables=(
             Table("Versions and machine", ("what", "version"), versions, left=2),
             _stages_table(result),
         ),
     )
+
+
+def _command(words: Sequence[str]) -> str:
+    """The command for a shell, continued on further lines where it is long, each beginning with an option."""
+    options: list[list[str]] = [[]]
+    for word in words:
+        if word.startswith("-"):
+            options.append([])
+        options[-1].append(shlex.quote(word))
+    lines = [" ".join(options[0])]
+    for option in map(" ".join, options[1:]):
+        if len(lines[-1]) + len(option) > _COMMAND_WIDTH:
+            lines.append(f"    {option}")
+        else:
+            lines[-1] += f" {option}"
+    return " \\\n".join(lines)
 
 
 def _stages_table(result: CompressionResult) -> Table:

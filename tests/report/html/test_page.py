@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 from collections import Counter
@@ -59,7 +60,11 @@ def _full() -> CompressionResult:
     site = replace(REWRITTEN, error_curve=CURVE, importance=0.4, predicted_error=0.01, input_error=0.02)
     return compression(
         sites=(site, replace(GROUPED, error_curve=CURVE), replace(DENSE, error_curve=CURVE)),
-        trials=(PlanTrial(0.4, 0.0, 0.034, False), PlanTrial(0.4, 0.5, 0.0288, True)),
+        trials=(
+            PlanTrial(0.4, 0.0, 0.034, False),
+            PlanTrial(0.4, 0.5, 0.0288, True),
+            PlanTrial(0.4, 0.5, 0.031, False, True),
+        ),
         refinement=REFINEMENT,
     )
 
@@ -67,7 +72,7 @@ def _full() -> CompressionResult:
 class _Parser(HTMLParser):
     """Collects elements and text; unbalanced elements are an error."""
 
-    _VOID = frozenset(("meta", "link", "br"))
+    _VOID = frozenset(("meta", "link", "br", "wbr"))
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -97,7 +102,7 @@ class _Parser(HTMLParser):
 
 def _parse(page: str) -> _Parser:
     parser = _Parser()
-    parser.feed(page)
+    parser.feed(page.replace("<wbr>", ""))
     parser.close()
     assert parser.open == []
     return parser
@@ -135,8 +140,8 @@ def test_the_verdict_comes_first_in_words_and_figures() -> None:
         "2.78x smaller",
         "1.42x faster",
         "0.0312",
-        "same first answer in 99.22% of cases",
-        "31.3% of the MACs",
+        "same first answer in 99.22 % of cases",
+        "3.19x less",
     ):
         assert shown in text
 
@@ -218,7 +223,10 @@ def test_what_a_reader_must_know_stands_on_the_page(result: CompressionResult, s
 def _table_rows(page: str, caption: str) -> list[list[str]]:
     body = page[page.index(f"<caption>{caption}</caption>") :]
     body = body[: body.index("</table>")]
-    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL)]
+    return [
+        re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row.replace("<wbr>", ""))
+        for row in re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL)
+    ]
 
 
 def test_bytes_and_milliseconds_of_each_layer() -> None:
@@ -252,7 +260,7 @@ def test_what_was_set_for_single_layers_and_what_ran_where() -> None:
     site = replace(REWRITTEN, overridden=f"rank 64 by '{HOSTILE}'")
     page = compress_page(compression(sites=(site,), verdict=replace(VERDICT, nodes=nodes)))
     text = _parse(page).text
-    assert "ran on: CUDAExecutionProvider 61 -> 73 nodes, CPUExecutionProvider 2 -> 2 nodes" in text
+    assert "ran on: CUDAExecutionProvider 61 → 73 nodes, CPUExecutionProvider 2 → 2 nodes" in text
     assert "What was set for single layers" in text
     assert "alert(1)</script>" not in page
     assert 'id="overrides"' not in compress_page(_full())
@@ -261,6 +269,54 @@ def test_what_was_set_for_single_layers_and_what_ran_where() -> None:
 def test_the_command_can_be_pasted() -> None:
     arguments: Sequence[str] = ("compress", "my model.onnx", "--keep-params", "0.6")
     assert "lowrank-onnx compress 'my model.onnx' --keep-params 0.6" in _parse(compress_page(_full(), arguments)).text
+
+
+def test_a_long_command_goes_on_in_lines_that_begin_with_an_option() -> None:
+    arguments = ("compress", "models/a.onnx", *(f"--option-{index} value" for index in range(9)))
+    words = [word for argument in arguments for word in argument.split()]
+    page = compress_page(_full(), words)
+    (command,) = re.findall(r"<pre[^>]*><code>(.*?)</code>", page, re.DOTALL)
+    first, *others = command.split(" \\\n")
+    assert first.startswith("lowrank-onnx compress models/a.onnx --option-0 value ")
+    assert others
+    assert all(line.startswith("    --option-") for line in others)
+    assert max(map(len, command.splitlines())) <= 90
+    assert shlex.split(command.replace("\\\n", "")) == ["lowrank-onnx", *words]
+
+
+def test_a_status_that_the_message_begins_with_is_not_said_twice() -> None:
+    assert "written to small.onnx" in _parse(compress_page(replace(_full(), message="written to small.onnx"))).text
+    page = compress_page(replace(_full(), message="written to small.onnx"))
+    assert "<strong>written</strong> to small.onnx" in page
+    assert "<strong>written</strong>: point 1 written" in compress_page(replace(_full(), message="point 1 written"))
+
+
+def test_numbers_stay_with_their_units_and_names_break_between_their_parts() -> None:
+    page = compress_page(_full())
+    assert "99.22\N{NO-BREAK SPACE}% of cases" in page
+    assert ">blocks.<wbr>0/<wbr>mlp/<wbr>fc1/<wbr>MatMul</th>" in page
+
+
+def _luminance(colour: str) -> float:
+    """WCAG 2's relative luminance of ``#rrggbb``."""
+    digits = colour[1:] if len(colour) == 7 else "".join(c * 2 for c in colour[1:])
+    shares = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [s / 12.92 if s <= 0.03928 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize(("scheme", "index"), [("light", 0), ("dark", 1), ("print", 2)])
+def test_colours_have_the_contrast_that_text_and_figures_need(scheme: str, index: int) -> None:
+    blocks = re.findall(r":root \{(.*?)\}", compress_page(unchanged("nothing")), re.DOTALL)
+    colours = dict(re.findall(r"--(\w+): (#\w+);", blocks[index]))
+    assert len(blocks) == 3
+    assert set(colours) == {"paper", "card", "ink", "muted", "rule", "before", "after", "mark", "good", "bad", "warn"}
+    for ground in ("paper", "card"):
+        for name in ("ink", "muted", "after", "mark", "good", "bad", "warn"):
+            dark, light = sorted((_luminance(colours[ground]), _luminance(colours[name])))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (scheme, name, ground)
+    dark, light = sorted((_luminance(colours["paper"]), _luminance(colours["before"])))
+    assert (light + 0.05) / (dark + 0.05) >= 3.0  # of what is no text
 
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -321,7 +377,7 @@ def test_layers_that_are_better_left_out_are_named() -> None:
 
 def _rows(page: str, anchor: str) -> list[list[str]]:
     """The cells of all tables of one section, headings too."""
-    section = re.search(rf'<section id="{anchor}".*?</section>', page, re.DOTALL)
+    section = re.search(rf'<section id="{anchor}".*?</section>', page.replace("<wbr>", ""), re.DOTALL)
     assert section is not None, f"no section {anchor}"
     rows = re.findall(r"<tr>(.*?)</tr>", section[0], re.DOTALL)
     return [[unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)] for row in rows]
@@ -329,7 +385,7 @@ def _rows(page: str, anchor: str) -> list[list[str]]:
 
 def test_refinement_is_shown_with_what_it_did_and_why_a_weight_was_left() -> None:
     page = compress_page(_full())
-    assert "1 of 2 weights: error of the outputs on 24 held-out feeds 0.0527 -> 0.0361." in _parse(page).text
+    assert "1 of 2 weights: error of the outputs on 24 held-out feeds 0.0527 → 0.0361." in _parse(page).text
     assert _rows(page, "refinement") == [
         ["", "before", "after"],
         ["relative error of the outputs", "0.0527", "0.0361"],
@@ -346,9 +402,10 @@ def test_refinement_is_shown_with_what_it_did_and_why_a_weight_was_left() -> Non
 def test_plans_are_shown_with_the_one_that_was_taken() -> None:
     page = compress_page(_full())
     assert _rows(page, "plan") == [
-        ["share kept", "trust", "output error", "taken"],
-        ["0.4000", "0", "0.0340", "no"],
-        ["0.4000", "0.5", "0.0288", "yes"],
+        ["share kept", "forms", "trust", "output error", "taken"],
+        ["0.4000", "all", "0", "0.0340", "no"],
+        ["0.4000", "all", "0.5", "0.0288", "yes"],
+        ["0.4000", "the plain ones", "0.5", "0.0310", "no"],
     ]
     unjudged = "the calibration feeds have too few samples"
     assert unjudged not in _parse(page).text
@@ -390,7 +447,7 @@ def test_a_sweep_shows_the_task_metric_where_there_is_one() -> None:
     points = (SweepPoint(measured, on_front=True), SweepPoint(compression(verdict=None), on_front=False))
     page = sweep_page(SweepResult("model.onnx", points, None, None, "nothing was written"))
     columns, first, second = _rows(page, "trade-off")
-    assert columns[-3:] == ["metric", "drop", ""]
+    assert columns[-3:] == ["metric", "drop", "outcome"]
     assert first[-3:] == ["0.9450", "0.00470", "*"]
     assert second[-3:-1] == ["-", "-"]
     assert "metric: accuracy.py:correct, 0.9460 originally" in _parse(page).text
