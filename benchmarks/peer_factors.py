@@ -91,9 +91,11 @@ def write_pivoted(source: Path, target: Path, factors: Sequence[tuple[Site, Arra
             continue
         pivots, rest, order = pivot_columns(*by_output[node.output[0]])
         nodes += _pivoted_nodes(model.graph, node, pivots, rest, order)
+    used = {name for node in nodes for name in node.input} | {value.name for value in model.graph.output}
+    # The weights that were replaced may be Constant nodes.
+    nodes = [node for node in nodes if node.op_type != "Constant" or node.output[0] in used]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
     stored = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(stored)

@@ -4,7 +4,7 @@ For each model and budget: the task's figures, parameters, file size, MACs and t
 calibration did not see; at one budget the recipes of `benchmarks.peers` too, on the same weights and feeds. Models and
 data are fetched and exported on the way. Each result is saved when it is there, and a run that was stopped goes on
 behind the last one; `--again` measures anew what is there already. `--full` takes all samples, budgets and recipes, and
-hours; the default what fits into half an hour on two cores.
+hours; the default a quarter of an hour or more a model on two cores.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ AGENDAS: Mapping[str, Agenda] = {
     "whisper-base-decoder": Agenda((0.8,), 0.8, STRONGEST),
     "efficientnet-lite2": Agenda((0.8,), 0.8, STRONGEST),
 }
-"""By default: chosen by what a quiet machine of two cores does in 25 minutes."""
+"""By default: all recipes where judging is quick, the strongest of them where it isn't."""
 
 
 @dataclass(frozen=True, slots=True)

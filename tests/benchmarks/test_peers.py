@@ -5,17 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 pytest.importorskip("sklearn", reason="needs scikit-learn (extra bench)")
 
-from benchmarks.peer_factors import cholesky_root, pivot_columns, whiten_and_truncate
+from benchmarks.peer_factors import cholesky_root, pivot_columns, whiten_and_truncate, write_pivoted
 from benchmarks.peer_ranks import greedy_ranks, kept_share, uniform_ranks
 from benchmarks.peers import INT8, RECIPES, PeerBench
 from lowrank_onnx import linalg
 from lowrank_onnx.evaluate import Runner, open_session
 from lowrank_onnx.forms import PAIR
 from lowrank_onnx.sensitivity.damage import Sensitivity
+from tests.passes.models import sites_of
 from tests.tiny_model import decaying, write_classifier
 
 SAMPLES = np.random.default_rng(0).standard_normal((64, 128)).astype(np.float32) * np.geomspace(1, 0.1, 128)
@@ -67,6 +70,22 @@ def test_pivots_and_their_combinations_are_the_product() -> None:
     assert np.abs(rest).max() < 10.0
     whole = np.concatenate([pivots, pivots @ rest], axis=1)[:, order]
     assert np.allclose(whole, left @ right, atol=1e-4)
+
+
+def test_a_constant_node_leaves_with_the_product_that_read_it(tmp_path: Path) -> None:
+    generator = np.random.default_rng(3)
+    left, right = (generator.standard_normal(shape).astype(np.float32) for shape in ((20, 6), (6, 15)))
+    constant = helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(left @ right))
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, size]) for name, size in (("x", 20), ("y", 15)))
+    graph = helper.make_graph([constant, helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    (site,) = sites_of(onnx.load(tmp_path / "m.onnx"))
+    write_pivoted(tmp_path / "m.onnx", tmp_path / "p.onnx", [(site, left, right)])
+    left_over = [node.op_type for node in onnx.load(tmp_path / "p.onnx").graph.node]
+    assert left_over == ["MatMul", "MatMul", "Concat", "Gather"]
+    feed = {"x": generator.standard_normal((4, 20)).astype(np.float32)}
+    expected = open_session(tmp_path / "m.onnx").run(feed)["y"]
+    assert np.allclose(open_session(tmp_path / "p.onnx").run(feed)["y"], expected, atol=1e-4)
 
 
 def test_the_pivoted_form_takes_higher_ranks_at_the_same_size(bench: PeerBench, tmp_path: Path) -> None:
