@@ -144,8 +144,8 @@ def zoo(saved: Row) -> list[str]:
         for share in sorted({row["share"] for row in points if row.get("way") == OURS}, reverse=True):
             ways = {row["way"]: row for row in points if row.get("share") == share}
             peers = [row for way, row in ways.items() if way not in (OURS, OURS_INT8, INT8)]
-            best = min(peers, key=lambda row: float(row["error"]), default=None)
-            name = next(iter(original["metrics"]))
+            name, sign = next(iter(original["metrics"])), 1.0 if original["lower_is_better"] else -1.0
+            best = min(peers, key=lambda row: sign * float(row["metrics"][name]), default=None)
             cells = [_figure(row, name) for row in (ways[OURS], best, ways.get(INT8), ways.get(OURS_INT8))]
             if best is not None:
                 cells[1] = f"{best['way']}: {cells[1]}"
@@ -153,8 +153,8 @@ def zoo(saved: Row) -> list[str]:
     head = ["model", "MACs kept", "uncompressed", OURS, "best other recipe", INT8, OURS_INT8]
     return [
         "**Real models on real tasks** (`python -m benchmarks.zoo`, [all results](benchmarks/results/zoo.md)): the",
-        "task's first figure, and the speed. Best of the other recipes is that of least output error. For WER and CER",
-        "lower is better. What is kept is told where less was cut than asked for, as more would not have been faster.",
+        "task's first figure, and the speed. The best other recipe is that of the best figure; for WER and CER lower",
+        "is better. What is kept is told where less was cut than asked for, as more would not have been faster.",
         "",
         *table(head, rows),
         "",

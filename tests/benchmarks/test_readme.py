@@ -39,14 +39,16 @@ def test_without_results_there_is_nothing(tmp_path: Path) -> None:
     assert block(tmp_path) == ""
 
 
-def test_the_best_peer_is_the_one_of_least_error() -> None:
-    saved = {
-        "m": {"model": "m", "data": "d", "metrics": {"F1": 0.95}, **WHERE},
+@pytest.mark.parametrize(("lower_is_better", "best"), [(False, "A: 0.800"), (True, "B: 0.700")])
+def test_the_best_peer_is_the_one_of_the_best_figure(lower_is_better: bool, best: str) -> None:
+    original = {"model": "m", "data": "d", "metrics": {"F1": 0.95}, "lower_is_better": lower_is_better}
+    saved: dict[str, dict[str, object]] = {
+        "m": {**original, **WHERE},
         "m/this program/0.6": {**POINT, "way": "this program", **WHERE},
-        "m/A/0.6": {**POINT, "way": "A", "error": 0.3, "metrics": {"F1": 0.8}, **WHERE},
-        "m/B/0.6": {**POINT, "way": "B", "error": 0.2, "metrics": {"F1": 0.7}, **WHERE},
+        "m/A/0.6": {**POINT, "way": "A", "metrics": {"F1": 0.8}, **WHERE},
+        "m/B/0.6": {**POINT, "way": "B", "metrics": {"F1": 0.7}, **WHERE},
         "m/this program/0.4": {**POINT, "way": "this program", "share": 0.4, "macs_kept": 0.53, **WHERE},
         "m/int8/0.6": {**POINT, "way": "int8", "macs_kept": 1.0, "metrics": {"F1": 0.94}, **WHERE},
     }
-    assert "| m | 0.6 | F1 0.950 | 0.900, 1.50x | B: 0.700, 1.50x | 0.940, 1.50x |  |" in zoo(saved)
+    assert f"| m | 0.6 | F1 0.950 | 0.900, 1.50x | {best}, 1.50x | 0.940, 1.50x |  |" in zoo(saved)
     assert "| m | 0.4 | F1 0.950 | 0.900, 1.50x (keeps 0.53) |  |  |  |" in zoo(saved)
