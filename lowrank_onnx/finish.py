@@ -10,13 +10,15 @@ from lowrank_onnx.accounting import Bookkeeping
 from lowrank_onnx.attempt import Workshop
 from lowrank_onnx.cache import Cache
 from lowrank_onnx.candidate_model import build_candidate
+from lowrank_onnx.config import MaxDrop, MaxError
 from lowrank_onnx.judging import judge_staged
 from lowrank_onnx.model_io import complete_proto, stage_model
 from lowrank_onnx.preparation import factorize_options, refines
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.refine import refine_factors
 from lowrank_onnx.results import CompressionResult
-from lowrank_onnx.revision import MAX_ROUNDS, Reviser
+from lowrank_onnx.revision import MAX_ROUNDS, Reviser, only_too_slow
+from lowrank_onnx.types import Verdict
 
 
 def finish(
@@ -29,13 +31,17 @@ def finish(
     force: bool,
     progress: Progress,
 ) -> CompressionResult:
-    """Refine, rewrite, judge, and write what holds; where only the latency doesn't, choose again and start over."""
+    """Refine, rewrite, judge, and write what holds; where only the latency doesn't, choose again and start over.
+
+    A search judged models with the factors as planned. Where the model that it took misses the limit with refined
+    ones, it is made as it was judged.
+    """
     config, clock = book.config, book.clock
     observed = workshop.observed if config.validate else None
-    rounds = 0
+    rounds, refining = 0, refines(config, workshop.observed)
     while True:
         spool = workshop.spool
-        if refines(config, workshop.observed) and any(choice.candidate.rank is not None for choice in book.choices):
+        if refining and any(choice.candidate.rank is not None for choice in book.choices):
             options = factorize_options(config)
             refined = refine_factors(workshop, book.choices, options, progress=progress, clock=clock, cache=cache)
             spool, book = refined.spool, replace(book, refinement=refined.report)
@@ -62,8 +68,15 @@ def finish(
                     return book.written(candidate, staged.file_bytes, verdict, model=complete_proto(candidate.model))
                 staged.commit()
                 return book.written(candidate, staged.file_bytes, verdict, output=target)
+            if refining and isinstance(config.budget, MaxDrop | MaxError) and not only_too_slow(verdict, config):
+                refining, book = False, replace(book, refinement=None, notes=(*book.notes, _undone(verdict)))
+                continue
             revised = reviser.revise(book.choices, book.search, verdict) if rounds < MAX_ROUNDS else None
             if revised is None:
                 return book.rejected(candidate, staged.file_bytes, verdict)
         rounds += 1
         book = replace(book, choices=revised[0], search=(*book.search, *revised[1]))
+
+
+def _undone(verdict: Verdict) -> str:
+    return f"not refined: with refined factors, {'; '.join(verdict.failures)}"

@@ -12,7 +12,7 @@ from lowrank_onnx.results import SearchStep
 from lowrank_onnx.rollback import put_back
 from lowrank_onnx.search import beyond
 from lowrank_onnx.settle import Settled
-from lowrank_onnx.types import LatencyComparison, Verdict
+from lowrank_onnx.types import Verdict
 
 MAX_ROUNDS = 3
 """How often a model that is not fast enough is made again."""
@@ -55,9 +55,7 @@ class Reviser:
         latency doesn't matter, the rewriting was asked for whatever it costs, or no rewritten weight would be left.
         """
         budget, latency = self.config.budget, verdict.latency
-        if self.config.objective != "latency" or self.config.allow_larger or latency is None:
-            return None
-        if not _only_too_slow(verdict, latency, self.config):
+        if self.config.allow_larger or latency is None or not only_too_slow(verdict, self.config):
             return None
         if isinstance(budget, Speedup):
             missed = max(1.0, budget.speedup / latency.speedup)
@@ -70,9 +68,12 @@ class Reviser:
         return None if revised is None else (revised, ())
 
 
-def _only_too_slow(verdict: Verdict, latency: LatencyComparison, config: Config) -> bool:
+def only_too_slow(verdict: Verdict, config: Config) -> bool:
     """Whether the one failure of the verdict is the one that `judge` has for latency."""
-    return len(verdict.failures) == 1 and not (latency.faster and latency.speedup >= required_speedup(config))
+    latency = verdict.latency
+    if config.objective != "latency" or latency is None or len(verdict.failures) != 1:
+        return False
+    return not (latency.faster and latency.speedup >= required_speedup(config))
 
 
 def required_speedup(config: Config) -> float:

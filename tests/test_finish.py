@@ -1,0 +1,60 @@
+"""What is written where refined factors miss a limit that a search held."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import lowrank_onnx
+from lowrank_onnx import Config, FixedRank, MaxError, finish
+from lowrank_onnx.config import Budget
+from lowrank_onnx.judging import judge_staged
+from lowrank_onnx.types import Verdict
+from tests.refine.builders import inputs, layers
+
+
+def missing(monkeypatch: pytest.MonkeyPatch, times: int) -> list[Verdict]:
+    """So many of the first verdicts fail; all of them, as they come."""
+    verdicts: list[Verdict] = []
+
+    def judged(*arguments: Any) -> Verdict:
+        verdict = judge_staged(*arguments)
+        verdicts.append(replace(verdict, failures=("the limit was missed",)) if len(verdicts) < times else verdict)
+        return verdicts[-1]
+
+    monkeypatch.setattr(finish, "judge_staged", judged)
+    return verdicts
+
+
+def compress(budget: Budget) -> lowrank_onnx.CompressionResult:
+    return lowrank_onnx.compress(layers(3), Config(budget=budget, objective="size"), feeds=inputs(16))
+
+
+def test_a_model_that_a_search_took_is_written_as_it_was_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    refined = compress(MaxError(0.5))
+    assert refined.refinement is not None
+    assert refined.notes == ()
+    verdicts = missing(monkeypatch, 1)
+    result = compress(MaxError(0.5))
+    assert len(verdicts) == 2
+    assert result.status == "written"
+    assert result.refinement is None
+    assert result.notes == ("not refined: with refined factors, the limit was missed",)
+    assert not any(site.solver.endswith(", refined") for site in result.sites)
+    assert [(site.form, site.rank) for site in result.sites] == [(site.form, site.rank) for site in refined.sites]
+    assert result.verdict is not None
+    assert result.verdict.relative_error == next(step.error for step in reversed(result.search) if step.accepted)
+
+
+def test_it_is_rejected_where_it_misses_the_limit_as_planned_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts = missing(monkeypatch, 9)
+    assert compress(MaxError(0.5)).status == "rejected"
+    assert len(verdicts) == 2
+
+
+def test_what_no_search_judged_is_rejected_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts = missing(monkeypatch, 9)
+    assert compress(FixedRank(4)).status == "rejected"
+    assert len(verdicts) == 1
