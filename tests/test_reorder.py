@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, currently_in_test_context, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto as T
 from onnx import helper as h
@@ -35,6 +35,8 @@ from tests.passes.models import constant, factor, make_model, run_ort, value, we
 
 TOLERANCE = {"float16": 3e-2, "float32": 1e-4, "float64": 1e-6}
 """onnxruntime moves a scalar factor into an attribute of a product, which is float32."""
+WORST_PIVOTS = 30.0
+"""Condition from which on rounding in float16 counts: the program takes an order by its measured error alone."""
 KIND = {"float16": T.FLOAT16, "float32": T.FLOAT, "float64": T.DOUBLE}
 
 
@@ -61,6 +63,8 @@ def reordered(model: onnx.ModelProto, ranks: Mapping[str, int], orders: Mapping[
             wide = np.float64 if group.weight.dtype == "float64" else np.float32
             if group.weight.name in orders:
                 form = Pivoted(0, tuple(orders[group.weight.name]))
+                if currently_in_test_context():
+                    assume(np.linalg.cond(form.ordered(right[0])[:, :rank]) < WORST_PIVOTS)
                 found = pivot_factors(left[0], form.ordered(right[0]), 0)
                 assert found is not None
                 parts = {"left": found.left[None], "after": found.after[None]}
