@@ -169,7 +169,7 @@ def credited(
         for site in group.sites if isinstance(budget, KeepMacs) else group.sites[:1]:
             if isinstance(budget, KeepMacs):
                 unit = positions.get(site.name, 0)
-                left += site.own.forms[0].dense_macs(site.own.shape, unit)
+                left += site.dense_macs(unit)
             else:
                 unit = site.weight.itemsize if isinstance(budget, KeepBytes) else 1
                 left += unit * site.shape.parameters

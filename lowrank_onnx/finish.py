@@ -16,7 +16,7 @@ from lowrank_onnx.model_io import complete_proto, stage_model
 from lowrank_onnx.preparation import factorize_options, refines
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.refine import refine_factors
-from lowrank_onnx.results import CompressionResult
+from lowrank_onnx.results import CompressionResult, Refinement
 from lowrank_onnx.revision import MAX_ROUNDS, Reviser, only_too_slow
 from lowrank_onnx.types import Verdict
 
@@ -68,7 +68,8 @@ def finish(
                     return book.written(candidate, staged.file_bytes, verdict, model=complete_proto(candidate.model))
                 staged.commit()
                 return book.written(candidate, staged.file_bytes, verdict, output=target)
-            if refining and isinstance(config.budget, MaxDrop | MaxError) and not only_too_slow(verdict, config):
+            searched = isinstance(config.budget, MaxDrop | MaxError) and not only_too_slow(verdict, config)
+            if refining and searched and _changed(book.refinement):
                 refining, book = False, replace(book, refinement=None, notes=(*book.notes, _undone(verdict)))
                 continue
             revised = reviser.revise(book.choices, book.search, verdict) if rounds < MAX_ROUNDS else None
@@ -76,6 +77,11 @@ def finish(
                 return book.rejected(candidate, staged.file_bytes, verdict)
         rounds += 1
         book = replace(book, choices=revised[0], search=(*book.search, *revised[1]))
+
+
+def _changed(refinement: Refinement | None) -> bool:
+    """Whether other factors than the planned ones were judged."""
+    return refinement is not None and any(weight.refined for weight in refinement.weights)
 
 
 def _undone(verdict: Verdict) -> str:

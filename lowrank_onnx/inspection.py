@@ -73,7 +73,7 @@ def _inspected(site: Site, spectrum: Spectrum, useful: int, positions: int | Non
         in_features=shape.in_features,
         out_features=shape.out_features,
         parameters=shape.parameters,
-        macs=None if positions is None else site.own.forms[0].dense_macs(shape, positions),
+        macs=None if positions is None else site.dense_macs(positions),
         break_even_rank=useful,
         stable_rank=stable_rank(spectrum),
         energy_ranks=tuple((share, energy_rank(spectrum, share)) for share in ENERGY_SHARES),

@@ -40,7 +40,7 @@ def totals(
             if at is None:
                 known = False
                 continue
-            dense = site.own.forms[0].dense_macs(site.own.shape, at) + at * saved.get(site.output, 0)
+            dense = site.dense_macs(at) + at * saved.get(site.output, 0)
             macs += dense if after is None else after
     return Totals(
         parameters=count_parameters(skeleton),

@@ -199,6 +199,10 @@ def check_feasible(weights: Sequence[PlannedWeight], config: Config) -> None:
         )
 
 
+def _kept(share: float, cost: CostName) -> str:
+    return f"{100 * share:.0f} % of the {cost} kept"
+
+
 def _settle_error(
     weights: Sequence[PlannedWeight],
     budget: MaxError,
@@ -213,7 +217,7 @@ def _settle_error(
 
         def error_at(share: float) -> float:
             error = error_of(choices_at(share))
-            stage.advance(detail=f"{100 * share:.0f} % of the {cost} kept: relative error {error:.3g}")
+            stage.advance(detail=f"{_kept(share, cost)}: relative error {error:.3g}")
             return error
 
         share, steps = search_share(
@@ -239,9 +243,7 @@ def _settle_drop(
 
         def drop_at(share: float) -> tuple[float, MetricComparison]:
             error, metric = drop_of(choices_at(share))
-            stage.advance(
-                detail=f"{100 * share:.0f} % of the {cost} kept: drop {metric.drop:.3g}, relative error {error:.3g}"
-            )
+            stage.advance(detail=f"{_kept(share, cost)}: drop {metric.drop:.3g}, relative error {error:.3g}")
             return error, metric
 
         share, steps = search_drop(
@@ -284,7 +286,7 @@ def _settle_speedup(
 
         def race_at(share: float) -> tuple[float, float]:
             error, speedup = race(choices_at(share))
-            stage.advance(detail=f"{100 * share:.0f} % of the latency kept: {speedup:.3g}x, relative error {error:.3g}")
+            stage.advance(detail=f"{_kept(share, 'latency')}: {speedup:.3g}x, relative error {error:.3g}")
             return error, speedup
 
         share, steps = search_speedup(race_at, budget.speedup, floor=floor, start=start)

@@ -11,6 +11,7 @@ from lowrank_onnx.choose import Choice
 from lowrank_onnx.forms import Form
 from lowrank_onnx.model_totals import NOTHING_SAVED
 from lowrank_onnx.override_sites import Asked
+from lowrank_onnx.passes.tie import own_choice
 from lowrank_onnx.results import SiteResult
 from lowrank_onnx.types import Site, SiteChoice, Tails, WeightRef
 from lowrank_onnx.weights import SharedWeight
@@ -71,7 +72,7 @@ def _site_result(
     dense, stored = site.shape.parameters, dense_candidate(weight).stored_bytes
     macs_before = macs_after = None
     if positions is not None:
-        macs_after = site.own.forms[0].dense_macs(site.own.shape, positions)
+        macs_after = site.dense_macs(positions)
         macs_before = macs_after + positions * saved
         macs_after = _macs(written, positions) if written else macs_after
     return SiteResult(
@@ -109,10 +110,8 @@ def _site_result(
 
 def _macs(written: SiteChoice, positions: int) -> int:
     """What a node multiplies as it was written; one of several that share a pair goes by its own plain form."""
-    native = written.site.native
-    if native is not None:
-        return native.forms[0].macs(native.shape, written.rank, positions)
-    return written.form.macs(written.site.shape, written.rank, positions)
+    own = own_choice(written)
+    return own.form.macs(own.site.shape, own.rank, positions)
 
 
 def _probes(lesson: Lesson) -> tuple[tuple[int, float], ...]:

@@ -162,7 +162,7 @@ def _message(points: Sequence[SweepPoint], pick: Pick | None) -> str:
     """Why nothing was written, and what to do about it."""
     if pick is None:
         return "nothing was written: choose a point with --pick and -o"
-    held = [point.result for point in points if figures(point.result) is not None]
+    held = [(point.result, found) for point in points if (found := figures(point.result)) is not None]
     if not held:
         return "nothing was written: no point holds, each with its reason; try points that compress less" + (
             "" if points[0].result.config.objective == "size" else ", or --objective size if bytes are enough"
@@ -170,20 +170,19 @@ def _message(points: Sequence[SweepPoint], pick: Pick | None) -> str:
     return f"nothing was written: no point that holds reaches --pick {pick.rule}={pick.value:g}. {_nearest(held, pick)}"
 
 
-def _nearest(held: Sequence[CompressionResult], pick: Pick) -> str:
-    """What the best of the points has to offer in the unit of the pick, and in which direction to look on."""
-    found = [point for result in held if (point := figures(result)) is not None]
+def _nearest(held: Sequence[tuple[CompressionResult, tuple[float, float, float]]], pick: Pick) -> str:
+    """What the best of the points, with their `figures`, has in the unit of the pick, and which way to look."""
     match pick.rule:
         case "speedup":
-            fastest = 1.0 / min(time for _, time, _ in found)
+            fastest = 1.0 / min(time for _, (_, time, _) in held)
             return f"The fastest has {fastest:.3g}: ask for that, or add points that compress more"
         case "agreement":
-            best = f"{max(map(_agreement, held)):.4g}"
+            best = f"{max(_agreement(result) for result, _ in held):.4g}"
         case "drop":
-            metrics = [result.verdict.metric for result in held if result.verdict and result.verdict.metric]
+            metrics = [result.verdict.metric for result, _ in held if result.verdict and result.verdict.metric]
             best = f"{min(metric.judged_drop for metric in metrics):.3g}"
         case _:
-            best = f"{min(error for error, _, _ in found):.3g}"
+            best = f"{min(error for _, (error, _, _) in held):.3g}"
     return f"The closest has {best}: ask for that, or add points that compress less"
 
 

@@ -183,6 +183,10 @@ class Site:
         """The site as its node reads the weight: the rows, positions and multiplications of that node go by it."""
         return self if self.native is None else self.native
 
+    def dense_macs(self, positions: int) -> int:
+        """Multiply-accumulates of its node as it stands, at so many positions."""
+        return self.own.forms[0].dense_macs(self.own.shape, positions)
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:

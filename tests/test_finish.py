@@ -58,3 +58,14 @@ def test_what_no_search_judged_is_rejected_at_once(monkeypatch: pytest.MonkeyPat
     verdicts = missing(monkeypatch, 9)
     assert compress(FixedRank(4)).status == "rejected"
     assert len(verdicts) == 1
+
+
+def test_what_refinement_left_as_planned_is_not_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one layer the inputs are the original's: there is nothing to refine."""
+    verdicts = missing(monkeypatch, 9)
+    config = Config(budget=MaxError(0.5), objective="size")
+    result = lowrank_onnx.compress(layers(1), config, feeds=inputs(16))
+    assert result.status == "rejected"
+    assert result.refinement is not None
+    assert not any(weight.refined for weight in result.refinement.weights)
+    assert len(verdicts) == 1

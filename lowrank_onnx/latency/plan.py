@@ -160,7 +160,7 @@ def _timed_together(form: Form, group: SharedWeight, visible: Sequence[SharedWei
 
 def _multiplies(site: Site) -> bool:
     """Whether there is anything to gain: a lookup beside products of the same weight takes next to nothing."""
-    return site.own.forms[0].dense_macs(site.own.shape, 1) > 0
+    return site.dense_macs(1) > 0
 
 
 def with_latency(

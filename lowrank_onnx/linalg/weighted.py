@@ -124,9 +124,7 @@ def transposed_root(backend: Backend, C: NDArray[np.float64]) -> DeviceArray:
         where C has a materially negative eigenvalue.
     """
     xp = backend.xp
-    raised = C.copy()
-    raised[np.diag_indices(C.shape[0])] += FLOOR
-    floored = backend.to_device(raised)
+    floored = backend.shifted(backend.to_device(C), FLOOR)
     R = backend.cholesky_upper(floored)
     if R is not None:
         return R
