@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight
@@ -17,6 +17,7 @@ from lowrank_onnx.config import Config, Speedup
 from lowrank_onnx.evaluate import Feeds, Runner, compare_outputs, measure_latency
 from lowrank_onnx.evaluate.accumulate import OutputAccumulator
 from lowrank_onnx.evaluate.feeds import last_feeds
+from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
 from lowrank_onnx.evaluate.scores import MetricJudge
 from lowrank_onnx.latency.plan import median_run_ms
 from lowrank_onnx.model_io import Model, stage_model
@@ -98,24 +99,20 @@ class PlanError:
     Parameters
     ----------
     workshop : what the models are made from.
-    feeds : what they are run on. The outputs of all of them are in memory once the first plan was measured.
+    feeds : what they are run on.
     """
 
     def __init__(self, workshop: Workshop, feeds: Feeds) -> None:
         self._workshop = workshop
-        self._feeds = feeds
-        self._expected: tuple[dict[str, Any], ...] | None = None
+        self._expected = KeptOutputs(workshop.original.session, feeds, workshop.directory)
 
     def __call__(self, choices: Sequence[Choice]) -> float:
         """Build and run the model of some choices; infinite where its outputs can't be compared."""
         if _is_original(choices):
             return 0.0
-        if self._expected is None:
-            self._expected = tuple(self._workshop.original.session.run(feed) for feed in self._feeds)
         accumulators = [OutputAccumulator(name) for name in self._workshop.original.session.outputs]
         with attempt(self._workshop, choices) as session:
-            for feed, expected in zip(self._feeds, self._expected, strict=True):
-                actual = session.run(feed)
+            for _, expected, actual in self._expected.pair_with(session):
                 for accumulator in accumulators:
                     accumulator.add(expected[accumulator.name], actual[accumulator.name])
         return overall_error([accumulator.statistics() for accumulator in accumulators])
@@ -125,7 +122,6 @@ PASSES_TO_CHOOSE = 3
 """Passes over the calibration feeds that choosing between plans may take together."""
 
 MOST_FEEDS_TO_CHOOSE = 32
-"""Their outputs are kept in memory."""
 
 FEWEST_SAMPLES = 12
 """With fewer, effects on the outputs are mostly chance, and a plan can't be judged by the samples that made it."""

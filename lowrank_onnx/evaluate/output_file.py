@@ -48,10 +48,14 @@ class OutputFile:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            self._file.close()
+            self.close()
         except OSError:
             if error is None:  # what couldn't be written was reported before
                 raise
+
+    def close(self) -> None:
+        """Give up the values and the room that they take."""
+        self._file.close()
 
     def add(self, value: Any) -> None:
         """Add a value: a tensor, None, or a number, string, list, tuple or dict as onnxruntime returns them."""

@@ -150,25 +150,26 @@ def pair_outputs(
     turns = take_turns(original, candidate)
     if turns is None:
         for index, feed in enumerate(feeds):
-            expected = _run(original, "original", feed, outputs, index)
-            yield feed, expected, _run(candidate, "candidate", feed, outputs, index)
+            expected = run_as("original", original, feed, index, outputs)
+            yield feed, expected, run_as("candidate", candidate, feed, index, outputs)
         return
     ahead, behind = enumerate(feeds), enumerate(feeds)
     while True:
         with OutputFile(turns.directory) as kept:
             count = 0
             for index, feed in ahead:
-                kept.add(_run(original, "original", feed, outputs, index))
+                kept.add(run_as("original", original, feed, index, outputs))
                 count += 1
                 if kept.nbytes >= MOST_KEPT:
                     break
             if count == 0:
                 return
             for (index, feed), expected in zip(itertools.islice(behind, count), kept, strict=True):
-                yield feed, expected, _run(candidate, "candidate", feed, outputs, index)
+                yield feed, expected, run_as("candidate", candidate, feed, index, outputs)
 
 
-def _run(model: Runner, role: str, feed: Feed, outputs: Sequence[str] | None, index: int) -> dict[str, Any]:
+def run_as(role: str, model: Runner, feed: Feed, index: int, outputs: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run a model once; where it can't (`ModelError`), say which of the two it is, and on which feed."""
     try:
         return model.run(feed, outputs)
     except ModelError as error:

@@ -15,6 +15,8 @@ from lowrank_onnx.types import Array
 Side: TypeAlias = Literal["original", "compressed"]
 """Which of the two models a value is of."""
 
+SIDES: tuple[Side, Side] = ("original", "compressed")
+
 
 @dataclass(frozen=True, slots=True)
 class _Spilled:

@@ -19,7 +19,7 @@ from lowrank_onnx.choose import Choice
 from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.evaluate.accumulate import OutputAccumulator
 from lowrank_onnx.evaluate.feeds import split_feeds
-from lowrank_onnx.evaluate.turns import pair_outputs
+from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
 from lowrank_onnx.types import overall_error
 
 FEW_SAMPLES = 64
@@ -49,23 +49,24 @@ class Judges:
 
     feeds: Feeds
 
-    def judge(self, workshop: Workshop, choices: Sequence[Choice]) -> Judgement:
-        """Run the original, and the model that the choices make of the workshop's factors."""
-        original = workshop.original.session
-        together = [OutputAccumulator(name) for name in original.outputs]
-        squares = []
-        with attempt(workshop, choices) as model:
-            for _, expected, actual in pair_outputs(original, model, self.feeds):
-                alone = [OutputAccumulator(name) for name in original.outputs]
-                for output in (*alone, *together):
-                    output.add(expected[output.name], actual[output.name])
-                squares.append(overall_error([output.statistics() for output in alone]) ** 2)
-        return Judgement(overall_error([output.statistics() for output in together]), tuple(squares))
-
     def prefer(self, after: Judgement, before: Judgement) -> bool:
         """Whether the model judged `after` is better: always on all feeds together, and with few samples for sure."""
         certain = self.feeds.samples >= FEW_SAMPLES or _is_certain(before.squares, after.squares)
         return after.error < before.error and certain
+
+
+def judge(workshop: Workshop, choices: Sequence[Choice], expected: KeptOutputs) -> Judgement:
+    """Run the model that the choices make of the workshop's factors, and compare it with the original."""
+    names = workshop.original.session.outputs
+    together = [OutputAccumulator(name) for name in names]
+    squares = []
+    with attempt(workshop, choices) as model:
+        for _, wanted, actual in expected.pair_with(model):
+            alone = [OutputAccumulator(name) for name in names]
+            for output in (*alone, *together):
+                output.add(wanted[output.name], actual[output.name])
+            squares.append(overall_error([output.statistics() for output in alone]) ** 2)
+    return Judgement(overall_error([output.statistics() for output in together]), tuple(squares))
 
 
 def find_judges(calibration: Feeds, held_out: Feeds, every: int) -> Judges:

@@ -76,6 +76,26 @@ class JudgedRows:
         return math.sqrt(lost / energy) if energy > 0.0 else 0.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """All that is known of one step.
+
+    Attributes
+    ----------
+    fit : the equations of the feeds that don't validate.
+    validate : rows of those that do.
+    whole : the equations of all feeds.
+    """
+
+    fit: Regression
+    validate: JudgedRows
+    whole: Regression
+
+    def of_columns(self, columns: NDArray[np.intp]) -> Evidence:
+        """The part of some columns of T."""
+        return Evidence(self.fit.of_columns(columns), self.validate.of_columns(columns), self.whole.of_columns(columns))
+
+
 class RowSink(Protocol):
     """What rows are given to, some at a time."""
 
@@ -152,14 +172,14 @@ class RegressionSum:
         if not self.room:
             self._flush()
 
-    def finish(self) -> Regression:
-        """The equations of everything added; the sum can't be used any more."""
+    def so_far(self) -> Regression:
+        """The equations of everything added until now; more can be added."""
         self._flush()
-        del self._originals, self._inputs, self._offsets
         count = max(self._rows, 1)
-        for matrix in self._gram:
+        gram = self._gram / count
+        for matrix in gram:
             mirror_upper(matrix)
-        return Regression(self._gram / count, self._cross / count, self._energy / count, self._rows)
+        return Regression(gram, self._cross / count, self._energy / count, self._rows)
 
     def _flush(self) -> None:
         filled = slice(0, self._filled)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lowrank_onnx.errors import FactorizationError
-from lowrank_onnx.refine.regression import JudgedRows, Regression
+from lowrank_onnx.refine.regression import Evidence, JudgedRows, Regression
 from lowrank_onnx.refine.write_form import Equations, Parts, Problem, refined_parts
 from lowrank_onnx.types import Array, numpy_dtype
 
@@ -28,6 +28,26 @@ class Solution:
     parts: Parts | None
     ridge: float
     error: float
+
+
+def solve_weight(problem: Problem, evidence: Evidence, start: float) -> Solution:
+    """Choose the ridge on the feeds that validate, and solve with it on all feeds.
+
+    Parameters
+    ----------
+    evidence : its equations and rows usable.
+    start : the ridge to try first.
+
+    Returns
+    -------
+    The error is that of the parts that were solved without the feeds that validate. Should those of all feeds, which
+    know these rows, not have less, their equations went wrong: then it is these parts that are returned.
+    """
+    found = choose_ridge(problem, evidence.fit, evidence.validate, start)
+    if found.parts is None or not is_usable(evidence.whole):
+        return found
+    last = _attempt(problem, part_solver(problem, evidence.whole), found.ridge, evidence.validate)
+    return replace(found, parts=last.parts) if last.error <= found.error else found
 
 
 def choose_ridge(problem: Problem, fit: Regression, validate: JudgedRows, start: float) -> Solution:

@@ -1,13 +1,10 @@
 """The refine stage: new factors stay as far as they help on feeds that they weren't solved on.
 
-1. One walk through the model solves each weight on most of the calibration feeds. The others decide how hard it is
-   pulled towards the original.
+1. One walk through the model solves each weight: on most of the calibration feeds, while the others decide how hard it
+   is pulled towards the original, and then on all of them.
 2. The outputs of the whole model on the held-out feeds, which neither the planned factors nor the walk have seen,
    decide what stays (`lowrank_onnx.refine.judges`): all of it, else the beginning of the walk that does best, else
    nothing.
-
-To solve what stays once more on all feeds takes another walk, for 2 to 6 % less error on the shipped VGG; with the
-inputs of the first walk it makes the error larger, because factors make good what just those before them get wrong.
 """
 
 from __future__ import annotations
@@ -23,11 +20,12 @@ from lowrank_onnx.cache import NO_CACHE, Cache, remember
 from lowrank_onnx.cache.facts import feed_facts
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.evaluate.feeds import is_held_out
+from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
 from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.passes.dataflow import read_dataflow
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.refine.batches import batch_feeds
-from lowrank_onnx.refine.judges import Judges, find_judges
+from lowrank_onnx.refine.judges import Judges, find_judges, judge
 from lowrank_onnx.refine.kept import KeptSteps, Trial, factor_facts, trial_codec
 from lowrank_onnx.refine.outcome import Outcome
 from lowrank_onnx.refine.replaced import Replaced, replaced_weights
@@ -144,13 +142,14 @@ def _keep_what_helps(
     """The weights whose new factors stay, and the outputs' errors on the held-out feeds before and after."""
     weights = {one.weight: one for one in replaced}
     changed = [outcome.weight for outcome in walked if outcome.ridge is not None]
-    before = judges.judge(workshop, choices)
+    expected = KeptOutputs(workshop.original.session, judges.feeds, workshop.directory)
+    before = judge(workshop, choices, expected)
     kept, after = frozenset[WeightRef](), before
     for share in BEGINNINGS if changed else ():
         beginning = _whole_bundles(changed[: round(share * len(changed))], weights)
         if beginning:
             spool = _adopt(workshop.spool, solved, [weights[weight] for weight in beginning])
-            found = judges.judge(replace(workshop, spool=spool), choices)
+            found = judge(replace(workshop, spool=spool), choices, expected)
             if found.error < after.error and judges.prefer(found, before):
                 kept, after = frozenset(beginning), found
             if share == 1.0 and kept:

@@ -21,7 +21,7 @@ def add_up(X: Array, inputs: Array, D: Array | None, W: Array, chunk: int) -> tu
                 stop = min(start + min(chunk, sink.room), X.shape[1])
                 sink.add(X[:, start:stop], inputs[:, start:stop], None if D is None else D[:, start:stop])
                 start = stop
-        return total.finish(), rows.finish()
+        return total.so_far(), rows.finish()
 
 
 @settings(max_examples=25, deadline=None)

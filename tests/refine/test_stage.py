@@ -44,7 +44,7 @@ def test_the_error_on_unseen_feeds_falls(tmp_path: Path, residual: bool) -> None
     assert (report.feeds, report.held_out, report.note) == (12, 4, "")
     first, *others = report.weights
     assert (first.refined, first.reason, first.pull) == (False, "its inputs are the original's", None)
-    assert all(other.refined and other.pull and other.rows == 9 * 48 for other in others)
+    assert all(other.refined and other.pull and other.rows == 12 * 48 for other in others)
     assert [other.target for other in others] == (["sum", "output"] * 3)[: len(others)] if residual else ["output"] * 5
 
 
