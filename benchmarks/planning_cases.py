@@ -19,6 +19,7 @@ from lowrank_onnx.demo import find_demo_files
 from lowrank_onnx.types import Array, Feed
 from models.export_craft import export_craft
 from models.export_minilm import export_minilm
+from models.fashion_data import DEFAULT_DIRECTORY, normalise, read_split
 
 Feeds = tuple[Feed, ...]
 
@@ -49,6 +50,7 @@ class Case:
     metrics : the model's figures of merit, by name, from its output on each judged feed; higher is better.
     costs : the budgets to plan for; MACs too where they aren't in proportion to the parameters.
     data : what the feeds are, in a sentence.
+    more : other feeds to calibrate with, of one sample each, as many as are asked for, or none.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Case:
     metrics: Callable[[Sequence[Array]], Mapping[str, float]]
     costs: tuple[CostName, ...]
     data: str
+    more: Callable[[int], Feeds] = lambda count: ()
 
 
 def load_case(name: str, *, quick: bool, draw: int = 0) -> Case:
@@ -91,7 +94,17 @@ def _load_fashion(name: str, quick: bool, draw: int) -> Case:
         metrics=lambda outputs: {"top-1": _top1(outputs, labels)},
         costs=("parameters", "macs") if name == "vgg" else ("parameters",),
         data=f"calibrated with {len(files.calibration)} training images of Fashion-MNIST, judged on {count} others",
+        more=training_images,
     )
+
+
+def training_images(count: int) -> Feeds:
+    """So many training images of Fashion-MNIST, one in a feed; none where the data set isn't installed."""
+    if not DEFAULT_DIRECTORY.is_dir():
+        return ()
+    images, _ = read_split(DEFAULT_DIRECTORY, "train")
+    drawn = np.sort(np.random.default_rng(count).choice(len(images), count, replace=False))
+    return _cut(normalise(images[drawn]), 1)
 
 
 def _cut(images: NDArray[np.float32], size: int) -> Feeds:

@@ -30,6 +30,7 @@ from benchmarks.saved_results import circumstances
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.evaluate import Session, compare_outputs, open_session
 from lowrank_onnx.evaluate.accumulate import OutputAccumulator
+from lowrank_onnx.linalg.lapack import beside_runtime
 from lowrank_onnx.refine import Refined
 from lowrank_onnx.refine.walk import EQUATIONS, RUN, SOLVE
 from lowrank_onnx.spool import FactorSpool
@@ -41,8 +42,9 @@ CURVED = ("vgg", "vit", "minilm")
 """Models of which the error over the number of feeds is measured."""
 
 SHARES = (0.6, 0.45, 0.33)
-COUNTS = (8, 32, 128, 512)
-"""Feeds of one sample, of which the library keeps a quarter to itself to judge by."""
+COUNTS = (8, 32, 128, 512, 2048, 8192)
+"""Feeds of one sample, of which the library keeps a quarter to itself to judge by. Those that a case hasn't itself come
+from the whole data set: ``apt-get install dataset-fashion-mnist``."""
 
 FEW_JUDGED = 8
 """Judged feeds on which weights are replaced one by one."""
@@ -144,8 +146,9 @@ def main() -> None:
         for points, feeds, shares, ways in (
             (result.points, case.calibration, arguments.shares, tuple(WAYS)),
             *(
-                (result.curve, one_sample_feeds(case.calibration, count), (CURVE_SHARE,), (PLANNED,))
-                for count in counts
+                (result.curve, feeds, (CURVE_SHARE,), (PLANNED,))
+                for feeds in (curve_feeds(case, count) for count in counts)
+                if feeds
             ),
         ):
             done = {point.share for point in points if point.way == REFINED and point.feeds == len(feeds)}
@@ -160,7 +163,7 @@ def _measure(
 ) -> Iterator[Found]:
     if not shares:
         return
-    with tempfile.TemporaryDirectory() as scratch:
+    with beside_runtime(), tempfile.TemporaryDirectory() as scratch:
         bench = Workbench(case.path, feeds, Path(scratch), seed=SEED)
         for share in shares:
             points = []
@@ -257,6 +260,12 @@ def resumed(directory: Path, fresh: ModelResult) -> ModelResult:
             kinds = {"points": Point, "curve": Point, "costs": Cost, "alone": Alone}
             return ModelResult(**model | {key: [kind(**one) for one in model[key]] for key, kind in kinds.items()})
     return fresh
+
+
+def curve_feeds(case: Case, count: int) -> Feeds:
+    """`count` feeds of one sample each, of the case's own samples where there are so many; none if there are none."""
+    own = one_sample_feeds(case.calibration, count)
+    return own if len(own) == count else case.more(count)
 
 
 def one_sample_feeds(feeds: Feeds, count: int) -> Feeds:

@@ -105,6 +105,10 @@ def verdict(model: Mapping[str, Any]) -> str:
     worse = [f"{r['share']:g} of the MACs with {r['feeds']} feeds" for p, r in pairs if r["error"] > p["error"]]
     text = f"Worse than the planner's at {', '.join(worse)}." if worse else "Nowhere worse than the planner's."
     text = f"{text} Error relative to the planner's: {_ratios(pairs)}."
+    if model["curve"]:
+        halved = [r["feeds"] for p, r in pairs if r in model["curve"] and r["error"] <= p["error"] / 2]
+        enough = f"half of it or less from {min(halved)} feeds on" if halved else "more than half of it with any number"
+        text += f" Of the numbers of feeds of one sample at {CURVE_SHARE:g}, what is left is {enough}."
     return f"{text} Relative to whitened factors with energy ranks: {_ratios(whitened)}." if whitened else text
 
 

@@ -1,15 +1,11 @@
-"""Fashion-MNIST: reading, normalising, augmenting, and the small file of images that is shipped with the models."""
+"""Fashion-MNIST: reading, normalising, and the small file of images that is shipped with the models."""
 
 import gzip
 import math
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-
-from models.architectures import IMAGE_SIDE
 
 DEFAULT_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package ``dataset-fashion-mnist`` puts the four files of the data set."""
@@ -100,42 +96,6 @@ def normalise(images: Bytes) -> NDArray[np.float32]:
     """
     scaled = (images.astype(np.float32) / np.float32(255) - np.float32(MEAN)) / np.float32(STD)
     return scaled.astype(np.float32)
-
-
-def augment(images: Tensor, shift: int, erase: int, generator: torch.Generator) -> Tensor:
-    """Flip each image with probability one half, shift it, and blank out a square of it.
-
-    Parameters
-    ----------
-    images
-        Normalised images, ``(batch, 1, 28, 28)``.
-    shift
-        Largest shift along each axis in pixels; the border is filled with black.
-    erase
-        Side of the square that is set to the mean, in half of the images; 0 switches it off.
-    generator
-        Source of the random choices.
-
-    Returns
-    -------
-    Tensor
-        Augmented images of the same shape.
-    """
-    count = len(images)
-    black = -MEAN / STD
-    padded = torch.nn.functional.pad(images[:, 0], (shift,) * 4, value=black)
-    pixels = torch.arange(IMAGE_SIDE)
-    corners = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=generator)
-    flip = torch.rand(count, 1, generator=generator) < 0.5
-    rows = corners[0] + pixels
-    columns = corners[1] + torch.where(flip, pixels.flip(0), pixels)
-    moved = padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    if erase:
-        centres = torch.randint(0, IMAGE_SIDE, (2, count, 1), generator=generator)
-        inside = (pixels - centres).abs() * 2 < erase
-        chosen = torch.rand(count, 1, 1, generator=generator) < 0.5
-        moved = moved.masked_fill(inside[0][:, :, None] & inside[1][:, None, :] & chosen, 0.0)
-    return moved[:, None]
 
 
 def write_samples(directory: Path, target: Path) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.fashion_data import augment
+from models.architectures import IMAGE_SIDE
+from models.fashion_data import MEAN, STD
 from models.fashion_export import EVALUATION_BATCH
 
 MIN_WARMUP_LR = 0.01
@@ -34,7 +35,7 @@ class Recipe:
     label_smoothing
         Probability that is spread evenly over the classes.
     shift, erase
-        See :func:`models.fashion_data.augment`.
+        See :func:`augment`.
     momentum
         Nesterov momentum of SGD; ``None`` chooses AdamW.
     """
@@ -118,6 +119,42 @@ def learning_rate_share(progress: float, warmup: float) -> float:
     if progress < warmup:
         return MIN_WARMUP_LR + (1 - MIN_WARMUP_LR) * progress / warmup
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def augment(images: Tensor, shift: int, erase: int, generator: torch.Generator) -> Tensor:
+    """Flip each image with probability one half, shift it, and blank out a square of it.
+
+    Parameters
+    ----------
+    images
+        Normalised images, ``(batch, 1, 28, 28)``.
+    shift
+        Largest shift along each axis in pixels; the border is filled with black.
+    erase
+        Side of the square that is set to the mean, in half of the images; 0 switches it off.
+    generator
+        Source of the random choices.
+
+    Returns
+    -------
+    Tensor
+        Augmented images of the same shape.
+    """
+    count = len(images)
+    black = -MEAN / STD
+    padded = torch.nn.functional.pad(images[:, 0], (shift,) * 4, value=black)
+    pixels = torch.arange(IMAGE_SIDE)
+    corners = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=generator)
+    flip = torch.rand(count, 1, generator=generator) < 0.5
+    rows = corners[0] + pixels
+    columns = corners[1] + torch.where(flip, pixels.flip(0), pixels)
+    moved = padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    if erase:
+        centres = torch.randint(0, IMAGE_SIDE, (2, count, 1), generator=generator)
+        inside = (pixels - centres).abs() * 2 < erase
+        chosen = torch.rand(count, 1, 1, generator=generator) < 0.5
+        moved = moved.masked_fill(inside[0][:, :, None] & inside[1][:, None, :] & chosen, 0.0)
+    return moved[:, None]
 
 
 def iterate_batches(

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.planning_cases import Case
 from benchmarks.refine import (
     Alone,
     Cost,
     ModelResult,
     Point,
+    curve_feeds,
     one_sample_feeds,
     resumed,
     save,
@@ -42,6 +44,17 @@ def test_the_verdict_holds_it_against_whitening_too() -> None:
     assert verdict(found).endswith(" Relative to whitened factors with energy ranks: 0.60 (0.45, 16 feeds).")
 
 
+def test_the_verdict_says_how_many_feeds_halve_it() -> None:
+    found = result(0.06)
+    for feeds, after in ((512, 0.06), (2048, 0.05)):
+        found["curve"] += [
+            asdict(Point(way, 0.45, feeds, error, {})) for way, error in ((PLANNED, 0.1), (REFINED, after))
+        ]
+    assert "what is left is half of it or less from 2048 feeds on." in verdict(found)
+    found["curve"] = found["curve"][:2]
+    assert "what is left is more than half of it with any number." in verdict(found)
+
+
 def test_the_tables_have_every_figure() -> None:
     text = markdown({"models": [result(0.06)]})
     assert "| 0.45 | refined | 0.0600 | 0.9000 |" in text
@@ -66,6 +79,15 @@ def test_saved_results_are_taken_up_where_the_circumstances_are_the_same(tmp_pat
     other = replace(fresh, circumstances={**around, "machine": "another"})
     assert resumed(tmp_path, other) is other
     assert resumed(tmp_path / "elsewhere", fresh) is fresh
+
+
+def test_more_samples_than_a_case_has_come_from_elsewhere() -> None:
+    own, more = ({"x": np.zeros((3, 2))},), ({"x": np.ones((1, 2))},) * 4
+    case = Case("a", Path(), own, (), (), (), lambda outputs: {}, (), "", lambda count: more[:count])
+    assert [len(curve_feeds(case, count)) for count in (2, 3, 4)] == [2, 3, 4]
+    assert all(feed["x"].sum() == 0 for feed in curve_feeds(case, 3))
+    assert all(feed["x"].sum() == 2 for feed in curve_feeds(case, 4))
+    assert curve_feeds(replace(case, more=lambda count: ()), 4) == ()
 
 
 def test_feeds_are_cut_into_samples() -> None:
