@@ -26,7 +26,7 @@ from lowrank_onnx.passes.residual import stored_constant
 from lowrank_onnx.passes.weight_source import StoredWeight, WeightSources, is_default
 from lowrank_onnx.types import Site, WeightRef
 
-_UNARY = frozenset(
+UNARY = frozenset(
     (
         *("Abs", "Cast", "Ceil", "Celu", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity"),
         *("LeakyRelu", "Log", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Softplus"),
@@ -34,7 +34,7 @@ _UNARY = frozenset(
     )
 )
 _BROADCASTING = frozenset(("Add", "Clip", "Div", "Max", "Min", "Mul", "PRelu", "Pow", "Sub"))
-_POOLING = frozenset(("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"))
+POOLING = frozenset(("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"))
 _OPERATORS = ("MatMul", "Gemm", "Conv")
 
 
@@ -145,7 +145,7 @@ class _Walk:
         node = self.flow.node(index)
         made: str = next(iter(node.output), "")
         known = is_default(node, node.op_type) and len(node.output) == 1 and not any(True for _ in child_graphs(node))
-        if known and node.op_type in _UNARY:
+        if known and node.op_type in UNARY:
             return made
         if known and node.op_type in _BROADCASTING:
             for name in dict.fromkeys(node.input):
@@ -155,7 +155,7 @@ class _Walk:
         if made and is_default(node, "Dropout") and node.input[0] == value and len(node.input) < 3:
             return made
         if known and self.convolves and node.input[0] == value:
-            if node.op_type in _POOLING:
+            if node.op_type in POOLING:
                 return made
             if node.op_type == "BatchNormalization" and not _integer(node, "training_mode", 0):
                 self._follow_all(index, node.input[1:])

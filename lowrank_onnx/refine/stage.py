@@ -87,7 +87,7 @@ def refine_factors(
     batches = together.batches
     replaced = replaced_weights(workshop.groups, choices)
     flow = read_dataflow(workshop.model.skeleton)
-    steps = plan_steps(flow, replaced)
+    steps = plan_steps(flow, replaced, [site for group in workshop.groups for site in group.sites])
     walk = cache.scoped(lambda: chain((options, bounds), factor_facts(replaced, workshop.spool), feed_facts(feeds)))
     judges = find_judges(feeds, workshop.original.held_out, every)
     work = Work(

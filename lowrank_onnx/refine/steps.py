@@ -11,6 +11,7 @@ import onnx
 from lowrank_onnx.moments.row_layout import Columns, LastAxis, Patches, RowLayout, find_row_layout
 from lowrank_onnx.passes.dataflow import Dataflow, Precedence
 from lowrank_onnx.passes.residual import Residual, find_residual
+from lowrank_onnx.passes.summing import find_summing_sites
 from lowrank_onnx.refine.replaced import Replaced
 from lowrank_onnx.types import Site, WeightRef
 
@@ -20,10 +21,11 @@ MAX_EQUATION_BYTES = 2**31
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One weight of a step, its only site, and the sum that this writes into, if any."""
+    """One weight of a step, its only site, the sum that this writes into, or else what all its outputs end in."""
 
     replaced: Replaced
     residual: Residual | None
+    summing: tuple[Site, ...] = ()
 
     @property
     def site(self) -> Site:
@@ -58,10 +60,14 @@ class Steps:
     reasons: Mapping[WeightRef, str]
 
 
-def plan_steps(flow: Dataflow, weights: Sequence[Replaced]) -> Steps:
+def plan_steps(flow: Dataflow, weights: Sequence[Replaced], sites: Sequence[Site] = ()) -> Steps:
     """Arrange the weights that were replaced by factors.
 
     A site that writes into a sum comes after the other term of the sum, where that doesn't depend on it.
+
+    Parameters
+    ----------
+    sites : all of the model, of which some may sum over the outputs of these weights.
     """
     reasons: dict[WeightRef, str] = {}
     precedence = Precedence(flow)
@@ -76,7 +82,8 @@ def plan_steps(flow: Dataflow, weights: Sequence[Replaced]) -> Steps:
         residual = find_residual(flow, site) if alone and output_layout(flow.skeleton, site) is not None else None
         if residual is not None and not precedence.demand(site.node_index, residual.carried):
             residual = None
-        solvable.append((Member(replaced, residual), layout))
+        summing = find_summing_sites(flow, site, sites) if alone and residual is None else ()
+        solvable.append((Member(replaced, residual, summing), layout))
     solvable = _without_parts_of_bundles(solvable, reasons)
     order = precedence.order()
     places = {node: place for place, node in enumerate(order)}

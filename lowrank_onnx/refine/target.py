@@ -3,15 +3,19 @@
 A site whose output ends in a sum can also make good what the other term of the sum got wrong. With R and R' that term
 in the original and in the compressed model, and g the constants between the site and the sum, the target is
 ``g X W + (R - R')`` for ``X' M g``: biases cancel.
+
+A site whose outputs end in others' weights W2, features alike, is solved in the metric of what these sum up: an error e
+counts as ``||e W2||``, as it would without an activation in between.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lowrank_onnx.linalg.lapack import cholesky_upper, solve_upper
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.moments.row_layout import Columns, LastAxis, RowLayout
 from lowrank_onnx.passes.dataflow import Dataflow
@@ -20,30 +24,44 @@ from lowrank_onnx.refine.steps import Member, output_layout
 from lowrank_onnx.types import Array, Site, rearrange
 from lowrank_onnx.weight_reader import WeightReader
 
+PLAIN = 1.0
+"""What each output counts by itself, in units of what one counts on average by what the next weights make of it. Errors
+of two outputs that cancel there do so only where an activation passes both on: where it passes on every second value by
+chance, what counts is half of the products and half of their diagonal."""
+
+MOST_IN_METRIC = 4096
+"""Outputs up to which their metric, with as many numbers squared, is worth its time."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """``T = X W + (R - R')``, in the metric of the sum that the site writes into, if it does.
+    """``T = X W + (R - R')``, in the metric of the sums that the site writes into or ends in, if it does.
 
     Attributes
     ----------
-    W : (groups, in, out) float32 or float64: the original's, times `gain`.
+    W : (groups, in, out) float32 or float64: the original's, in the metric.
     gain : (groups, 1, out), or (1, 1, 1) where it is the same for all.
     carried, layout : the name of R, and how its rows lie; None where nothing is carried.
+    metric : (out, out), the upper triangular U with U'U the products of the rows that sum over the outputs; None where
+        that isn't known. Only where the gain is 1, and of one group.
     """
 
     W: Array
     gain: Array
     carried: str | None
     layout: RowLayout | None
+    metric: Array | None = None
 
     def in_metric(self, right: Array) -> Array:
-        """A matrix (groups, ..., out) of outputs as they act on the sum."""
-        scaled: Array = right * self.gain
+        """A matrix (groups, ..., out) of outputs as they act on the sums."""
+        scaled: Array = right * self.gain if self.metric is None else right @ self.metric.T
         return scaled
 
     def out_of_metric(self, right: Array) -> Array:
-        """The matrix (groups, ..., out) whose outputs act so on the sum; where the gain is 0 nothing does."""
+        """The matrix (groups, ..., out) whose outputs act so on the sums; where the gain is 0 nothing does."""
+        if self.metric is not None:
+            rows = right.reshape(-1, right.shape[-1])
+            return np.ascontiguousarray(solve_upper(self.metric, rows.T, transposed=False).T).reshape(right.shape)
         return np.divide(right, self.gain, out=np.zeros_like(right), where=np.broadcast_to(self.gain != 0, right.shape))
 
 
@@ -55,12 +73,31 @@ def find_target(model: Model, flow: Dataflow, member: Member) -> Target:
     W = rearrange(stored, site.to_matrices).astype(dtype)
     layout = output_layout(model.skeleton, site)
     if member.residual is None or layout is None:
-        return Target(W, np.ones((1, 1, 1), dtype), None, None)
+        plain = Target(W, np.ones((1, 1, 1), dtype), None, None, _metric(model, member, dtype))
+        return replace(plain, W=plain.in_metric(W))
     gain = _gain(model, flow, member.residual, site, layout)
     if gain is None:
         return Target(W, np.ones((1, 1, 1), dtype), None, None)
     gain = gain.astype(dtype)
     return Target(W * gain, gain, member.residual.carried, layout)
+
+
+def _metric(model: Model, member: Member, dtype: type[np.float32] | type[np.float64]) -> Array | None:
+    """The triangular factor of what the sites that sum over the outputs make of each pair of them, and of `PLAIN`."""
+    size = member.site.shape.out_features
+    if not member.summing or size > MOST_IN_METRIC:
+        return None
+    products = np.zeros((size, size))
+    reader = WeightReader(model, [site.weight for site in member.summing])
+    for site in member.summing:
+        rows = rearrange(reader.read(site.weight), site.to_matrices)[0].astype(dtype).reshape(size, -1)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows stays infinite, and shows below
+            products += rows @ rows.T
+    mean = float(np.trace(products)) / size
+    if not (np.isfinite(products).all() and mean > np.finfo(dtype).tiny):
+        return None
+    factor = cholesky_upper(products / mean + PLAIN * np.eye(size))
+    return None if factor is None else factor.astype(dtype)
 
 
 def _gain(model: Model, flow: Dataflow, residual: Residual, site: Site, layout: RowLayout) -> Array | None:

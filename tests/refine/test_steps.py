@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from onnx import helper as h
 
 from lowrank_onnx.model_io import load_model
@@ -132,3 +133,40 @@ def test_a_part_of_those_that_share_a_first_factor_is_left_as_planned() -> None:
     one = plan_steps(flow, shared[1:])
     assert not one.steps
     assert list(one.reasons.values()) == ["others that share its first factor can't be solved again"]
+
+
+def two_layers(second: np.ndarray) -> tuple[onnx.ModelProto, Steps]:
+    model = make_model(
+        [
+            h.make_node("MatMul", ["x", "w0"], ["a"]),
+            h.make_node("Relu", ["a"], ["r"]),
+            h.make_node("MatMul", ["r", "w1"], ["y"]),
+        ],
+        [value("x", ["n", FEATURES])],
+        [value("y", ["n", second.shape[1]])],
+        {"w0": weight(FEATURES, FEATURES), "w1": second},
+    )
+    return model, plan_steps(read_dataflow(model), replaced(model), sites_of(model))
+
+
+def test_an_error_counts_by_what_the_next_weight_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lowrank_onnx.refine.target.PLAIN", 0.0)
+    second = weight(FEATURES, 9, seed=1)
+    model, steps = two_layers(second)
+    flow = read_dataflow(model)
+    first, last = (find_target(load_model(model), flow, step.members[0]) for step in steps.steps)
+    error = weight(1, 3, FEATURES, seed=2)
+    counted = float(np.sum(np.square(first.in_metric(error))))
+    assert counted == pytest.approx(
+        np.sum(np.square(error[0] @ second)) * FEATURES / np.sum(np.square(second)), rel=1e-5
+    )
+    np.testing.assert_allclose(first.out_of_metric(first.in_metric(error)), error, atol=1e-5)
+    np.testing.assert_allclose(first.W[0], first.in_metric(weight(FEATURES, FEATURES)[None])[0], rtol=1e-6)
+    assert last.metric is None  # its outputs are the model's
+
+
+@pytest.mark.parametrize("fill", [0.0, 1e30, np.inf])
+def test_a_weight_that_gives_no_metric_leaves_the_plain_target(fill: float) -> None:
+    model, steps = two_layers(np.full((FEATURES, FEATURES), fill, np.float32))
+    target = find_target(load_model(model), read_dataflow(model), steps.steps[0].members[0])
+    np.testing.assert_array_equal(target.W[0], weight(FEATURES, FEATURES))
