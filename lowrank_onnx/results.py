@@ -92,7 +92,9 @@ class RefinedWeight:
     target : "output" (what the site computes in the original), or "sum" (the sum that it writes into).
     pull : how hard the factors were pulled towards the original weight, in units of the mean square of the inputs; None
         where they were not solved.
-    error_before, error_after : relative error of the target on feeds that were not solved for; None where not measured.
+    error_before, error_after : relative error of the target on feeds that validate, with the factors as planned and as
+        solved on the others, each output counted by what the weights that sum over it make of it; None where not
+        measured.
     rows : inputs that were solved for.
     """
 

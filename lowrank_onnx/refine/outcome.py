@@ -16,7 +16,8 @@ class Outcome:
     weight : which.
     ridge : the pull that was chosen; None where its factors stay as they were.
     reason : why they stay, or "".
-    error_before, error_after : of its target on the validating rows; None where it was not measured.
+    error_before, error_after : of its target on the validating rows, with the factors that it had and those that were
+        solved without these; None where it was not measured.
     rows : that were solved for.
     residual : whether the target was the sum that it writes into.
     """

