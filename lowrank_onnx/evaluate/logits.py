@@ -61,8 +61,7 @@ def _check_declared(output: onnx.ValueInfoProto) -> None:
     if tensor.elem_type and not is_float(dtype := helper.tensor_dtype_to_np_dtype(tensor.elem_type)):
         raise _no_logits(output.name, f"its elements are {dtype.name}")
     if tensor.HasField("shape"):
-        sizes = (dim.dim_value if dim.HasField("dim_value") else math.inf for dim in tensor.shape.dim)
-        _check_shape(output.name, tuple(sizes))
+        _check_shape(output.name, (dim.dim_value or math.inf for dim in tensor.shape.dim))  # 0 where it isn't known
 
 
 def _check_shape(name: str, shape: Iterable[float]) -> None:
