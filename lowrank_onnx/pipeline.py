@@ -66,6 +66,7 @@ from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
 from lowrank_onnx.time_weights import time_weights
 from lowrank_onnx.types import Verdict
+from lowrank_onnx.weight_reader import read_biases
 
 DEFAULTS = Config()
 
@@ -162,7 +163,8 @@ def compress(
             for weight, known in zip(weights, curves, strict=True)
         }
         orders = OutputOrders(prepared.model.skeleton, prepared.groups)
-        realiser = Realiser(spool, refs, by_name, whitening, config.seed, orders.may_change)
+        biases = read_biases(prepared.model, prepared.groups)
+        realiser = Realiser(spool, refs, by_name, whitening, config.seed, orders.may_change, biases)
         workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric, prepared.expansion)
         drafts = replace(workshop, spool=spool.drafts(chains(sweeps=0)))
         judge_of_plans = plan_judge(drafts) if sensitivities else None
