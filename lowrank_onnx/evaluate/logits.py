@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.evaluate.feed_arrays import is_float
 from lowrank_onnx.name_patterns import matches
 
 FLAG = "--logits"
+
+_NAMES = {code: name.lower() for name, code in TensorProto.DataType.items()}
+_FLOATS = frozenset(code for code, name in _NAMES.items() if "float" in name or name == "double")
+_OTHERS = {**_NAMES, TensorProto.STRING: "strings"}
 
 
 def find_logits(model: onnx.ModelProto, patterns: Sequence[str]) -> tuple[str, ...]:
@@ -56,10 +60,8 @@ def _check_declared(output: onnx.ValueInfoProto) -> None:
     if kind not in (None, "tensor_type"):
         raise _no_logits(output.name, f"it is a {kind.removesuffix('_type').replace('_', ' ')}")
     tensor = output.type.tensor_type
-    if tensor.elem_type == TensorProto.STRING:
-        raise _no_logits(output.name, "its elements are strings")
-    if tensor.elem_type and not is_float(dtype := helper.tensor_dtype_to_np_dtype(tensor.elem_type)):
-        raise _no_logits(output.name, f"its elements are {dtype.name}")
+    if tensor.elem_type and tensor.elem_type not in _FLOATS:
+        raise _no_logits(output.name, f"its elements are {_OTHERS.get(tensor.elem_type, 'of an unknown type')}")
     if tensor.HasField("shape"):
         _check_shape(output.name, (dim.dim_value or math.inf for dim in tensor.shape.dim))  # 0 where it isn't known
 

@@ -59,6 +59,7 @@ SEQUENCE = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)
         (value("y", ["n", 10], TensorProto.INT64), "its elements are int64"),
         (value("y", ["n", 10], TensorProto.BOOL), "its elements are bool"),
         (value("y", ["n"], TensorProto.STRING), "its elements are strings"),
+        (value("y", ["n", 10], 999), "its elements are of an unknown type"),
         (value("y", []), "it is a scalar"),
         (value("y", ["n", 1]), "its last axis has 1 of them"),
         (SEQUENCE, "it is a sequence"),
