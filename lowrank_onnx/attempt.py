@@ -15,7 +15,7 @@ from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Config, Speedup
 from lowrank_onnx.evaluate import Feeds, Runner, compare_outputs, measure_latency
-from lowrank_onnx.evaluate.accumulate import OutputAccumulator
+from lowrank_onnx.evaluate.accumulate import OutputComparison
 from lowrank_onnx.evaluate.feeds import last_feeds
 from lowrank_onnx.evaluate.scores import MetricJudge
 from lowrank_onnx.latency.plan import median_run_ms
@@ -110,15 +110,14 @@ class PlanError:
         """Build and run the model of some choices; infinite where its outputs can't be compared."""
         if _is_original(choices):
             return 0.0
+        original = self._workshop.original.session
         if self._expected is None:
-            self._expected = tuple(self._workshop.original.session.run(feed) for feed in self._feeds)
-        accumulators = [OutputAccumulator(name) for name in self._workshop.original.session.outputs]
+            self._expected = tuple(original.run(feed) for feed in self._feeds)
+        comparison = OutputComparison(original)
         with attempt(self._workshop, choices) as session:
             for feed, expected in zip(self._feeds, self._expected, strict=True):
-                actual = session.run(feed)
-                for accumulator in accumulators:
-                    accumulator.add(expected[accumulator.name], actual[accumulator.name])
-        return overall_error([accumulator.statistics() for accumulator in accumulators])
+                comparison.add(expected, session.run(feed))
+        return overall_error(comparison.statistics())
 
 
 PASSES_TO_CHOOSE = 3

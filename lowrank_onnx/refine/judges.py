@@ -17,7 +17,7 @@ import numpy as np
 from lowrank_onnx.attempt import Workshop, attempt
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.evaluate import Feeds
-from lowrank_onnx.evaluate.accumulate import OutputAccumulator
+from lowrank_onnx.evaluate.accumulate import OutputComparison
 from lowrank_onnx.evaluate.feeds import split_feeds
 from lowrank_onnx.evaluate.turns import pair_outputs
 from lowrank_onnx.types import overall_error
@@ -52,15 +52,15 @@ class Judges:
     def judge(self, workshop: Workshop, choices: Sequence[Choice]) -> Judgement:
         """Run the original, and the model that the choices make of the workshop's factors."""
         original = workshop.original.session
-        together = [OutputAccumulator(name) for name in original.outputs]
+        together = OutputComparison(original)
         squares = []
         with attempt(workshop, choices) as model:
             for _, expected, actual in pair_outputs(original, model, self.feeds):
-                alone = [OutputAccumulator(name) for name in original.outputs]
-                for output in (*alone, *together):
-                    output.add(expected[output.name], actual[output.name])
-                squares.append(overall_error([output.statistics() for output in alone]) ** 2)
-        return Judgement(overall_error([output.statistics() for output in together]), tuple(squares))
+                alone = OutputComparison(original)
+                for comparison in (alone, together):
+                    comparison.add(expected, actual)
+                squares.append(overall_error(alone.statistics()) ** 2)
+        return Judgement(overall_error(together.statistics()), tuple(squares))
 
     def prefer(self, after: Judgement, before: Judgement) -> bool:
         """Whether the model judged `after` is better: always on all feeds together, and with few samples for sure."""
