@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lowrank_onnx.evaluate.feed_arrays import is_float, shape_text
 from lowrank_onnx.evaluate.logits import check_values
 from lowrank_onnx.evaluate.session import Runner
+from lowrank_onnx.evaluate.structure import ARRAY, brief, flatten
 from lowrank_onnx.types import Array, OutputStatistics
 
 _BLOCK = 1 << 20
@@ -88,12 +89,12 @@ class OutputAccumulator:
         """Take in the two models' values for one feed."""
         if self._logits:
             check_values(self.name, original)
-        structure, originals = _flatten(original)
-        candidate_structure, candidates = _flatten(candidate)
+        structure, originals = flatten(original)
+        candidate_structure, candidates = flatten(candidate)
         if structure != candidate_structure:
-            self._changes[f"its structure changed from {_brief(structure)} to {_brief(candidate_structure)}"] = None
+            self._changes[f"its structure changed from {brief(structure)} to {brief(candidate_structure)}"] = None
             return
-        nested = structure != _ARRAY
+        nested = structure != ARRAY
         if nested:
             self._dtype = "map" if "{" in structure else "sequence" if "[" in structure else "optional"
         for left, right in zip(originals, candidates, strict=True):
@@ -271,32 +272,6 @@ def _ranked_first(scores: _Doubles) -> NDArray[np.bool_]:
     """Per row, the classes with the largest score; none in a row that holds NaN."""
     first: NDArray[np.bool_] = scores == scores.max(axis=1, keepdims=True)
     return first
-
-
-_ARRAY = "*"
-
-
-def _flatten(value: Any) -> tuple[str, list[Array]]:
-    """The structure of an output as text, and its arrays in a fixed order."""
-    if value is None:
-        return "none", []
-    if isinstance(value, dict):
-        keys = sorted(value, key=repr)
-        values = [value[key] for key in keys]
-        if all(np.ndim(entry) == 0 for entry in values):
-            return "{" + ",".join(map(repr, keys)) + "}", [np.asarray(values)]
-        parts = [_flatten(entry) for entry in values]
-        text = "{" + ",".join(f"{key!r}:{part[0]}" for key, part in zip(keys, parts, strict=True)) + "}"
-        return text, [array for part in parts for array in part[1]]
-    if isinstance(value, (list, tuple)):
-        parts = [_flatten(entry) for entry in value]
-        return "[" + ",".join(part[0] for part in parts) + "]", [array for part in parts for array in part[1]]
-    return _ARRAY, [np.asarray(value)]
-
-
-def _brief(structure: str) -> str:
-    names = {_ARRAY: "a tensor", "none": "nothing"}
-    return names.get(structure, structure if len(structure) <= 60 else f"{structure[:60]}...")
 
 
 def _ratio(difference: float, reference: float) -> float:
