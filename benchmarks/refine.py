@@ -245,7 +245,7 @@ class RefineJudge:
         return [np.asarray(model.run(feed)[model.outputs[0]]) for feed in self._case.judged[:count]]
 
     def _error(self, actual: Sequence[Array]) -> float:
-        total = OutputAccumulator("output")
+        total = OutputAccumulator("output", logits=False)
         for expected, got in zip(self._expected, actual, strict=False):
             total.add(expected, got)
         return total.statistics().error

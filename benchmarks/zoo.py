@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -28,7 +28,7 @@ from benchmarks.zoo_cases import CASES, ZooCase
 from benchmarks.zoo_report import OURS, markdown
 from lowrank_onnx import CompressionResult, Config, KeepMacs, compress
 from lowrank_onnx.evaluate import Session, measure_latency, open_session
-from lowrank_onnx.evaluate.accumulate import OutputAccumulator
+from lowrank_onnx.evaluate.accumulate import OutputComparison
 from lowrank_onnx.types import overall_error
 from models.packages import FetchError
 
@@ -93,7 +93,8 @@ class Point:
     share : of the MACs that were to be kept.
     message : why nothing was written; the figures below are None then.
     macs_kept : share of the MACs of the weights that can be factorized.
-    error : relative L2 error of the outputs on calibration feeds that were held out.
+    error : relative L2 error of the outputs on calibration feeds that were held out; of the raw values, logits too, so
+        that it is the same measure for all ways.
     speedup, speedup_low, speedup_high : of one run, the median of interleaved pairs with its 95 % interval.
     milliseconds, milliseconds_before : medians of one run on one calibration feed.
     """
@@ -223,7 +224,8 @@ class _Runner:
 
     def _compress(self, share: float, config: Config) -> CompressionResult:
         feeds, target, cache = self._case.calibration, self._target(share), self._scratch / "cache"
-        return compress(self._case.path, config, feeds=feeds, output=target, cache=cache, force=True)
+        declared = replace(config, logits=self._case.logits)
+        return compress(self._case.path, declared, feeds=feeds, output=target, cache=cache, force=True)
 
     def _point(
         self,
@@ -258,12 +260,10 @@ class _Runner:
         )
 
     def _error(self, session: Session) -> float:
-        accumulators = [OutputAccumulator(name) for name in session.outputs]
+        comparison = OutputComparison(self.bench.original)
         for feed in self.bench.observed.held_out:
-            expected, actual = self.bench.original.run(feed), session.run(feed)
-            for accumulator in accumulators:
-                accumulator.add(expected[accumulator.name], actual[accumulator.name])
-        return overall_error([accumulator.statistics() for accumulator in accumulators])
+            comparison.add(self.bench.original.run(feed), session.run(feed))
+        return overall_error(comparison.statistics())
 
 
 def count_parameters(path: Path) -> int:

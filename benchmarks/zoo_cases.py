@@ -36,6 +36,7 @@ class ZooCase:
     judge : the task's figures by name, from a session of the model or of a compressed one.
     lower_is_better : of those figures.
     data : what it is calibrated with and judged by, in a sentence.
+    logits : the outputs that only a softmax reads, for those who plan by the outputs' errors.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ZooCase:
     judge: Callable[[Session], Mapping[str, float]]
     lower_is_better: bool
     data: str
+    logits: tuple[str, ...] = ()
 
 
 def pick(size: Size, quick: int, default: int, full: int) -> int:
@@ -120,6 +122,7 @@ def load_whisper_decoder(size: Size) -> ZooCase:
         judge=judge,
         lower_is_better=True,
         data=f"{speech.data}, behind the original encoder",
+        logits=("logits",),
     )
 
 

@@ -15,7 +15,7 @@ from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Config, Speedup
 from lowrank_onnx.evaluate import Feeds, Runner, compare_outputs, measure_latency
-from lowrank_onnx.evaluate.accumulate import OutputAccumulator
+from lowrank_onnx.evaluate.accumulate import OutputComparison
 from lowrank_onnx.evaluate.feeds import last_feeds
 from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
 from lowrank_onnx.evaluate.scores import MetricJudge
@@ -110,12 +110,11 @@ class PlanError:
         """Build and run the model of some choices; infinite where its outputs can't be compared."""
         if _is_original(choices):
             return 0.0
-        accumulators = [OutputAccumulator(name) for name in self._workshop.original.session.outputs]
+        comparison = OutputComparison(self._workshop.original.session)
         with attempt(self._workshop, choices) as session:
             for _, expected, actual in self._expected.pair_with(session):
-                for accumulator in accumulators:
-                    accumulator.add(expected[accumulator.name], actual[accumulator.name])
-        return overall_error([accumulator.statistics() for accumulator in accumulators])
+                comparison.add(expected, actual)
+        return overall_error(comparison.statistics())
 
 
 PASSES_TO_CHOOSE = 3

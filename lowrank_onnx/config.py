@@ -194,6 +194,8 @@ class Config:
     provider_options : pairs of a name and a value that onnxruntime hands to the provider.
     one_session : True has one model in memory at a time, False two; None: one where two wouldn't fit. One at a time,
         the models take turns: the outputs are the same, but speed is measured in blocks of runs.
+    logits : globs on names of outputs that are logits: scores that only ever meet a softmax outside of the model. Their
+        errors are measured, planned by and judged without each row's mean, which a softmax ignores.
     validate : False skips validation, and the report says so.
     gates : conditions on the outputs.
     metric : the user's own measure of a model, of which original and result are reported; `MaxDrop` needs it.
@@ -221,6 +223,7 @@ class Config:
     provider: str = "CPUExecutionProvider"
     provider_options: ProviderOptions = ()
     one_session: bool | None = None
+    logits: tuple[str, ...] = ()
     validate: bool = True
     gates: Gates = field(default_factory=Gates)
     metric: Metric | None = None

@@ -15,6 +15,7 @@ import onnx
 from lowrank_onnx.errors import ModelError, UsageError
 from lowrank_onnx.evaluate import Feeds, Runner, Session, load_feeds, open_session, split_feeds, synthetic_feeds
 from lowrank_onnx.evaluate.feeds import last_feeds
+from lowrank_onnx.evaluate.logits import check_values
 from lowrank_onnx.evaluate.turns import OpenModel, Sessions
 from lowrank_onnx.model_io import Model, base_dir, model_bytes
 from lowrank_onnx.observe import Observation, observe_positions
@@ -112,7 +113,7 @@ def observe(
     Raises
     ------
     UsageError
-        The feeds don't fit, or the model doesn't run on synthetic ones.
+        The feeds don't fit, the model doesn't run on synthetic ones, or an output that was named as logits is none.
     ModelError
         The model doesn't run.
     """
@@ -147,5 +148,8 @@ def _time_run(session: Runner, feeds: Feeds) -> float:
 
 def _time(session: Runner, feed: Feed) -> float:
     started = time.perf_counter()
-    session.run(feed)
-    return time.perf_counter() - started
+    values = session.run(feed)
+    seconds = time.perf_counter() - started
+    for name in session.logits:  # of which the model may not have told enough
+        check_values(name, values[name])
+    return seconds

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from lowrank_onnx.config import Config
 from lowrank_onnx.errors import UsageError
-from lowrank_onnx.passes.select_sites import matches
+from lowrank_onnx.name_patterns import matches
 from lowrank_onnx.site_override import SETTINGS, SiteOverride, described, overlaid
 from lowrank_onnx.types import Site, Skipped, WeightRef
 

@@ -25,6 +25,7 @@ from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.chain_factors import LeadingBases, chain_maker
 from lowrank_onnx.config import Config, PlannedBudget
 from lowrank_onnx.errors import MissingDependencyError, ModelError, UsageError
+from lowrank_onnx.evaluate.logits import find_logits
 from lowrank_onnx.evaluate.turns import plan_sessions
 from lowrank_onnx.factor_families import spool_factors
 from lowrank_onnx.few_samples import honest_curves
@@ -65,6 +66,7 @@ from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
 from lowrank_onnx.time_weights import time_weights
 from lowrank_onnx.types import Verdict
+from lowrank_onnx.weight_reader import read_biases
 
 DEFAULTS = Config()
 
@@ -161,7 +163,8 @@ def compress(
             for weight, known in zip(weights, curves, strict=True)
         }
         orders = OutputOrders(prepared.model.skeleton, prepared.groups)
-        realiser = Realiser(spool, refs, by_name, whitening, config.seed, orders.may_change)
+        biases = read_biases(prepared.model, prepared.groups)
+        realiser = Realiser(spool, refs, by_name, whitening, config.seed, orders.may_change, biases)
         workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric, prepared.expansion)
         drafts = replace(workshop, spool=spool.drafts(chains(sweeps=0)))
         judge_of_plans = plan_judge(drafts) if sensitivities else None
@@ -217,7 +220,7 @@ def validate(
     Parameters
     ----------
     original, candidate : paths, protos or graphs. Neither is modified.
-    config : its gates, metric, provider, seed and `one_session` are used.
+    config : its gates, logits, metric, provider, seed and `one_session` are used.
     feeds : as in `compress`.
     progress : receives the stages.
 
@@ -227,7 +230,9 @@ def validate(
         Passed only if something was compared, no output is unsound and every gate holds. Speed is reported, not judged.
     """
     first, second = load_model(original), load_model(candidate)
-    sessions = plan_sessions(config.one_session, first.file_bytes + second.file_bytes, config.runs_on)
+    logits = find_logits(first.skeleton, config.logits)
+    room = first.file_bytes + second.file_bytes
+    sessions = plan_sessions(config.one_session, room, config.runs_on, logits=logits)
     session = sessions.open(partial(open_model, first, config.runs_on))
     chosen = find_feeds(first, session, feeds, config.seed)
     metric = metric_judge(session, config)

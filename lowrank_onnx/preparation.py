@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 from lowrank_onnx import passes
 from lowrank_onnx.absorb import Absorbed, absorb_products
 from lowrank_onnx.cache import Cache
+from lowrank_onnx.cache.facts import comparison_facts
 from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_sensitivities
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import ranks_to_factor
 from lowrank_onnx.config import Config, KeepMacs, PlannedBudget
+from lowrank_onnx.evaluate.logits import find_logits
 from lowrank_onnx.evaluate.turns import plan_sessions
 from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.few_samples import validate_moments
@@ -45,6 +48,7 @@ class Prepared:
     absorbed : the products.
     asked : what the user's overrides ask of weights.
     notes : on patterns without effect.
+    logits : the outputs that are compared as logits.
     """
 
     source: str
@@ -56,6 +60,7 @@ class Prepared:
     skipped: tuple[Skipped, ...]
     asked: Mapping[WeightRef, Asked] = field(default_factory=lambda: MappingProxyType({}))
     notes: tuple[str, ...] = ()
+    logits: tuple[str, ...] = ()
 
     @property
     def saved(self) -> dict[str, int]:
@@ -87,6 +92,7 @@ def factorize_options(config: Config) -> FactorizeOptions:
 def prepare(model: ModelSource, config: Config, base_directory: Path | None, *, absorb: bool = True) -> Prepared:
     """Load a model and find the sites that the options select; `absorb` those that a smaller product can stand for."""
     loaded = load_model(model, base_dir=base_directory)
+    logits = find_logits(loaded.skeleton, config.logits)
     expansion = passes.expand_calls(loaded.skeleton)
     expanded = loaded.with_rewrite(expansion.skeleton, {})
     found, skipped = _find_sites(expanded, expansion, config)
@@ -113,6 +119,7 @@ def prepare(model: ModelSource, config: Config, base_directory: Path | None, *, 
         (*left_alone, *overridden.skipped),
         overridden.asked,
         (*notes, *overridden.notes),
+        logits,
     )
 
 
@@ -148,7 +155,8 @@ def run_original(
     `directory` is for outputs; None takes the system's temporary directory.
     """
     provider = config.runs_on
-    sessions = plan_sessions(config.one_session, 2 * prepared.original.file_bytes, provider, directory)
+    room = 2 * prepared.original.file_bytes
+    sessions = plan_sessions(config.one_session, room, provider, directory, prepared.logits)
     return observe(
         prepared.model,
         prepared.sites,
@@ -227,7 +235,7 @@ def measured_sensitivities(
         feeds,
         level,
         progress,
-        cache,
+        cache.scoped(partial(comparison_facts, observed.session)),
         reader.read,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,12 @@ def never(weight: WeightRef) -> bool:
     return False
 
 
+def no_biases(weight: WeightRef) -> Sequence[Array]:
+    """No node adds anything."""
+    del weight
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Realiser:
     """Makes the factors of chosen candidates that are not in the spool as they lie.
@@ -54,6 +60,7 @@ class Realiser:
     second_moments : (groups, in, in) of the inputs, where known.
     seed : of the inputs on which rounding is measured.
     may_reorder : whether the outputs of a weight may come in another order.
+    biases : those (out,) that the nodes of a weight add, where the pivoted form writes them anew.
     """
 
     spool: FactorSpool
@@ -62,6 +69,7 @@ class Realiser:
     second_moments: Mapping[WeightRef, Array]
     seed: int
     may_reorder: Callable[[WeightRef], bool] = never
+    biases: Callable[[WeightRef], Sequence[Array]] = no_biases
     _known: dict[tuple[str, str, int], bool] = field(default_factory=dict)
     _inputs: dict[WeightRef, NDArray[np.float64]] = field(default_factory=dict)
 
@@ -96,14 +104,22 @@ class Realiser:
         left, right = stored.values("left")[0], stored.values("right")[0]
         dtype = numpy_dtype(ref.dtype)
         inputs = self._inputs_of(ref, left.shape[0])
-        limit = _rounding_limit(rounding_of_pair(left, right, inputs, dtype), truncation, dtype)
+        biases: Sequence[Array | None] = self.biases(ref) or (None,)
+        pair = max(rounding_of_pair(left, right, inputs, dtype, bias) for bias in biases)
+        limit = _rounding_limit(pair, truncation, dtype)
         for forms in self._pivot_choices(ref, right):
             rounded = []
             for form in forms:
                 ordered = form.ordered(right)
                 factors = pivot_factors(left, ordered, form.start)
                 if factors is not None:
-                    rounded.append((rounding_of_pivoted(left, ordered, factors, inputs, dtype), form, factors))
+                    found = max(
+                        rounding_of_pivoted(
+                            left, ordered, factors, inputs, dtype, None if bias is None else form.ordered(bias)
+                        )
+                        for bias in biases
+                    )
+                    rounded.append((found, form, factors))
             least = min(rounded, key=lambda entry: entry[0], default=None)
             if least is not None and least[0] <= limit:
                 return least[1:]

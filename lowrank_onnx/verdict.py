@@ -23,6 +23,10 @@ class OutputStatistics:
     `top1_rows` is how many rows of a float output of rank 2, or answers with one entry a row, were judged, 0 for all
     other outputs: where one row is one sample, `top1_bound` is what the agreement is at least, at 95 % confidence, for
     samples drawn like those of the feeds (Clopper and Pearson); None without such rows or with synthetic feeds.
+
+    `logits` says that all figures but the agreement are of the output without each row's mean. `common_level` is the
+    share of the original's energy that these means are; None where rows mean nothing, which is known only of logits
+    and, without being told, for rows of at least 16 entries in outputs of rank 2 or 3.
     """
 
     name: str
@@ -36,6 +40,8 @@ class OutputStatistics:
     problems: tuple[str, ...]
     top1_rows: int = 0
     top1_bound: float | None = None
+    logits: bool = False
+    common_level: float | None = None
 
     @property
     def is_answer(self) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.types import FLOAT_DTYPES, Array, DecodeStep, WeightRef, numpy_dtype
-from lowrank_onnx.weights import stored_tensors
+from lowrank_onnx.weights import SharedWeight, stored_tensors
 
 _ARITHMETIC = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide}
 
@@ -57,6 +57,16 @@ class WeightReader:
         with np.errstate(all="ignore"):
             result: Array = _ARITHMETIC[step.operation](values, operands[0])
         return result
+
+
+def read_biases(model: Model, groups: Iterable[SharedWeight]) -> Callable[[WeightRef], tuple[Array, ...]]:
+    """Gives the biases (out,) of a weight's sites that a form may write anew, each once."""
+    refs: dict[WeightRef, Sequence[WeightRef]] = {
+        group.weight: tuple(dict.fromkeys(site.bias for site in group.sites if site.bias is not None))
+        for group in groups
+    }
+    reader = WeightReader(model, (bias for biases in refs.values() for bias in biases))
+    return lambda weight: tuple(reader.read(bias) for bias in refs.get(weight, ()))
 
 
 def _all_parts(weight: WeightRef) -> Iterator[WeightRef]:

@@ -43,12 +43,6 @@ def select_sites(
     return tuple(site for site in candidates if site.name not in reasons), skipped
 
 
-def matches(pattern: str, names: Iterable[str]) -> bool:
-    """Whether a pattern fits any of the names, as a glob or as it is."""
-    regex = re.compile(translate(pattern))
-    return any(pattern == name or regex.match(name) for name in names)
-
-
 def _matcher(patterns: Sequence[str]) -> Callable[[Site], str | None]:
     """A function that gives the first of `patterns` that matches a site, or None."""
     compiled = [(pattern, re.compile(translate(pattern))) for pattern in patterns]

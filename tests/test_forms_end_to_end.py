@@ -74,6 +74,41 @@ def test_more_forms_give_less_error_at_the_same_size() -> None:
         assert stored == result.after.site_parameters + WIDTH  # the bias, in one piece or in several
 
 
+def with_dead_outputs() -> onnx.ModelProto:
+    """A convolution whose first and last outputs hardly move beside their bias, as ReLU kills some while training."""
+    kernel = decaying(0, WIDTH, WIDTH * 9).reshape(WIDTH, WIDTH, 3, 3)
+    kernel[[0, 1, WIDTH - 2, WIDTH - 1]] *= 1e-12
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "bias"], ["h"], name="conv"),
+        helper.make_node("Relu", ["h"], ["y"]),
+    ]
+    weights = {"w": kernel, "bias": np.full(WIDTH, 1e-3, np.float32)}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", WIDTH, 5, 5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", WIDTH, 3, 3])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_outputs_that_are_dead_are_no_pivots_beside_their_bias() -> None:
+    generator = np.random.default_rng(0)
+    images = [{"x": generator.standard_normal((16, WIDTH, 5, 5)).astype(np.float32)} for _ in range(4)]
+
+    def compressed(form: str) -> CompressionResult:
+        budget = FixedRank(24) if form == "conv_channel" else KeepParams(0.41)
+        config = Config(budget=budget, objective="size", forms=(form,), refine=False)
+        return lowrank_onnx.compress(with_dead_outputs(), config, feeds=images)
+
+    pair, pivoted = compressed("conv_channel"), compressed("pivoted")
+    assert [site.rank for site in (*pair.sites, *pivoted.sites)] == [24, 24]
+    (site,) = pivoted.sites
+    assert site.form == "pivoted"
+    assert error(pivoted) < 1.001 * error(pair)
+
+
 def test_a_shared_first_factor_is_one_tensor_and_one_node() -> None:
     model = compress("shared", "pivoted").model
     assert model is not None

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info
 
 from lowrank_onnx import __version__
 from lowrank_onnx.config import Device
-from lowrank_onnx.evaluate import Feeds
+from lowrank_onnx.evaluate import Feeds, Runner
 from lowrank_onnx.latency.machine import machine_key
 from lowrank_onnx.model_io import Model, model_chunks
 from lowrank_onnx.provider import Provider
@@ -56,6 +56,11 @@ def model_facts(model: Model, provider: Provider | str) -> Iterator[object]:
     for chunk in model_chunks(model):
         hasher.update(chunk)
     yield hasher.digest()
+
+
+def comparison_facts(original: Runner) -> Iterator[object]:
+    """What decides how outputs are compared with the original's, besides themselves: which of them are logits."""
+    yield sorted(original.logits)
 
 
 def feed_facts(feeds: Feeds, count: int | None = None) -> Iterator[object]:

@@ -96,6 +96,15 @@ MetricOption = Annotated[
         rich_help_panel=_FEEDS,
     ),
 ]
+LogitsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB",
+        help="The outputs with these names are logits, scores that only a softmax will read: errors are measured, "
+        "planned by and judged without the level that each row has in common, which changes nothing then; repeatable.",
+        rich_help_panel=_FEEDS,
+    ),
+]
 WhitenOption = Annotated[
     bool,
     typer.Option(

@@ -31,6 +31,7 @@ def sweep(
     min_top1: budgets.MinTop1Option = None,
     objective: budgets.ObjectiveOption = options.DEFAULTS.objective,
     calib: options.CalibOption = None,
+    logits: options.LogitsOption = None,
     metric: options.MetricOption = None,
     provider: options.ProviderOption = options.DEFAULTS.provider,
     provider_option: options.ProviderOptionOption = None,
@@ -77,6 +78,7 @@ def sweep(
         provider=provider,
         provider_options=parse_provider_options(provider_option or ()),
         one_session=one_session,
+        logits=tuple(logits or ()),
         metric=metric,
     )
     dump_options(context, dump_config)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from lowrank_onnx.config import Gates
 from lowrank_onnx.errors import UsageError
-from lowrank_onnx.evaluate.accumulate import OutputAccumulator
+from lowrank_onnx.evaluate.accumulate import OutputComparison
 from lowrank_onnx.evaluate.confidence import CONFIDENCE, share_at_least
 from lowrank_onnx.evaluate.feeds import Feeds
 from lowrank_onnx.evaluate.session import Runner
@@ -22,7 +22,7 @@ def compare_outputs(
 ) -> tuple[OutputStatistics, ...]:
     """Run both models on every feed, and compare each output; one feed's outputs are in memory at a time.
 
-    `OutputAccumulator` says how each kind of output is compared.
+    `OutputAccumulator` says how each kind of output is compared; the original's session says which outputs are logits.
 
     Parameters
     ----------
@@ -37,22 +37,20 @@ def compare_outputs(
 
     Raises
     ------
-    UsageError : the two models don't take the same inputs, or a feed is not usable.
+    UsageError : the two models don't take the same inputs, a feed is not usable, or an output that was named as logits
+        is none.
     ModelError : one of them can't run on a feed.
     OutputError : they take turns, and there is no room on disk for the original's outputs.
     """
     _check_same_inputs(original, candidate)
     shared = [name for name in original.outputs if name in candidate.outputs]
-    accumulators = {name: OutputAccumulator(name) for name in shared}
+    comparison = OutputComparison(original, shared)
     for _, expected, actual in pair_outputs(original, candidate, feeds, shared) if shared else ():
-        for name, accumulator in accumulators.items():
-            accumulator.add(expected[name], actual[name])
+        comparison.add(expected, actual)
         if progress is not None:
             progress.advance()
-    statistics = [
-        accumulators[name].statistics() if name in accumulators else _absent(name, "the candidate lacks this output")
-        for name in original.outputs
-    ]
+    compared = {output.name: output for output in comparison.statistics()}
+    statistics = [compared.get(name) or _absent(name, "the candidate lacks this output") for name in original.outputs]
     surplus = [name for name in candidate.outputs if name not in original.outputs]
     return (*statistics, *(_absent(name, "the original has no such output") for name in surplus))
 

@@ -53,6 +53,11 @@ class Runner(Protocol):
         """The names of the outputs, in the model's order."""
         ...
 
+    @property
+    def logits(self) -> frozenset[str]:
+        """The outputs that are compared as logits."""
+        ...
+
     def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Run once; all outputs, or those named."""
         ...
@@ -66,6 +71,7 @@ class Session:
     inputs : the inputs that a feed has to give (initializers that can be overridden are not among them).
     overridable : initializers that are graph inputs too (from IR version 4 on): a feed may give other values for them.
     outputs : the names of the outputs, in the model's order.
+    logits : the outputs that are compared as logits; none until who opened the session says so.
     provider : onnxruntime's name of the provider that was asked for.
     nodes : how many nodes each provider runs, as onnxruntime places them before its last fusions; None where this
         onnxruntime doesn't say.
@@ -77,6 +83,7 @@ class Session:
         "_inner",
         "_onnxruntime",
         "inputs",
+        "logits",
         "nodes",
         "outputs",
         "overridable",
@@ -91,6 +98,7 @@ class Session:
         self.overridable = describe_inputs(inner.get_overridable_initializers())
         output_types = {o.name: numpy_name(o.type) for o in inner.get_outputs()}
         self.outputs = tuple(output_types)
+        self.logits: frozenset[str] = frozenset()
         self._extension_outputs = {name for name, dtype in output_types.items() if dtype in EXTENSION_TYPES}
         self.provider = provider
         self.nodes = placed_nodes(inner)

@@ -56,17 +56,30 @@ class Sessions:
     one_at_a_time : whether a session is closed when another one is opened or run.
     note : what a reader of the results has to know of that.
     directory : where outputs are kept while the other model runs; None takes the system's temporary directory.
+    logits : the outputs that are compared as logits; every session that is opened here says so.
     """
 
-    def __init__(self, *, one_at_a_time: bool = False, note: str = "", directory: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        one_at_a_time: bool = False,
+        note: str = "",
+        directory: Path | None = None,
+        logits: Iterable[str] = (),
+    ) -> None:
         self.one_at_a_time = one_at_a_time
         self.note = note
         self.directory = directory
+        self.logits = frozenset(logits)
         self._open: tuple[TurnSession, Session] | None = None
 
     def open(self, start: Callable[[], Session]) -> OpenModel:
         """Open a session; `start` does it, again each time that it is this one's turn."""
-        return TurnSession(self, start) if self.one_at_a_time else start()
+        if self.one_at_a_time:
+            return TurnSession(self, start)
+        session = start()
+        session.logits = self.logits
+        return session
 
     def rest(self) -> None:
         """Close the session whose turn it is, if sessions take turns. It opens again when it is run."""
@@ -85,20 +98,27 @@ class Sessions:
 class TurnSession:
     """A session that is open only while it is its turn. Opened by `Sessions.open`; attributes as in `Session`."""
 
-    __slots__ = ("inputs", "nodes", "outputs", "overridable", "providers_used", "start", "turns")
+    __slots__ = ("inputs", "logits", "nodes", "outputs", "overridable", "providers_used", "start", "turns")
 
     def __init__(self, turns: Sessions, start: Callable[[], Session]) -> None:
         self.turns, self.start = turns, start
         session = turns.admit(self)
         self.inputs, self.outputs, self.overridable = session.inputs, session.outputs, session.overridable
         self.nodes, self.providers_used = session.nodes, session.providers_used
+        self.logits = turns.logits
 
     def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Run the model once, after opening it where it isn't its turn; see `Session.run`."""
         return self.turns.admit(self).run(feed, outputs)
 
 
-def plan_sessions(asked: bool | None, file_bytes: int, provider: Provider, directory: Path | None = None) -> Sessions:
+def plan_sessions(
+    asked: bool | None,
+    file_bytes: int,
+    provider: Provider,
+    directory: Path | None = None,
+    logits: Iterable[str] = (),
+) -> Sessions:
     """Decide whether sessions take turns.
 
     Parameters
@@ -107,7 +127,7 @@ def plan_sessions(asked: bool | None, file_bytes: int, provider: Provider, direc
         as far as the system tells (`available_memory`) and the provider keeps weights in main memory.
     file_bytes : of the files of the two models together.
     provider : what runs them.
-    directory : as in `Sessions`.
+    directory, logits : as in `Sessions`.
     """
     if asked is None:
         room = available_memory() if provider.name.lower().startswith("cpu") else None
@@ -119,7 +139,7 @@ def plan_sessions(asked: bool | None, file_bytes: int, provider: Provider, direc
         f"the models ran one at a time ({reason}): latency is from alternating blocks of runs, with models loaded "
         "in between, not from interleaved pairs"
     )
-    return Sessions(one_at_a_time=short, note=note if short else "", directory=directory)
+    return Sessions(one_at_a_time=short, note=note if short else "", directory=directory, logits=logits)
 
 
 def take_turns(original: Runner, candidate: Runner) -> Sessions | None:

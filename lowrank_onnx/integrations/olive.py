@@ -136,6 +136,10 @@ class LowRankCompression(Pass):  # type: ignore[misc]  # Olive has no types
             ),
             "include": PassConfigParam(type_=list[str], description="Only nodes or weights that match these globs."),
             "exclude": PassConfigParam(type_=list[str], description="No node or weight that matches these globs."),
+            "logits": PassConfigParam(
+                type_=list[str],
+                description="Outputs that match these globs are logits: compared without rows' means.",
+            ),
             "max_error": PassConfigParam(type_=float, description="Refuse a larger relative error of the outputs."),
             "min_top1": PassConfigParam(type_=float, description="Refuse a smaller share of equal first answers."),
             "seed": PassConfigParam(type_=int, default_value=_DEFAULTS.seed, description="Of everything random."),
@@ -183,6 +187,7 @@ def _compression(config: BasePassConfig, accelerator: AcceleratorSpec) -> Config
         forms=tuple(config.forms),
         include=tuple(config.include or ()),
         exclude=tuple(config.exclude or ()),
+        logits=tuple(config.logits or ()),
         gates=Gates(max_error=config.max_error, min_top1=config.min_top1),
         seed=config.seed,
         provider=str(accelerator.execution_provider or _DEFAULTS.provider),

@@ -75,10 +75,18 @@ def pivot_order(right: NDArray[Any]) -> tuple[int, ...]:
 
 
 def rounding_of_pair(
-    left: NDArray[Any], right: NDArray[Any], inputs: NDArray[np.float64], dtype: np.dtype[Any]
+    left: NDArray[Any],
+    right: NDArray[Any],
+    inputs: NDArray[np.float64],
+    dtype: np.dtype[Any],
+    bias: NDArray[Any] | None = None,
 ) -> float:
-    """``||x L R as computed - x L R||_F / ||x L R||_F`` with factors, inputs and products in `dtype`."""
-    return _distance(_exact(inputs, left, right, dtype), [_product(_product(inputs, left, dtype), right, dtype)])
+    """``||y as computed - y||_F / ||x L R||_F`` of ``y = x L R + bias``, with all that is stored or made in `dtype`.
+
+    `bias` (out,) is what the node adds, where it adds something.
+    """
+    found = _product(_product(inputs, left, dtype), right, dtype, bias)
+    return _distance(_exact(inputs, left, right, dtype), [found], bias)
 
 
 def rounding_of_pivoted(
@@ -87,11 +95,28 @@ def rounding_of_pivoted(
     pivoted: PivotedFactors,
     inputs: NDArray[np.float64],
     dtype: np.dtype[Any],
+    bias: NDArray[Any] | None = None,
 ) -> float:
-    """The same for the pivoted form of these factors: the distance of what it computes from ``x L R``."""
-    pivots = _product(inputs, pivoted.left, dtype)
-    blocks = [_product(pivots, pivoted.before, dtype), pivots, _product(pivots, pivoted.after, dtype)]
-    return _distance(_exact(inputs, left, right, dtype), blocks)
+    """The same for the pivoted form of these factors.
+
+    Its bias is added to the pivots and taken off again by the others (`lowrank_onnx.forms.pivoted`): a pivot that is
+    small beside its bias, an output that is all but dead, say, is rounded as coarsely as the bias, and the columns that
+    it takes part in blow that up.
+    """
+    rank = pivoted.left.shape[1]
+    stop = pivoted.start + rank
+    of_pivots = of_before = of_after = None
+    if bias is not None:
+        wide = bias.astype(np.float64)
+        of_pivots = wide[pivoted.start : stop]
+        of_before = wide[: pivoted.start] - of_pivots @ pivoted.before
+        of_after = wide[stop:] - of_pivots @ pivoted.after
+    pivots = _product(inputs, pivoted.left, dtype, of_pivots)
+    before, after = (
+        _product(pivots, others, dtype, of_others)
+        for others, of_others in ((pivoted.before, of_before), (pivoted.after, of_after))
+    )
+    return _distance(_exact(inputs, left, right, dtype), [before, pivots, after], bias)
 
 
 def _exact(
@@ -102,18 +127,22 @@ def _exact(
     return exact
 
 
-def _product(a: NDArray[Any], b: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A B with A, B and the result in `dtype`, accumulated as a runtime does."""
+def _product(a: NDArray[Any], b: NDArray[Any], dtype: np.dtype[Any], bias: NDArray[Any] | None = None) -> NDArray[Any]:
+    """A B + bias with A, B, the bias and the result in `dtype`, accumulated as a runtime does."""
     wide = accumulation_dtype(dtype)
     with np.errstate(over="ignore", invalid="ignore"):
-        product: NDArray[Any] = (a.astype(dtype).astype(wide) @ b.astype(dtype).astype(wide)).astype(dtype)
-    return product
+        product = a.astype(dtype).astype(wide) @ b.astype(dtype).astype(wide)
+        if bias is not None:
+            product = product + bias.astype(dtype).astype(wide)
+        stored: NDArray[Any] = product.astype(dtype)
+    return stored
 
 
-def _distance(exact: NDArray[np.float64], blocks: Iterable[NDArray[Any]]) -> float:
+def _distance(exact: NDArray[np.float64], blocks: Iterable[NDArray[Any]], bias: NDArray[Any] | None) -> float:
+    """How far the blocks side by side are from the exact product and the bias, relative to the product alone."""
     found = np.concatenate([block.astype(np.float64) for block in blocks], axis=1)
     size = float(np.linalg.norm(exact))
-    missed = float(np.linalg.norm(found - exact))
+    missed = float(np.linalg.norm(found - (exact if bias is None else exact + bias.astype(np.float64))))
     if not np.isfinite(missed):
         return float("inf")
     return missed / size if size else float(missed > 0.0)

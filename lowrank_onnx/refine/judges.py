@@ -17,7 +17,7 @@ import numpy as np
 from lowrank_onnx.attempt import Workshop, attempt
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.evaluate import Feeds
-from lowrank_onnx.evaluate.accumulate import OutputAccumulator
+from lowrank_onnx.evaluate.accumulate import OutputComparison
 from lowrank_onnx.evaluate.feeds import split_feeds
 from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
 from lowrank_onnx.types import overall_error
@@ -57,16 +57,16 @@ class Judges:
 
 def judge(workshop: Workshop, choices: Sequence[Choice], expected: KeptOutputs) -> Judgement:
     """Run the model that the choices make of the workshop's factors, and compare it with the original."""
-    names = workshop.original.session.outputs
-    together = [OutputAccumulator(name) for name in names]
+    original = workshop.original.session
+    together = OutputComparison(original)
     squares = []
     with attempt(workshop, choices) as model:
         for _, wanted, actual in expected.pair_with(model):
-            alone = [OutputAccumulator(name) for name in names]
-            for output in (*alone, *together):
-                output.add(wanted[output.name], actual[output.name])
-            squares.append(overall_error([output.statistics() for output in alone]) ** 2)
-    return Judgement(overall_error([output.statistics() for output in together]), tuple(squares))
+            alone = OutputComparison(original)
+            for comparison in (alone, together):
+                comparison.add(wanted, actual)
+            squares.append(overall_error(alone.statistics()) ** 2)
+    return Judgement(overall_error(together.statistics()), tuple(squares))
 
 
 def find_judges(calibration: Feeds, held_out: Feeds, every: int) -> Judges:

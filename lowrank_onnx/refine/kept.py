@@ -10,13 +10,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, TypeAlias
 
 from lowrank_onnx.cache import Cache, Codec, Slot
 from lowrank_onnx.cache.codecs import check_finite, checked_number, checked_text, checked_whole
 from lowrank_onnx.cache.entry_file import Entry
-from lowrank_onnx.cache.facts import feed_facts
-from lowrank_onnx.evaluate import Feeds
+from lowrank_onnx.cache.facts import comparison_facts, feed_facts
+from lowrank_onnx.evaluate import Feeds, Runner
 from lowrank_onnx.refine.outcome import Outcome
 from lowrank_onnx.refine.replaced import Replaced
 from lowrank_onnx.spool import FactorSpool, StoredFactors
@@ -73,9 +74,9 @@ class KeptSteps:
             found.append((outcome, place, stored.solver))
         self._step(step).put(_step_codec(weights), found)
 
-    def trial(self, judges: Feeds) -> Slot:
-        """The place of the `Trial` on some feeds."""
-        return self.cache.slot("refine trial", lambda: feed_facts(judges))
+    def trial(self, judges: Feeds, original: Runner) -> Slot:
+        """The place of the `Trial` on some feeds, against the original's outputs."""
+        return self.cache.slot("refine trial", lambda: chain(comparison_facts(original), feed_facts(judges)))
 
     def _step(self, step: int) -> Slot:
         return self.cache.slot("refine step", lambda: (step,))

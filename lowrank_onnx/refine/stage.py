@@ -111,7 +111,7 @@ def refine_factors(
         return Refined(workshop.spool, Refinement(0, 0, None, None, (), str(error)))
     with work.clock.stage(RUN):
         trial = remember(
-            work.kept.trial(judges.feeds),
+            work.kept.trial(judges.feeds, workshop.original.session),
             trial_codec(len(replaced)),
             lambda: _keep_what_helps(workshop, choices, work.spool, judges, outcomes, replaced),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
@@ -18,6 +19,9 @@ from lowrank_onnx.types import (
     judged_by_answers,
 )
 
+TELLING_LEVEL = 0.9
+"""The share of an output's energy from which on a level common to each row is worth a line."""
+
 
 def validate_report(original: str, candidate: str, verdict: Verdict) -> Group:
     """The comparison of two given models."""
@@ -32,7 +36,7 @@ def verdict_block(verdict: Verdict) -> Group:
         parts.append(table(("output", "relative L2", "max abs", "SQNR dB", "cosine", "top-1"), rows))
     else:
         parts.append(text("nothing was compared", "bold red"))
-    parts += [text(line) for line in (*answer_lines(verdict), *top1_bounds(verdict))]
+    parts += [text(line) for line in (*answer_lines(verdict), *level_lines(verdict), *top1_bounds(verdict))]
     if verdict.metric is not None:
         parts += [text(line) for line in metric_lines(verdict.metric)]
     if verdict.latency is not None:
@@ -53,9 +57,14 @@ def feeds_phrase(verdict: Verdict) -> str:
     return verdict.feeds
 
 
+def output_label(output: OutputStatistics) -> str:
+    """The output's name, and how it was compared where that isn't by its values as they are."""
+    return f"{output.name} (as logits)" if output.logits else output.name
+
+
 def _output_row(output: OutputStatistics) -> tuple[str, ...]:
     return (
-        output.name,
+        output_label(output),
         significant(output.relative_l2),
         significant(output.max_abs),
         significant(output.sqnr_db) if output.sqnr_db in (math.inf, -math.inf) else fraction(output.sqnr_db, 1),
@@ -74,6 +83,16 @@ def answer_lines(verdict: Verdict) -> list[str]:
     else:
         meaning = "they don't count in the error; --min-top1 is a gate for them"
     return [f"answers, not numbers: {', '.join(answers)}. top-1 is the share that is equal; {meaning}"]
+
+
+def level_lines(verdict: Verdict) -> list[str]:
+    """Which outputs may be logits that were not declared, one sentence for each; none where nothing speaks for it."""
+    return [
+        f"{fraction(100.0 * output.common_level, 1)} % of the energy of {output.name} is a level common to each row: "
+        f"if only a softmax reads it, --logits {shlex.quote(output.name)} compares what counts"
+        for output in verdict.outputs
+        if not output.logits and output.common_level is not None and output.common_level > TELLING_LEVEL
+    ]
 
 
 def top1_bounds(verdict: Verdict) -> list[str]:

@@ -9,7 +9,8 @@ that session too, so that both sides have the same fusions and the same rounding
 prepack a weight that may change, so these runs are slower than the original's.
 
 The error of the outputs is the relative squared L2 error, ||y' - y||^2 / ||y||^2 over all feeds in float64, of the
-output where it is largest: the square of what `lowrank_onnx.evaluate.compare_outputs` and a verdict report. Outputs
+output where it is largest: the square of what `lowrank_onnx.evaluate.compare_outputs` and a verdict report (for logits
+without the level that is common to a row). Outputs
 that aren't floats (labels, counts) say little about a small change, so they count only where there is no float output:
 then the error is the share of them that changed.
 """
@@ -27,7 +28,7 @@ import numpy as np
 import onnx
 
 from lowrank_onnx.errors import ModelError, UsageError
-from lowrank_onnx.evaluate.accumulate import OutputAccumulator
+from lowrank_onnx.evaluate.accumulate import OutputComparison
 from lowrank_onnx.evaluate.feed_arrays import is_float
 from lowrank_onnx.evaluate.session import Runner
 from lowrank_onnx.evaluate.values import InputSpec
@@ -169,12 +170,10 @@ def _run_baseline(session: OverridableRunner, feeds: tuple[Feed, ...], stage: St
         outputs = outputs or _telling_outputs(value)
         values.append({name: value[name] for name in outputs})
         stage.advance(detail="original")
-    problems: dict[str, str] = {}
-    for name in outputs:
-        accumulator = OutputAccumulator(name)
-        for value in values:
-            accumulator.add(value[name], value[name])
-        problems.update((name, problem) for problem in accumulator.statistics().problems[:1])
+    comparison = OutputComparison(session, outputs)
+    for value in values:
+        comparison.add(value, value)
+    problems = {output.name: problem for output in comparison.statistics() for problem in output.problems[:1]}
     usable = tuple(name for name in outputs if name not in problems)
     if not usable:
         found = (
@@ -270,7 +269,7 @@ def _output_error(
     baseline: _Baseline, override: dict[str, Array], detail: str, stage: StageProgress
 ) -> tuple[float, str]:
     """The largest relative squared error of any output, and why it is infinite if it is."""
-    accumulators = [OutputAccumulator(name) for name in baseline.outputs]
+    comparison = OutputComparison(baseline.session, baseline.outputs)
     for index, (feed, expected) in enumerate(zip(baseline.feeds, baseline.values, strict=True)):
         try:
             actual = baseline.session.run({**feed, **override}, baseline.outputs)
@@ -278,10 +277,9 @@ def _output_error(
             # The original ran on this feed: what fails is the compressed weight, not the model.
             stage.advance(len(baseline.feeds) - index, detail=detail)
             return math.inf, str(error)
-        for accumulator in accumulators:
-            accumulator.add(expected[accumulator.name], actual[accumulator.name])
+        comparison.add(expected, actual)
         stage.advance(detail=detail)
-    statistics = [accumulator.statistics() for accumulator in accumulators]
+    statistics = comparison.statistics()
     overall = overall_error(statistics)
     if math.isfinite(overall * overall):
         return overall * overall, ""

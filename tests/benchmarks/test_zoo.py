@@ -26,6 +26,8 @@ from lowrank_onnx.evaluate import Session, open_session
 from models.packages import FetchError
 from tests.tiny_model import write_classifier
 
+LOGITS = ("y",)
+
 
 class Loader:
     """Loads one case, and counts how often the model was judged."""
@@ -43,11 +45,12 @@ class Loader:
             self.judged += 1
             return {"top share": float(session.run({"x": samples})["y"].max(axis=-1).mean())}
 
-        return ZooCase("tiny", self.path, feeds, judge, False, "calibrated with noise")
+        return ZooCase("tiny", self.path, feeds, judge, False, "calibrated with noise", LOGITS)
 
 
 def compress_for_size(model: Path, config: Config, **options: Any) -> CompressionResult:
     """As the benchmark does, but without the timing of weights: what is tested is no latency."""
+    assert config.logits == LOGITS
     return compress(model, replace(config, objective="size", sensitivity="off"), **options)
 
 

@@ -119,6 +119,7 @@ def test_cold_warm_and_without_are_the_same_and_warm_computes_nothing(bench: Ben
         ({"whiten": False}, {"factors": 2, "sensitivity": 2}),
         ({"sensitivity": "fast"}, {"sensitivity": 2}),
         ({"sensitivity": "off"}, {}),
+        ({"logits": ("y",)}, {"sensitivity": 2}),
         ({"exclude": ("fc1",)}, {"moments": 1, "sensitivity": 1}),
         ({"budget": KeepParams(0.4)}, {}),
         ({"budget": MaxError(0.1), "validate": True}, {}),

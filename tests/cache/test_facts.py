@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_info
 
 from lowrank_onnx.cache import facts as cache_facts
 from lowrank_onnx.cache.digest import content_digest
-from lowrank_onnx.cache.facts import environment_facts, feed_facts, model_facts
+from lowrank_onnx.cache.facts import comparison_facts, environment_facts, feed_facts, model_facts
 from lowrank_onnx.evaluate import Feeds, load_feeds
 from lowrank_onnx.evaluate.feeds import FeedGroup
 from lowrank_onnx.evaluate.session import CPU
@@ -20,6 +20,7 @@ from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.model_io import load_model
 from lowrank_onnx.provider import Provider
 from lowrank_onnx.types import Feed
+from tests.evaluate.fakes import FunctionSession
 from tests.tiny_model import classifier
 
 
@@ -124,6 +125,15 @@ def test_every_part_of_a_model_counts(spoil: Callable[[onnx.ModelProto], None]) 
 def test_the_provider_counts() -> None:
     loaded = load_model(classifier())
     assert content_digest(model_facts(loaded, CPU)) != content_digest(model_facts(loaded, "CUDAExecutionProvider"))
+
+
+def test_which_outputs_are_logits_counts_and_not_the_order_in_which_they_were_named() -> None:
+    def of(*logits: str) -> bytes:
+        session = FunctionSession(lambda feed: {}, outputs=["a", "b"], logits=logits)
+        return content_digest(comparison_facts(session))
+
+    assert of("a", "b") == of("b", "a")
+    assert len({of(), of("a"), of("b"), of("a", "b")}) == 4
 
 
 SPECS = (InputSpec("x", "float32", ("n", 3)), InputSpec("ids", "int64", ("n",)))

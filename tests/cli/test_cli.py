@@ -170,7 +170,7 @@ def test_every_other_option_arrives(pipeline: FakePipeline, model: Path) -> None
         "--alpha 0.4 --objective size --method rsvd --power-iterations 2 --oversampling 0 --seed 7 --include a* "
         "--include b --exclude c --op-types MatMul,Gemm --op-types Conv,MatMul --rank-multiple 8 --device cpu "
         "--provider cuda --one-session --no-validate --allow-larger --fix-overridable "
-        "--no-whiten --effort fast --sensitivity full"
+        "--no-whiten --effort fast --sensitivity full --logits scores --logits head/*"
     )
     assert main(["compress", "model.onnx", *flags.split()]) == 0
     assert pipeline.config == Config(
@@ -192,6 +192,7 @@ def test_every_other_option_arrives(pipeline: FakePipeline, model: Path) -> None
         device="cpu",
         provider="cuda",
         one_session=True,
+        logits=("scores", "head/*"),
         validate=False,
     )
 

@@ -174,6 +174,33 @@ def test_an_unknown_provider(files: tuple[Path, Path], capsys: pytest.CaptureFix
     assert sorted(os.listdir()) == ["feeds.npz", "model.onnx"]
 
 
+def test_logits_are_named_on_the_command_line_and_in_a_file(
+    files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compress", "model.onnx", "--calib", "feeds.npz", "--rank", "4", "--logits", "y", *SIZE]) == 0
+    assert "y (as logits)" in capsys.readouterr().out
+    small = "model.lowrank.onnx"
+    flags = ["--data", "feeds.npz", "--json", "report.json", "--quiet"]
+    errors = []
+    for named in ([], ["--logits", "y"]):
+        assert main(["validate", "model.onnx", small, *flags, *named]) == 0
+        (output,) = _report(files[0].parent / "report.json")["verdict"]["outputs"]
+        assert output["logits"] is bool(named)
+        errors.append(output["relative_l2"])
+    assert errors[0] != errors[1]
+    Path("options.toml").write_text('logits = ["y"]\nkeep-params = "0.9,0.5"\nobjective = "size"\n')
+    swept = ["sweep", "model.onnx", "--calib", "feeds.npz", "--config", "options.toml", "--json", "report.json"]
+    assert main([*swept, "--quiet"]) == 0
+    points = _report(files[0].parent / "report.json")["points"]
+    assert [point["result"]["config"]["logits"] for point in points] == [["y"], ["y"]]
+    verdicts = [point["result"]["verdict"] for point in points if point["result"]["verdict"] is not None]
+    assert all(output["logits"] for verdict in verdicts for output in verdict["outputs"])
+    capsys.readouterr()
+    for command in (["compress", "model.onnx", "--force", *SIZE], ["validate", "model.onnx", small]):
+        assert main([*command, "--logits", "scores"]) == 2
+        assert "--logits scores: no output has that name: expected some of y" in capsys.readouterr().err
+
+
 def test_nothing_selected_is_nothing_to_compress(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compress", "model.onnx", "--include", "nothing*", "--rank", "8"]) == 1
     assert "nothing to compress: " in capsys.readouterr().out

@@ -40,10 +40,12 @@ class FunctionSession:
         *,
         inputs: Sequence[InputSpec] = (InputSpec("x", "float32", ("n", "c")),),
         outputs: Sequence[str] = ("y",),
+        logits: Iterable[str] = (),
     ) -> None:
         self.function = function
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
+        self.logits = frozenset(logits)
         self.runs = 0
 
     def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Any]:

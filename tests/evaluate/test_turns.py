@@ -78,6 +78,15 @@ def test_a_turn_session_says_what_its_session_says() -> None:
         session.run(feed, ["z"])
 
 
+def test_every_session_knows_the_logits_of_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    for one_at_a_time in (False, True):
+        sessions = plan_sessions(one_at_a_time, 10, CPU, logits=["y"])
+        for _ in range(2):
+            opened = sessions.open(lambda: open_session(classifier().SerializeToString()))
+            assert opened.logits == {"y"}
+    assert open_session(classifier().SerializeToString()).logits == frozenset()
+
+
 def test_who_runs_takes_the_others_place() -> None:
     hall = Hall()
     first, second = hall.open("a", lambda feed: feed["x"]), hall.open("b", lambda feed: feed["x"])

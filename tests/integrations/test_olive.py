@@ -98,6 +98,12 @@ def test_forms_are_those_that_are_asked_for(run_pass: Callable[..., Any]) -> Non
     assert "Concat" not in operators(run_pass(forms=["pair"]).model_path)
 
 
+def test_logits_are_those_that_are_named(run_pass: Callable[..., Any]) -> None:
+    assert run_pass(logits=["y"]).model_attributes["lowrank_onnx"]["status"] == "written"
+    with pytest.raises(ValueError, match="--logits scores: no output has that name"):
+        run_pass(logits=["scores"])
+
+
 def test_a_wrong_use_stops_the_workflow(run_pass: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere\.npz: no such file"):
         run_pass(feeds=str(tmp_path / "nowhere.npz"))

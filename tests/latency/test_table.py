@@ -289,7 +289,7 @@ def real(bench: Workbench, shapes: list[tuple[int, ...]]) -> Callable[[bytes], R
 
 class _Real:
     def __init__(self, session: Runner, timed: Runner, shapes: list[tuple[int, ...]]) -> None:
-        self.inputs, self.outputs = session.inputs, session.outputs
+        self.inputs, self.outputs, self.logits = session.inputs, session.outputs, session.logits
         self._session, self._timed, self._shapes = session, timed, shapes
         self._ran = False
 

@@ -53,6 +53,7 @@ class _Timed:
     def __init__(self, bench: Workbench, weights: int) -> None:
         self.inputs = (InputSpec("x", "float32", ()),)
         self.outputs = ("y",)
+        self.logits = frozenset[str]()
         self._bench, self._weights = bench, weights
 
     def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Any]:

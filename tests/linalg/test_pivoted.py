@@ -76,6 +76,23 @@ def test_rounding_is_that_of_the_dtype_for_the_pair_and_grows_with_the_pivots_co
     assert pair < rounded[0] < rounded[1]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_a_pivot_that_is_small_beside_its_bias_rounds_what_it_takes_part_in(dtype: str) -> None:
+    left, right = factors(16, 64, 64)
+    right[:, 3] *= 1e-3
+    inputs, kind = draw_inputs(64, None, 0), numpy_dtype(dtype)
+    with_it, without_it = pivot_factors(left, right, 0), pivot_factors(left, right, 40)
+    assert with_it is not None
+    assert without_it is not None
+    bias = np.where(np.arange(64) == 3, 50.0, 1.0)
+    pair = rounding_of_pair(left, right, inputs, kind, bias)
+    assert pair < 8 * rounding_of_pair(left, right, inputs, kind)
+    assert rounding_of_pivoted(left, right, without_it, inputs, kind, bias) < 1e2 * pair
+    alone = rounding_of_pivoted(left, right, with_it, inputs, kind)
+    assert rounding_of_pivoted(left, right, with_it, inputs, kind, bias) > 10 * alone
+    assert rounding_of_pivoted(left, right, with_it, inputs, kind, np.zeros(64)) == alone
+
+
 def test_overflow_is_infinite_rounding() -> None:
     left, right = factors(4, 8, 8)
     pivoted = pivot_factors(left * 1e5, right, 0)

@@ -412,7 +412,7 @@ def test_memory_does_not_grow_with_the_feeds() -> None:
     class WatchedSession:
         def __init__(self, session: Session) -> None:
             self.session = session
-            self.inputs, self.outputs = session.inputs, session.outputs
+            self.inputs, self.outputs, self.logits = session.inputs, session.outputs, session.logits
 
         def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Any]:
             values = self.session.run(feed, outputs)

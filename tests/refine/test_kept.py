@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from lowrank_onnx import cache as cache_module
 from lowrank_onnx.cache import Cache, open_cache
 from lowrank_onnx.cache.entry_file import write_entry
 from lowrank_onnx.candidate_model import build_candidate
+from lowrank_onnx.evaluate.turns import Sessions
 from lowrank_onnx.model_io import model_bytes
 from lowrank_onnx.refine import refine_factors, walk
+from lowrank_onnx.refine.judges import judge
 from lowrank_onnx.refine.twins import Bounds, Twins
 from tests.cache.killed import kill_at_entry
 from tests.refine.builders import OPTIONS, inputs, layers, workshop
@@ -175,3 +178,34 @@ def test_a_compression_that_was_killed_in_the_walk_goes_on(tmp_path: Path, monke
     left = len(bench.solved)
     assert resumed == compress(None, "whole.onnx")
     assert 0 < left < len(bench.solved)
+
+
+def test_what_outputs_are_compared_as_names_the_trial_and_nothing_before_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[str] = []
+    real = judge
+
+    def counted(*args: Any) -> Any:
+        judged.append("judged")
+        return real(*args)
+
+    monkeypatch.setattr("lowrank_onnx.refine.stage.judge", counted)
+    _, plain, _ = bench.run()
+    declared = replace(bench.shop.original, sessions=Sessions(logits=["y"]))
+    session = declared.open(tmp_model(bench))
+    bench.shop = replace(bench.shop, observed=replace(declared, session=session))
+    judged.clear()
+    _, report, _ = bench.run()
+    assert judged
+    assert (bench.solved, bench.pieces) == ([], [])
+    assert report.error_before != plain.error_before
+    judged.clear()
+    assert bench.run()[1] == report
+    assert not judged
+
+
+def tmp_model(bench: Bench) -> Path:
+    path = bench.place.with_name("original.onnx")
+    path.write_bytes(model_bytes(bench.shop.model))
+    return path

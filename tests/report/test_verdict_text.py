@@ -70,6 +70,27 @@ def test_answers_have_their_share_alone_and_it_is_said_what_it_counts_for() -> N
     assert "answers, not numbers" not in rendered(validate_report("a.onnx", "b.onnx", VERDICT))
 
 
+def report(output: OutputStatistics) -> list[str]:
+    return rendered(validate_report("a.onnx", "b.onnx", replace(VERDICT, outputs=(output,))), width=200).splitlines()
+
+
+def test_logits_are_called_that_beside_their_name() -> None:
+    lines = report(replace(OUTPUT, logits=True, common_level=0.996))
+    assert any(line.startswith("probabilities (as logits) ") for line in lines)
+    assert not any("--logits" in line or "common to each row" in line for line in lines)
+    assert not any("as logits" in line for line in report(OUTPUT))
+
+
+def test_a_level_common_to_each_row_is_told_where_it_is_nearly_all() -> None:
+    lines = report(replace(OUTPUT, name="my scores", common_level=0.9961))
+    assert (
+        "99.6 % of the energy of my scores is a level common to each row: if only a softmax reads it, "
+        "--logits 'my scores' compares what counts"
+    ) in lines
+    for share in (None, 0.0, 0.9):
+        assert not any("--logits" in line for line in report(replace(OUTPUT, common_level=share)))
+
+
 def test_not_a_number_is_shown_as_such() -> None:
     output = replace(OUTPUT, sqnr_db=math.nan, relative_l2=math.nan, max_abs=math.nan, cosine=math.nan)
     lines = rendered(validate_report("a.onnx", "b.onnx", replace(VERDICT, outputs=(output,)))).splitlines()

@@ -186,10 +186,11 @@ class Deaf:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._session = opened(model)
-        self.inputs, self.outputs, self.overridable = (
+        self.inputs, self.outputs, self.overridable, self.logits = (
             self._session.inputs,
             self._session.outputs,
             self._session.overridable,
+            self._session.logits,
         )
 
     def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from lowrank_onnx.report.verdict_text import (
     answer_lines,
     feeds_phrase,
     latency_line,
+    level_lines,
     metric_lines,
+    output_label,
     placement_line,
     top1_bounds,
 )
@@ -81,7 +83,7 @@ def outputs_section(result: CompressionResult) -> Section | None:
         return None
     rows = tuple(
         (
-            printable(output.name),
+            printable(output_label(output)),
             significant(output.relative_l2),
             significant(output.max_abs),
             significant(output.sqnr_db),
@@ -92,7 +94,7 @@ def outputs_section(result: CompressionResult) -> Section | None:
     )
     columns = ("output", "relative L2", "largest difference", "SQNR, dB", "cosine", "top-1 agreement")
     lines = [f"Compared on {feeds_phrase(verdict)}."]
-    lines += (*answer_lines(verdict), *top1_bounds(verdict))
+    lines += (*answer_lines(verdict), *level_lines(verdict), *top1_bounds(verdict))
     if verdict.metric is not None:
         lines += metric_lines(verdict.metric)
     if verdict.latency is not None:

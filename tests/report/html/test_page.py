@@ -146,6 +146,17 @@ def test_the_verdict_comes_first_in_words_and_figures() -> None:
         assert shown in text
 
 
+def test_logits_and_what_may_be_some() -> None:
+    for changes, shown, hidden in (
+        ({"logits": True, "common_level": 0.996}, "probabilities (as logits)", "--logits probabilities"),
+        ({"common_level": 0.996}, "if only a softmax reads it, --logits probabilities compares", "(as logits)"),
+    ):
+        verdict = replace(VERDICT, outputs=(replace(OUTPUT, **changes),))  # type: ignore[arg-type]
+        text = _parse(compress_page(compression(verdict=verdict))).text
+        assert shown in text
+        assert hidden not in text
+
+
 def test_nothing_is_fetched_and_nothing_runs() -> None:
     page = compress_page(_full())
     parser = _parse(page)
