@@ -29,9 +29,19 @@ SITE_SECONDS = (0.4, 0.2, 0.1, 0.05)
 """Time for one curve: the first of these with which all of them fit into the total, else the last. Steps, so that
 models of different sizes share entries of a cache."""
 
+MOST_TIMED_MACS = 2**29
+"""Of a convolution: one with more is timed on as many of its input's rows as leave about so many, and counted as often
+as there are such parts. Some milliseconds are as long as a time that can be told from another has to be."""
+
+FEWEST_TIMED_ROWS = 16
+"""That a convolution is timed on: what it does at its borders stays a small part."""
+
 MOST_NOISE = 0.1
 """Noise that is asked of a gain at most. On a busy machine it can be of any size; the middle of what was measured then
 says more than its edge: no rank would ever pass for faster, and the whole model is timed in the end."""
+
+CONVOLUTIONS = ("Conv", "FusedConv", "ConvTranspose")
+"""Operators whose work is in proportion to the third axis of their input."""
 
 _ORIGINAL_SECONDS = 1.0
 _FEWEST_RUNS = 5
@@ -91,7 +101,7 @@ def measure_weights(
     total_seconds: float = TOTAL_SECONDS,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[WeightRef, WeightLatency | Unmeasured]:
-    """Measure what each weight costs over all its sites, the most work first.
+    """Measure what each weight costs over all its sites: the plain form of all first, and the most work first.
 
     Parameters
     ----------
@@ -116,10 +126,12 @@ def measure_weights(
             visible.append(group)
         else:
             found[group.weight] = Unmeasured("no run of the model reaches it where its shape can be seen")
+    by_work = sorted(visible, key=lambda one: -_work(one, seen))
     timed = [
         (group, form, partners)
-        for group in sorted(visible, key=lambda one: -_work(one, seen))
-        for form in group.forms
+        for turn in range(max((len(group.forms) for group in visible), default=0))
+        for group in by_work
+        for form in group.forms[turn : turn + 1]
         for partners in _timed_together(form, group, visible)
     ]
     kinds = {_kind(sites, form, seen) for _, form, sites in timed}
@@ -137,7 +149,8 @@ def measure_weights(
                 curve = Unmeasured(f"the {total_seconds:.3g} s for timing went to weights with more work")
             else:
                 more = (tuple(partners),) if partners else ()
-                curve = table.curve(skeleton, site, own, seen[site.name].input_shape, *more)
+                shape, parts = _timed_part(site, seen[site.name])
+                curve = _times(table.curve(skeleton, site, own, shape, *more), parts)
                 if kind not in known:
                     known.add(kind)
                     stage.advance(detail=f"{site.name}, {form.name}")
@@ -156,6 +169,21 @@ def _timed_together(form: Form, group: SharedWeight, visible: Sequence[SharedWei
         return [(site,) for site in group.sites if _multiplies(site)]
     members = [one.sites[0] for one in visible if any(other.bundle == form.bundle for other in one.forms)]
     return [tuple(members)] if len(members) == form.bundle_size else []
+
+
+def _timed_part(site: Site, seen: Observation) -> tuple[tuple[int, ...], float]:
+    """The shape of the input on which a site is timed, and how many such parts make the whole."""
+    shape, macs = seen.input_shape, site.dense_macs(seen.positions)
+    if site.op_type not in CONVOLUTIONS or macs <= MOST_TIMED_MACS or shape[2] <= FEWEST_TIMED_ROWS:
+        return shape, 1.0
+    rows = max(FEWEST_TIMED_ROWS, math.ceil(shape[2] * MOST_TIMED_MACS / macs))
+    return (*shape[:2], rows, *shape[3:]), shape[2] / rows
+
+
+def _times(curve: LatencyCurve | Unmeasured, parts: float) -> LatencyCurve | Unmeasured:
+    if parts == 1.0 or isinstance(curve, Unmeasured):
+        return curve
+    return replace(curve, dense_ms=parts * curve.dense_ms, rank_ms=tuple(parts * ms for ms in curve.rank_ms))
 
 
 def _multiplies(site: Site) -> bool:
@@ -196,7 +224,9 @@ def _added_up(curves: Mapping[str, Sequence[LatencyCurve | Unmeasured]]) -> Weig
 
 def _kind(sites: Sequence[Site], form: Form, seen: Mapping[str, Observation]) -> Hashable:
     """Sites that differ in it differ in time; equal ones may still differ, in an attribute, and cost a curve more."""
-    same = [(site.op_type, site.weight.dtype, site.to_matrices, seen[site.name].input_shape) for site in sites]
+    same = [
+        (site.op_type, site.weight.dtype, site.to_matrices, _timed_part(site, seen[site.name])[0]) for site in sites
+    ]
     return (form if form.bundle is None else form.name, *same)
 
 

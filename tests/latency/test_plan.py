@@ -6,11 +6,13 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from lowrank_onnx.candidates import DENSE, PlannedWeight
 from lowrank_onnx.forms import PAIR, Form
 from lowrank_onnx.latency.curve import LatencyCurve
 from lowrank_onnx.latency.plan import (
+    FEWEST_TIMED_ROWS,
     MOST_NOISE,
     SITE_SECONDS,
     WeightLatency,
@@ -25,6 +27,7 @@ from lowrank_onnx.progress import SILENT
 from lowrank_onnx.types import MatrixShape, Site
 from lowrank_onnx.weights import SharedWeight, group_by_weight
 from tests.latency.workbench import Workbench, found_in, layers, milliseconds
+from tests.passes.models import make_model, value, weight
 
 CURVE = LatencyCurve(dense_ms=4.0, ranks=(8, 16), rank_ms=(1.0, 3.0), noise=0.1)
 
@@ -35,6 +38,8 @@ class Table:
     def __init__(self, seconds_each: float = 0.0, refused: str = "") -> None:
         self.now = 0.0
         self.asked: list[str] = []
+        self.forms: list[str] = []
+        self.shapes: list[tuple[int, ...]] = []
         self.seconds: list[float] = []
         self._each, self._refused = seconds_each, refused
 
@@ -54,6 +59,8 @@ class Table:
         partners: Sequence[Site] = (),
     ) -> LatencyCurve | Unmeasured:
         self.asked.append(site.name)
+        self.forms.append(form.name)
+        self.shapes.append(input_shape)
         self.now += self._each
         return Unmeasured("no reason") if site.name == self._refused else CURVE
 
@@ -107,6 +114,55 @@ def test_time_is_bounded_and_goes_to_the_weights_with_most_work_first() -> None:
     assert table.asked == ["layer1", "layer2"]
     assert found[groups[0].weight] == Unmeasured("the 1 s for timing went to weights with more work")
     assert table.seconds == [0.2]
+
+
+def test_every_weight_has_a_form_timed_before_any_has_two() -> None:
+    skeleton, sites = found_in(layers((64, 96), (64, 64)))
+    groups = group_by_weight(sites)
+    table = Table(seconds_each=0.7)
+    found = measure_weights(skeleton, groups, observed(sites), table.open, SILENT, total_seconds=1.0, clock=table.clock)
+    assert list(zip(table.asked, table.forms, strict=True)) == [("layer0", "pair"), ("layer1", "pair")]
+    assert all(isinstance(latency, WeightLatency) for latency in found.values())
+
+
+def convolutions(operator: str, kernel: tuple[int, ...]) -> tuple[onnx.ModelProto, tuple[Site, ...]]:
+    node = helper.make_node(operator, ["in", "w"], ["y"], name="conv")
+    return found_in(make_model([node], [value("in")], [value("y")], {"w": weight(*kernel)}))
+
+
+@pytest.mark.parametrize(
+    ("operator", "kernel", "shape", "timed", "parts"),
+    [
+        ("Conv", (64, 64, 3, 3), (1, 64, 32, 32), (1, 64, 32, 32), 1.0),
+        ("Conv", (64, 64, 3, 3), (1, 64, 512, 512), (1, 64, 29, 512), 512 / 29),
+        ("ConvTranspose", (64, 64, 3, 3), (1, 64, 512, 512), (1, 64, 29, 512), 512 / 29),
+        ("Conv", (512, 512, 3, 3), (8, 512, 128, 128), (8, 512, FEWEST_TIMED_ROWS, 128), 128 / FEWEST_TIMED_ROWS),
+        ("Conv", (512, 512, 3, 3), (64, 512, 12, 12), (64, 512, 12, 12), 1.0),
+        ("Conv", (64, 64, 3), (1, 64, 10**6), (1, 64, 43691), 10**6 / 43691),
+    ],
+)
+def test_a_convolution_with_much_work_is_timed_on_some_rows(
+    operator: str, kernel: tuple[int, ...], shape: tuple[int, ...], timed: tuple[int, ...], parts: float
+) -> None:
+    skeleton, sites = convolutions(operator, kernel)
+    positions = shape[0] * int(np.prod(shape[2:]))
+    table = Table()
+    found = measure_weights(
+        skeleton, group_plain(sites), {"conv": Observation(positions, shape, shape)}, table.open, SILENT
+    )
+    assert table.shapes == [timed]
+    (latency,) = found.values()
+    assert isinstance(latency, WeightLatency)
+    assert latency(DENSE, None) == pytest.approx(parts * CURVE.dense_ms)
+    assert latency(sites[0].forms[0].name, 16) == pytest.approx(parts * 3.0)
+    assert latency.noise == pytest.approx(CURVE.noise)
+
+
+def test_products_are_timed_on_all_rows() -> None:
+    skeleton, sites = found_in(layers((4096, 4096)))
+    table = Table()
+    measure_weights(skeleton, group_plain(sites), observed(sites, 100_000), table.open, SILENT)
+    assert table.shapes == [(100_000, 4096)]
 
 
 def test_equal_sites_cost_no_more_time() -> None:
