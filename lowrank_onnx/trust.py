@@ -32,6 +32,9 @@ SAME = 1.03
 """Errors whose ratio is within this count as equal, and the lower trust is taken: what was measured was so on few
 feeds, tail energies are of all of them. Measured on the shipped models, choices on some 200 samples scatter by that."""
 
+FLAT = 1.1
+"""Errors of the first and the middle trust whose ratio is within this may lie on both sides of a lesser one."""
+
 
 def _no_rival(trust: float) -> None:
     del trust
@@ -61,7 +64,8 @@ class PlanJudge:
         """The choices of the trust that does least harm.
 
         The first and the middle trust are tried. Where the middle one does no more harm, lower ones follow for as long
-        as that holds; where it does, those above it, from the middle up.
+        as that holds; where it does, those above it, from the middle up. Where the next lower one does more, and the
+        first no more than the middle one, to a tenth, what lies between these two is tried as well.
 
         Parameters
         ----------
@@ -124,6 +128,9 @@ class _Ladder:
         harmful = self._harms(middle)
         for index in range(middle - 1, 0, -1) if harmful else range(middle + 1, len(self._trusts)):
             if self._harms(index) != harmful:
+                if index == middle + 1 and self.errors[0] < self.errors[middle] * FLAT:
+                    for between in range(1, middle):
+                        self.try_at(between)
                 break
         tried = sorted(self.errors)
         return tried[last_good([self.errors[index] for index in tried])]

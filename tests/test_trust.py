@@ -13,11 +13,11 @@ from lowrank_onnx.config import Config, KeepParams, MaxError
 from lowrank_onnx.forms import MATRIX, PAIR, PIVOTED
 from lowrank_onnx.progress import SILENT
 from lowrank_onnx.settle import settle
-from lowrank_onnx.trust import SAME, TRUSTS, PlanJudge, in_own_unit, last_good, with_trust
+from lowrank_onnx.trust import FLAT, SAME, TRUSTS, PlanJudge, in_own_unit, last_good, with_trust
 from lowrank_onnx.types import MatrixShape, Spectrum
 
 SHAPE = MatrixShape(1, 64, 64)
-FLAT = {MATRIX: Spectrum(np.ones((1, 64)), 64.0)}
+EVEN = {MATRIX: Spectrum(np.ones((1, 64)), 64.0)}
 FALLING = {MATRIX: Spectrum(0.9 ** np.arange(64.0)[None], float(np.sum(0.81 ** np.arange(64.0))))}
 SPECTRA = {"loud": FALLING, "mute": FALLING}
 WEIGHTS = (
@@ -28,7 +28,7 @@ WEIGHTS = (
 
 def plan_of(trust: float) -> tuple[Choice, ...]:
     """A plan that is another one at each trust."""
-    return (Choice(low_rank_candidate(WEIGHTS[0], PAIR, FLAT, 8 + round(trust * 16))),)
+    return (Choice(low_rank_candidate(WEIGHTS[0], PAIR, EVEN, 8 + round(trust * 16))),)
 
 
 def judge_by(errors: Sequence[float]) -> tuple[PlanJudge, list[int | None]]:
@@ -50,7 +50,9 @@ def judge_by(errors: Sequence[float]) -> tuple[PlanJudge, list[int | None]]:
         ((1.0, 0.1, 0.6, 0.7, 0.1), 0.5, (1.0, 0.5, 0.25)),  # worse below it: no use in looking further
         ((1.0, 0.1, 0.6, 0.5, 0.4), 0.0, (1.0, 0.5, 0.25, 0.0)),
         ((1.0, 1.0, 1.0, 1.0, 1.0), 0.0, (1.0, 0.5, 0.25, 0.0)),  # as good: what few feeds measured yields
-        ((1.0, 0.1, 1.0 + (SAME - 1.0) / 2, 2.0, 1.0), 0.5, (1.0, 0.5, 0.25)),
+        ((1.0, 0.9, 1.0 + (SAME - 1.0) / 2, 2.0, 1.0), 0.75, (1.0, 0.75, 0.5, 0.25)),  # flat: less may lie between
+        ((1.0, 1.5, 1.0 + (SAME - 1.0) / 2, 2.0, 1.0), 0.5, (1.0, 0.75, 0.5, 0.25)),
+        ((1.0, 0.1, 0.99 / FLAT, 2.0, 1.0), 0.5, (1.0, 0.5, 0.25)),
         ((math.nan, 0.5, 0.6, 0.7, 0.1), 0.5, (1.0, 0.5, 0.25)),
         ((0.6, math.nan, math.nan, 0.7, 0.1), 1.0, (1.0, 0.75, 0.5)),
         ((math.inf,) * 5, 1.0, (1.0, 0.5, 0.25, 0.0)),
@@ -88,7 +90,7 @@ def judge_against(plain_errors: Mapping[int, float]) -> PlanJudge:
 
 
 def plain_of(trust: float) -> tuple[Choice, ...]:
-    return (Choice(low_rank_candidate(WEIGHTS[0], PAIR, FLAT, 32 + round(trust * 16))),)
+    return (Choice(low_rank_candidate(WEIGHTS[0], PAIR, EVEN, 32 + round(trust * 16))),)
 
 
 @pytest.mark.parametrize("plain_error", [0.5 / SAME * 1.001, 0.6, math.nan])
@@ -162,8 +164,8 @@ def test_what_can_not_be_run_is_not_tried_at_any_trust(trust: float) -> None:
 
 def test_blended_choices_get_their_own_damage_back() -> None:
     blended = with_trust(WEIGHTS, 0.5)
-    choices = tuple(Choice(low_rank_candidate(weight, PAIR, FLAT, 16)) for weight in blended)
-    own = in_own_unit(WEIGHTS, choices, {weight.name: FLAT for weight in WEIGHTS})
+    choices = tuple(Choice(low_rank_candidate(weight, PAIR, EVEN, 16)) for weight in blended)
+    own = in_own_unit(WEIGHTS, choices, {weight.name: EVEN for weight in WEIGHTS})
     assert [choice.candidate.error for choice in choices] == pytest.approx([7.5, 0.075])
     assert [choice.candidate.error for choice in own] == pytest.approx([75.0, 0.0075])
     assert [choice.candidate.rank for choice in own] == [16, 16]
