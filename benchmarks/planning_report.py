@@ -84,10 +84,12 @@ def verdicts(model: Row) -> list[str]:
             )
     if model["run"]:
         run = model["run"]
+        refining = sum(seconds for stage, seconds in run["seconds"].items() if stage.startswith("refine"))
+        refined = refining / run["pass_seconds"]
         lines.append(
             f"- A default run takes the time of {run['passes']:.1f} passes of the original over the calibration feeds "
-            f"({run['processor_passes']:.1f} in processor time; goal {PASSES}); without validation and its paired "
-            f"timing, {run['passes_without_timing']:.1f}."
+            f"({run['processor_passes']:.1f} in processor time), {refined:.1f} of them for refinement; all else takes "
+            f"{run['passes'] - refined:.1f} (goal {PASSES})."
         )
     return lines
 
