@@ -69,10 +69,11 @@ class WeightLatency:
 
     `curves` has, for each form that was measured, one entry for each of those sites. The first form's dense times are
     taken for dense, and the others' times in proportion to theirs: each was measured against its own. Noise adds up as
-    if all of it had the same direction, the most that it can do.
+    if all of it had the same direction, the most that it can do. `untimed` are forms for which there was no time.
     """
 
     curves: Mapping[str, tuple[LatencyCurve, ...]]
+    untimed: frozenset[str] = frozenset()
 
     def __call__(self, form: str, rank: int | None) -> float:
         """Milliseconds of one run in a form at a rank, or dense (`DENSE`, None)."""
@@ -139,6 +140,7 @@ def measure_weights(
     known: set[Hashable] = set()
     deadline = clock() + total_seconds
     curves: dict[WeightRef, dict[str, list[LatencyCurve | Unmeasured]]] = {}
+    untimed: dict[WeightRef, set[str]] = {}
     with progress.stage("timing weights", len(kinds)) as stage:
         for group, form, (site, *partners) in timed:
             # One of several that share a pair is timed as if it had a pair of its own, in its own layout.
@@ -147,6 +149,7 @@ def measure_weights(
             curve: LatencyCurve | Unmeasured
             if kind not in known and clock() >= deadline:
                 curve = Unmeasured(f"the {total_seconds:.3g} s for timing went to weights with more work")
+                untimed.setdefault(group.weight, set()).add(form.name)
             else:
                 more = (tuple(partners),) if partners else ()
                 shape, parts = _timed_part(site, seen[site.name])
@@ -155,7 +158,7 @@ def measure_weights(
                     known.add(kind)
                     stage.advance(detail=f"{site.name}, {form.name}")
             curves.setdefault(group.weight, {}).setdefault(form.name, []).append(curve)
-    found.update((weight, _added_up(of_weight)) for weight, of_weight in curves.items())
+    found.update((weight, _added_up(of_weight, untimed.get(weight, ()))) for weight, of_weight in curves.items())
     return found
 
 
@@ -196,29 +199,57 @@ def with_latency(
 ) -> tuple[PlannedWeight, ...]:
     """The weights with what was found for each of them; their noise is `MOST_NOISE` at most.
 
-    A weight keeps the forms that were measured.
+    A weight keeps the forms that were measured, and where the plain one was, those that there was no time for
+    (`ByWork`).
     """
     return tuple(
-        replace(
-            weight,
-            forms=tuple(form for form in weight.forms if form.name in latency.curves),
-            latency=latency,
-            noise=min(latency.noise, MOST_NOISE),
-        )
+        _with_curves(weight, latency)
         if isinstance(latency, WeightLatency)
         else replace(weight, unmeasured=latency.reason)
         for weight, latency in zip(weights, found, strict=True)
     )
 
 
-def _added_up(curves: Mapping[str, Sequence[LatencyCurve | Unmeasured]]) -> WeightLatency | Unmeasured:
+def _with_curves(weight: PlannedWeight, measured: WeightLatency) -> PlannedWeight:
+    noise = min(measured.noise, MOST_NOISE)
+    estimated = weight.plain.name in measured.curves and weight.positions is not None
+    known = {*measured.curves, *(measured.untimed if estimated else ())}
+    forms = tuple(form for form in weight.forms if form.name in known)
+    latency = ByWork(measured, weight) if estimated else measured
+    return replace(weight, forms=forms, latency=latency, noise=noise)
+
+
+@dataclass(frozen=True, slots=True)
+class ByWork:
+    """The time of a weight by form and rank; of a form that wasn't timed, that of the plain one with as much work.
+
+    On most shapes forms turn nine tenths and more of the ratio of their multiply-accumulates into time
+    (`python -m benchmarks.forms`); without this, what wasn't timed for want of time would not be planned with.
+    """
+
+    measured: WeightLatency
+    weight: PlannedWeight
+
+    def __call__(self, form: str, rank: int | None) -> float:
+        """Milliseconds of one run in a form at a rank, or dense (`DENSE`, None)."""
+        if rank is None or form in self.measured.curves:
+            return self.measured(form, rank)
+        work, unit = (self.weight.macs(*one) for one in ((self.weight.form(form), rank), (self.weight.plain, 1)))
+        assert work is not None
+        assert unit is not None
+        return self.measured(self.weight.plain.name, max(1, round(work / max(1, unit))))
+
+
+def _added_up(
+    curves: Mapping[str, Sequence[LatencyCurve | Unmeasured]], untimed: Iterable[str]
+) -> WeightLatency | Unmeasured:
     """The forms of which all sites were measured; a reason where there is none."""
     measured = {
         form: tuple(curve for curve in of_form if isinstance(curve, LatencyCurve)) for form, of_form in curves.items()
     }
     complete = {form: known for form, known in measured.items() if len(known) == len(curves[form])}
     if complete:
-        return WeightLatency(complete)
+        return WeightLatency(complete, frozenset(untimed))
     return next(curve for of_form in curves.values() for curve in of_form if isinstance(curve, Unmeasured))
 
 

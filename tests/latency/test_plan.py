@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 
 from lowrank_onnx.candidates import DENSE, PlannedWeight
-from lowrank_onnx.forms import PAIR, Form
+from lowrank_onnx.forms import PAIR, PIVOTED, Form
 from lowrank_onnx.latency.curve import LatencyCurve
 from lowrank_onnx.latency.plan import (
     FEWEST_TIMED_ROWS,
@@ -122,7 +122,10 @@ def test_every_weight_has_a_form_timed_before_any_has_two() -> None:
     table = Table(seconds_each=0.7)
     found = measure_weights(skeleton, groups, observed(sites), table.open, SILENT, total_seconds=1.0, clock=table.clock)
     assert list(zip(table.asked, table.forms, strict=True)) == [("layer0", "pair"), ("layer1", "pair")]
-    assert all(isinstance(latency, WeightLatency) for latency in found.values())
+    for group in groups:
+        latency = found[group.weight]
+        assert isinstance(latency, WeightLatency)
+        assert latency.untimed == {form.name for form in group.forms[1:]}
 
 
 def convolutions(operator: str, kernel: tuple[int, ...]) -> tuple[onnx.ModelProto, tuple[Site, ...]]:
@@ -203,6 +206,34 @@ def test_weights_get_their_latency_or_the_reason() -> None:
     assert (first.latency(DENSE, None), first.unmeasured) == (4.0, "")
     assert first.noise == pytest.approx(0.1)
     assert (second.latency, second.unmeasured) == (None, "no reason")
+
+
+def test_a_form_that_there_was_no_time_for_takes_what_the_plain_one_takes_for_as_much_work() -> None:
+    shape = MatrixShape(1, 64, 64)
+    weight = PlannedWeight("w", shape, (PAIR, PIVOTED), 10)
+    (known,) = with_latency([weight], [WeightLatency({"pair": (CURVE,)}, frozenset(("pivoted",)))])
+    assert known.forms == (PAIR, PIVOTED)
+    assert known.latency is not None
+    assert known.latency("pair", 16) == 3.0
+    # 16 (64 + 64 - 16) multiply-accumulates at a position are those of a pair of rank 14.
+    assert known.latency("pivoted", 16) == CURVE.at(14)
+    assert known.latency(DENSE, None) == 4.0
+
+
+@pytest.mark.parametrize(
+    ("latency", "positions", "forms"),
+    [
+        (WeightLatency({"pair": (CURVE,)}), 10, (PAIR,)),  # it can't be timed at all
+        (WeightLatency({"pivoted": (CURVE,)}, frozenset(("pair",))), 10, (PIVOTED,)),
+        (WeightLatency({"pair": (CURVE,)}, frozenset(("pivoted",))), None, (PAIR,)),
+    ],
+)
+def test_other_forms_that_were_not_timed_are_not_planned_with(
+    latency: WeightLatency, positions: int | None, forms: tuple[Form, ...]
+) -> None:
+    weight = PlannedWeight("w", MatrixShape(1, 64, 64), (PAIR, PIVOTED), positions)
+    (known,) = with_latency([weight], [latency])
+    assert known.forms == forms
 
 
 @pytest.mark.parametrize(("noise", "asked"), [(2.5, MOST_NOISE), (0.03, 0.03)])
