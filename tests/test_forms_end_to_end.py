@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 import lowrank_onnx
 from lowrank_onnx import CompressionResult, Config, FixedRank, KeepParams, judging
 from lowrank_onnx.types import LatencyComparison, Timing
+from tests.passes.models import make_model, value
 
 WIDTH = 64
 
@@ -32,14 +33,7 @@ def attention_inputs() -> onnx.ModelProto:
     ]
     weights = {f"w{i}": basis @ np.linalg.qr(decaying(i + 1))[0] for i in range(3)}
     weights |= {"last": decaying(9), "bias": np.linspace(-1, 1, WIDTH, dtype=np.float32)}
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", WIDTH])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", WIDTH])],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return make_model(nodes, [value("x", ["n", WIDTH])], [value("y", ["n", WIDTH])], weights)
 
 
 def feeds() -> list[Mapping[str, np.ndarray]]:
@@ -83,14 +77,7 @@ def with_dead_outputs() -> onnx.ModelProto:
         helper.make_node("Relu", ["h"], ["y"]),
     ]
     weights = {"w": kernel, "bias": np.full(WIDTH, 1e-3, np.float32)}
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", WIDTH, 5, 5])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", WIDTH, 3, 3])],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return make_model(nodes, [value("x", ["n", WIDTH, 5, 5])], [value("y", ["n", WIDTH, 3, 3])], weights)
 
 
 def test_outputs_that_are_dead_are_no_pivots_beside_their_bias() -> None:
