@@ -211,7 +211,7 @@ def test_warming_up_takes_in_few_feeds_when_they_are_slow() -> None:
         return 1_000 * MS
 
     model = machine.model("A", nanoseconds)
-    many = as_feeds([np.full(1, index, np.float32) for index in range(20)])
+    many = as_feeds([np.full(1 + index, index, np.float32) for index in range(20)])
     measure_latency(model, model, many, clock=machine.clock, max_seconds=22)
     assert seen == {0.0, 1.0}
     seen.clear()
