@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 
 import onnx
 
@@ -21,6 +22,7 @@ from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.evaluate.turns import OpenModel
 from lowrank_onnx.forms import MATRIX, PAIR, Form
 from lowrank_onnx.moments import Moment, advise_rows, keep_moment, merge_moments, observe_moments
+from lowrank_onnx.observe import Observation
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured, interpolate_error
 from lowrank_onnx.sensitivity.exclusions import Probe, find_exclusions
@@ -110,10 +112,12 @@ def weight_moments(
     directory: Path,
     progress: Progress,
     cache: Cache = NO_CACHE,
+    seen: Mapping[str, Observation] = MappingProxyType({}),
 ) -> dict[WeightRef, Moment | str]:
     """The second moment of each weight's inputs over all its sites, or the reason why there is none.
 
-    `cache` is for results that depend on this model and how it is run.
+    `cache` is for results that depend on this model and how it is run; `seen` is what the sites saw on the first feed,
+    by name, where they were observed.
     """
     sites = [site for group in groups for site in group.sites]
     observed = cache.scoped(lambda: chain((seed, sites), feed_facts(feeds)))
@@ -124,7 +128,10 @@ def weight_moments(
     known = recall_moments(slot_of, sites, lambda moment, number: keep_moment(moment, directory, number))
     if known is not None:
         return {group.weight: _merged(group, known) for group in groups}
-    by_site = observe_moments(skeleton, sites, run, feeds, seed=seed, directory=directory, progress=progress)
+    shapes = {site.input: seen[site.name].input_shape for site in sites if site.name in seen}
+    by_site = observe_moments(
+        skeleton, sites, run, feeds, seed=seed, directory=directory, first_shapes=shapes, progress=progress
+    )
     store_moments(slot_of, sites, by_site)
     return {group.weight: _merged(group, by_site) for group in groups}
 

@@ -31,6 +31,7 @@ import numpy as np
 
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.evaluate.blocks import alternate
+from lowrank_onnx.evaluate.feed_arrays import shapes_of
 from lowrank_onnx.evaluate.feeds import Feeds
 from lowrank_onnx.evaluate.session import Runner
 from lowrank_onnx.evaluate.stopwatch import (
@@ -200,7 +201,7 @@ def _warm_up(
     shortest = math.inf
     started = clock()
     for feed in itertools.islice(feeds, MAX_FEEDS):
-        shapes = tuple(getattr(feed[name], "shape", ()) for name in sorted(feed))
+        shapes = shapes_of(feed)
         if shapes not in timed:
             timed[shapes] = 0
             for model in (original, candidate):
