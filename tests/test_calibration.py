@@ -59,7 +59,7 @@ def test_with_nothing_measured_damage_is_the_tail_itself() -> None:
 @pytest.mark.parametrize(
     ("level", "probes", "feeds", "samples", "expected"),
     [
-        ("fast", 8, 12, 12, 3),  # 2 passes of 12 feeds over 8 probes
+        ("fast", 6, 12, 12, 3),  # a pass and a half of 12 feeds over 6 probes
         ("fast", 39, 12, 12, 2),  # never fewer than 2
         ("fast", 39, 12, 384, 1),  # unless 1 has as many samples
         ("fast", 39, 12, 192, 2),
