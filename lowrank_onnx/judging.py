@@ -81,7 +81,10 @@ def compare(
             measured = metric(candidate)
     with progress.stage("timing", None) as stage:
         limit = config.preset.timing_seconds if seconds is None else seconds
-        latency = measure_latency(original, candidate, feeds, seed=config.seed, max_seconds=limit, progress=stage)
+        warm = metric is None  # which runs the candidate on data of its own
+        latency = measure_latency(
+            original, candidate, feeds, seed=config.seed, max_seconds=limit, warm=warm, progress=stage
+        )
     gates = config.gates
     providers = tuple(dict.fromkeys((*original.providers_used, *candidate.providers_used)))
     verdict = judge(

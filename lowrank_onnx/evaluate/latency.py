@@ -26,6 +26,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -62,6 +63,7 @@ def measure_latency(
     max_seconds: float = 60.0,
     confidence: float = 0.95,
     seed: int = 0,
+    warm: bool = False,
     progress: StageProgress | None = None,
     clock: Clock = time.perf_counter_ns,
 ) -> LatencyComparison:
@@ -75,6 +77,7 @@ def measure_latency(
         fewest pairs that can decide are measured (6 at 95 %).
     confidence : of the interval, all looks together.
     seed : of the order within interleaved pairs.
+    warm : whether both have just run on these feeds, so that one run tells how long another takes.
     progress : is advanced by 1 for each pair.
     clock : nanoseconds; `time.perf_counter_ns` but in tests.
 
@@ -96,7 +99,7 @@ def measure_latency(
             f"pairs {min_pairs} to {max_pairs}, {max_seconds:g} s: expected 1 <= min_pairs <= max_pairs, and some time"
         )
     found = Measurements()
-    plan = _interleave if take_turns(original, candidate) is None else alternate
+    plan = partial(_interleave, warm=warm) if take_turns(original, candidate) is None else alternate
     repeats, pair_seconds, measure_pair = plan(original, candidate, feeds, max_seconds, seed, clock, found)
     looks = plan_looks(int(max_seconds / pair_seconds), min_pairs, max_pairs, confidence)
     level = (1.0 - confidence) / len(looks)
@@ -173,9 +176,11 @@ def _interleave(
     seed: int,
     clock: Clock,
     found: Measurements,
+    *,
+    warm: bool,
 ) -> Plan:
     """Warm both models up, and plan pairs of single measurements."""
-    kept, repeats, pair_seconds = _warm_up(original, candidate, feeds, max_seconds, clock)
+    kept, repeats, pair_seconds = _warm_up(original, candidate, feeds, max_seconds, clock, warm=warm)
     generator = np.random.default_rng(seed)
     swapped = False
 
@@ -188,9 +193,9 @@ def _interleave(
 
 
 def _warm_up(
-    original: Runner, candidate: Runner, feeds: Feeds, max_seconds: float, clock: Clock
+    original: Runner, candidate: Runner, feeds: Feeds, max_seconds: float, clock: Clock, *, warm: bool
 ) -> tuple[list[Feed], int, float]:
-    """Run both models on a feed of each shape, and time a second run.
+    """Time a run of both models on a feed of each shape, the second one where they aren't warm.
 
     Returns
     -------
@@ -205,7 +210,8 @@ def _warm_up(
         if shapes not in timed:
             timed[shapes] = 0
             for model in (original, candidate):
-                model.run(feed)
+                if not warm:
+                    model.run(feed)
                 elapsed = time_runs(model, feed, 1, clock)
                 shortest, timed[shapes] = min(shortest, elapsed), timed[shapes] + elapsed
         kept.append(feed)

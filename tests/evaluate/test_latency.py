@@ -148,6 +148,21 @@ def test_models_are_warmed_up_and_then_interleaved() -> None:
     assert all({first, second} == {"ABBA", "BAAB"} for first, second in zip(pairs[::2], pairs[1::2], strict=True))
 
 
+def test_models_that_are_warm_are_only_timed() -> None:
+    machine = Machine()
+    comparison = measure_latency(
+        machine.model("A", lambda feed: 2 * MS),
+        machine.model("B", lambda feed: MS),
+        FEEDS,
+        warm=True,
+        clock=machine.clock,
+    )
+    order = "".join(machine.order)
+    assert order[:2] == "AB"
+    assert order[2:6] in ("ABBA", "BAAB")
+    assert comparison.speedup == pytest.approx(2.0)
+
+
 def test_a_feed_of_other_shapes_is_warmed_up_too() -> None:
     machine = Machine()
     feeds = as_feeds([np.ones(size, np.float32) for size in (1, 2, 1, 2)])
