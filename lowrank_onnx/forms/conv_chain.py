@@ -83,7 +83,7 @@ class ConvChain(Form):
         sizes, total = self.geometry.sizes, 0
         after = set(self.geometry.axes)
         for link in self.links(shape, rank):
-            after.difference_update(link.axes)  # along those its output is still as large as the chain's input
+            after.difference_update(link.axes)  # along what is left its output is as large as the input of the chain
             at = math.prod(size if axis in after else out for axis, (size, out) in enumerate(sizes))
             total += at * shape.groups * link.inputs * self.geometry.taps(link.axes) * link.outputs
         return round(Fraction(positions * total, math.prod(out for _, out in sizes)))

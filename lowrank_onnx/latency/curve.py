@@ -78,7 +78,7 @@ class LatencyCurve:
         return self.at(rank) < self.dense_ms * (1.0 - self.noise)
 
 
-@lru_cache
+@lru_cache(maxsize=4096)
 def _smoothed(rank_ms: tuple[float, ...], noise: float) -> tuple[float, ...]:
     """The times, neighbours pooled where they fall by no more than the noise (pool adjacent violators)."""
     blocks: list[tuple[float, int]] = []
