@@ -17,7 +17,6 @@ from lowrank_onnx.evaluate import Session, open_session
 from lowrank_onnx.forms import Pivoted
 from lowrank_onnx.model_io import Model, base_dir, model_bytes, new_tensor_proto
 from lowrank_onnx.model_io.store import Provider
-from lowrank_onnx.moments.row_sampling import LEAST_SAMPLED_ROWS
 from lowrank_onnx.passes.dataflow import Dataflow, changed_values, read_dataflow
 from lowrank_onnx.passes.redirect import redirect_weights
 from lowrank_onnx.passes.rewrite import rewrite
@@ -31,9 +30,12 @@ from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import Array, NewTensor, Site, SiteChoice
 from lowrank_onnx.weight_reader import WeightReader
 
-ROWS_PER_FEATURE = (8, 32)
+ROWS_PER_FEATURE = (4, 32)
 """Rows that go into the equations of one step, for each input feature: where there are as many, the first number; and
 up to the second as long as adding them up takes at most `WORK_SHARE` of the work of the sites themselves."""
+
+LEAST_ROWS = 6144
+"""Of a step however few features it has, where there are as many."""
 
 WORK_SHARE = 1
 """On the shipped VGG with 512 or 2,048 images, four times as many rows take 1 to 2 % of the error on unseen ones."""
@@ -119,7 +121,7 @@ def open_models(
 def wanted_rows(in_features: int, out_features: int, positions: int) -> int:
     """Rows of all feeds. Adding up n rows takes n in**2 multiplications, the sites positions in out."""
     least, most = (number * in_features for number in ROWS_PER_FEATURE)
-    return max(least, LEAST_SAMPLED_ROWS, min(most, WORK_SHARE * positions * out_features // in_features))
+    return max(least, LEAST_ROWS, min(most, WORK_SHARE * positions * out_features // in_features))
 
 
 def _wanted(step: Step, readings: StepReadings, places: Mapping[int, int], positions: int) -> Wanted:

@@ -157,29 +157,42 @@ class RegressionSum:
     def so_far(self) -> Regression:
         """The equations of everything added until now; more can be added."""
         self._flush()
-        count = max(self._rows, 1)
-        gram = self._gram / count
+        return self._means(self._gram.copy(), self._cross.copy(), self._energy.copy())
+
+    def finish(self) -> Regression:
+        """The equations of everything added; nothing more can be."""
+        self._flush()
+        return self._means(self._gram, self._cross, self._energy)
+
+    def _means(self, gram: Doubles, cross: Doubles, energy: Doubles) -> Regression:
+        for sums in (gram, cross, energy):
+            sums /= max(self._rows, 1)
         for matrix in gram:
             mirror_upper(matrix)
-        return Regression(gram, self._cross / count, self._energy / count, self._rows)
+        return Regression(gram, cross, energy, self._rows)
 
     def _flush(self) -> None:
         filled = slice(0, self._filled)
         self._rows += self._filled
         for group, (gram, cross) in enumerate(zip(self._gram, self._cross, strict=True)):
             inputs, targets = self._inputs[group, filled], self._targets[group, filled]
-            self._energy[group] += np.sum(np.square(targets, dtype=np.float64), axis=0)
+            with np.errstate(over="ignore"):
+                self._energy[group] += np.sum(targets * targets, axis=0, dtype=np.float64)
             add_upper_gram(gram, inputs, self._executor)
             _add_product(self._executor, cross, inputs.T, targets)
         self._filled = 0
 
 
 def _add_product(executor: Executor, total: Array, A: Array, B: Array) -> None:
-    """Add ``A @ B`` to `total`, divided among the threads in the same way on every machine."""
+    """Add ``A @ B`` to `total`, its longer side divided among the threads in the same way on every machine."""
 
     def add_stripe(start: int) -> None:
-        rows = slice(start, start + STRIPE)
+        stripe = slice(start, start + STRIPE)
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows stays infinite, and shows in the result
-            total[rows] += A[rows] @ B
+            if tall:
+                total[stripe] += A[stripe] @ B
+            else:
+                total[:, stripe] += A @ B[:, stripe]
 
-    list(executor.map(add_stripe, range(0, len(A), STRIPE)))
+    tall = total.shape[0] >= total.shape[1]
+    list(executor.map(add_stripe, range(0, max(total.shape), STRIPE)))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.model_io import Model
@@ -27,8 +31,8 @@ from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
 from lowrank_onnx.types import Array
 
-GATHERED_ROWS, PARTS_AT_ONCE = 256, 8
-"""Rows of X' and T that one thread lays out, and how often that is done before they are added up."""
+GATHERED_ROWS, PARTS_AT_ONCE = 1024, 4
+"""Rows of one feed that a thread lays out at once, and how often that is done before they are added up."""
 
 JUDGED_ROWS = 2048
 """Rows of the feeds that validate: they choose between a few pulls."""
@@ -134,41 +138,54 @@ def _evidence(work: Work, models: Models, number: int, step: Step, targets: Sequ
         total = RegressionSum(shape, targets[0].W.dtype, executor)
         every = sum(models.ahead.count(number, feed) for feed in validating) // JUDGED_ROWS
         judged = RowList(shape, targets[0].W.dtype, max(every, 1))
-        for feed in fitting:
-            for rows in _rows(models, number, step, targets, feed, executor):
-                total.add(*rows)
+        for rows in _together(executor, _parts(models, number, step, targets, fitting)):
+            total.add(*rows)
         fit = total.so_far()
-        for feed in validating:
-            for rows in _rows(models, number, step, targets, feed, executor):
-                total.add(*rows)
-                judged.add(*rows)
-        return Evidence(fit, judged.finish(), total.so_far())
+        for rows in _together(executor, _parts(models, number, step, targets, validating)):
+            total.add(*rows)
+            judged.add(*rows)
+        return Evidence(fit, judged.finish(), total.finish())
 
 
-def _rows(
-    models: Models, number: int, step: Step, targets: Sequence[Target], feed: int, executor: Executor
-) -> Iterator[tuple[Array, Array]]:
-    """Rows of X' and T of one feed, (groups, n, in) and (groups, n, out), some at a time."""
-    readings, inputs = models.readings[number], models.compressed.value(feed, step.value)
-    count = count_rows(step.layout, inputs.shape)
-    indices, kept = models.ahead.rows(number, feed, count)
-    products = kept[: len(readings.products)]
-    dtype = models.ahead.dtype(number)
+Rows: TypeAlias = tuple[Array, Array]
+"""Rows of X' and T, (groups, n, in) and (groups, n, out)."""
+
+
+def _together(executor: Executor, parts: Iterator[Callable[[], Rows]]) -> Iterator[Rows]:
+    """The rows of all parts in their order, some laid out at once."""
+    while several := list(islice(parts, PARTS_AT_ONCE)):
+        yield from executor.map(lambda part: part(), several)
+
+
+def _parts(
+    models: Models, number: int, step: Step, targets: Sequence[Target], feeds: Iterable[int]
+) -> Iterator[Callable[[], Rows]]:
+    """What lays out the rows of some feeds, some at a time."""
+    readings, dtype = models.readings[number], models.ahead.dtype(number)
     carried = readings.carried if targets[0].carried is not None else None
-    term = None if carried is None else models.compressed.value(feed, carried.name)
-    if carried is not None and term is not None and count_rows(carried.layout, term.shape) != count:
-        raise RowsError(f"doesn't go with the term {carried.name!r} of shape {list(term.shape)}")
 
-    def part(start: int) -> tuple[Array, Array]:
-        place = slice(start, start + GATHERED_ROWS)
-        rows = gather_rows(step.layout, inputs, indices[place], dtype)
-        wanted = readings.multiplied([one[:, place] for one in products], targets)
+    def lay_out(inputs: Array, term: Array | None, indices: NDArray[np.int64], kept: Sequence[Array]) -> Rows:
+        rows = gather_rows(step.layout, inputs, indices, dtype)
+        wanted = readings.multiplied(kept[: len(readings.products)], targets)
         if carried is not None and term is not None:
-            wanted = wanted + (kept[-1][:, place] - gather_rows(carried.layout, term, indices[place], dtype))
-        if not np.isfinite(rows).all() or not all(np.isfinite(one[:, place]).all() for one in kept):
+            wanted = wanted + (kept[-1] - gather_rows(carried.layout, term, indices, dtype))
+        if not all(_is_finite(one) for one in (rows, *kept)):
             raise RowsError("holds NaN or infinity on some feeds")
         return rows, wanted
 
-    for begin in range(0, len(indices), PARTS_AT_ONCE * GATHERED_ROWS):
-        end = min(begin + PARTS_AT_ONCE * GATHERED_ROWS, len(indices))
-        yield from executor.map(part, range(begin, end, GATHERED_ROWS))
+    for feed in feeds:
+        inputs = models.compressed.value(feed, step.value)
+        count = count_rows(step.layout, inputs.shape)
+        indices, kept = models.ahead.rows(number, feed, count)
+        term = None if carried is None else models.compressed.value(feed, carried.name)
+        if carried is not None and term is not None and count_rows(carried.layout, term.shape) != count:
+            raise RowsError(f"doesn't go with the term {carried.name!r} of shape {list(term.shape)}")
+        for start in range(0, len(indices), GATHERED_ROWS):
+            place = slice(start, start + GATHERED_ROWS)
+            yield partial(lay_out, inputs, term, indices[place], [one[:, place] for one in kept])
+
+
+def _is_finite(rows: Array) -> bool:
+    """Whether all numbers are finite; they are looked at one by one only where their sum isn't."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.sum(rows)) or np.isfinite(rows).all())
