@@ -32,7 +32,7 @@ from lowrank_onnx.refine.outcome import Outcome
 from lowrank_onnx.refine.pieces import Bounds, PiecesError
 from lowrank_onnx.refine.replaced import Replaced, replaced_weights
 from lowrank_onnx.refine.steps import plan_steps
-from lowrank_onnx.refine.walk import RUN, Work, walk_steps
+from lowrank_onnx.refine.walk import JUDGE, Work, walk_steps
 from lowrank_onnx.results import RefinedWeight, Refinement
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
@@ -110,7 +110,7 @@ def refine_factors(
             room = len(models.waiting.feeds)
     except PiecesError as error:
         return Refined(workshop.spool, Refinement(0, 0, None, None, (), str(error)))
-    with work.clock.stage(RUN):
+    with work.clock.stage(JUDGE):
         trial = remember(
             work.kept.trial(judges.feeds, workshop.original.session),
             trial_codec(len(replaced)),

@@ -37,7 +37,9 @@ GATHERED_ROWS, PARTS_AT_ONCE = 1024, 4
 JUDGED_ROWS = 2048
 """Rows of the feeds that validate: they choose between a few pulls."""
 
-RUN, EQUATIONS, SOLVE = "refine: run the models", "refine: equations", "refine: solve"
+ORIGINAL, COMPRESSED, EQUATIONS, SOLVE, JUDGE = (
+    f"refine: {part}" for part in ("run the original", "run the compressed model", "equations", "solve", "judge")
+)
 """Parts of the stage whose time is counted."""
 
 
@@ -87,8 +89,9 @@ def _solve_step(work: Work, models: Models, number: int, step: Step, cuts: list[
     weights = [member.replaced.weight for member in step.members]
     if number not in models.readings:
         return [Outcome(weight, None, "its inputs are the original's") for weight in weights]
-    with work.clock.stage(RUN):
+    with work.clock.stage(ORIGINAL):
         models.ahead.run_to(number)
+    with work.clock.stage(COMPRESSED):
         while cuts:
             models.compressed.run_to(cuts.pop(0))
     try:
