@@ -58,7 +58,7 @@ class Wanted:
     readings : values with as many rows each.
     dtype : of the rows.
     rows : how many of all feeds together.
-    nbytes : of them.
+    nbytes : of them, and of the values that one run of the original returns for them.
     name : of what the step reads: the same rows are taken of steps with the same names.
     """
 
@@ -114,14 +114,12 @@ class Ahead:
         self._segments = list(plan_segments(wanted, most_bytes))
         self._indices: dict[tuple[int, int], tuple[int, NDArray[np.int64]]] = {}
         self._failed: dict[int, str] = {}
+        self._dropped: set[int] = set()
 
     def run_to(self, step: int) -> None:
         """Have the rows of a step, if it wasn't dropped."""
-        while self._segments and not self._has(step):
+        while any(step in segment.steps for segment in self._segments):
             self._run(self._segments.pop(0))
-
-    def _has(self, step: int) -> bool:
-        return all(step not in segment.steps for segment in self._segments)
 
     def _run(self, segment: Segment) -> None:
         names = [reading.name for step in sorted(segment.steps) for reading in self._wanted[step].readings]
@@ -134,6 +132,8 @@ class Ahead:
                     self._failed[step] = str(error)
 
         self._track.run_to(segment.cut, tuple(dict.fromkeys(names)), receive)
+        for step in segment.steps & self._dropped:
+            self._give_up(step)
 
     def _keep(self, step: int, feed: int, values: Mapping[str, Array]) -> None:
         wanted = self._wanted[step]
@@ -177,7 +177,12 @@ class Ahead:
         return self._wanted[step].dtype
 
     def drop(self, step: int) -> None:
-        """Give up the rows of a step."""
+        """Give up the rows of a step, now or when the original has run for the steps beside it."""
+        if step in self._wanted:
+            self._dropped.add(step)
+            self._give_up(step)
+
+    def _give_up(self, step: int) -> None:
         for feed in self._waiting.feeds:
             self._waiting.give_up(feed, "rows", [_key(step, reading) for reading in self._wanted[step].readings])
             self._indices.pop((step, feed), None)

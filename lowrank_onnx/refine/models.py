@@ -97,10 +97,10 @@ def open_models(
     }
     positions, runs = workshop.original.positions, len(feeds.feeds)
     places = {node: place for place, node in enumerate(steps.order)}
-    wanted = {
-        number: _wanted(steps.steps[number], found, places, positions[steps.steps[number].members[0].site.name] * runs)
-        for number, found in readings.items()
-    }
+    wanted = {}
+    for number, found in readings.items():
+        applied = positions[steps.steps[number].members[0].site.name] * runs
+        wanted[number] = _wanted(steps.steps[number], found, places, applied, -(-applied // len(feeds.batches)))
     waiting = Waiting(workshop.directory, bounds, len(feeds.batches))
     course = Course(flow, steps.order, feeds.load, waiting)
 
@@ -124,8 +124,8 @@ def wanted_rows(in_features: int, out_features: int, positions: int) -> int:
     return max(least, LEAST_ROWS, min(most, WORK_SHARE * positions * out_features // in_features))
 
 
-def _wanted(step: Step, readings: StepReadings, places: Mapping[int, int], positions: int) -> Wanted:
-    """What is wanted of the original for a step whose sites apply their weights at so many positions of all feeds."""
+def _wanted(step: Step, readings: StepReadings, places: Mapping[int, int], positions: int, at_once: int) -> Wanted:
+    """What is wanted of the original for a step whose sites are applied at so many positions, in all and in one run."""
     sites = [member.site for member in step.members]
     shape = sites[0].shape
     out_features = sum(site.shape.out_features for site in sites)
@@ -139,7 +139,7 @@ def _wanted(step: Step, readings: StepReadings, places: Mapping[int, int], posit
         readings=readings.all,
         dtype=dtype,
         rows=rows,
-        nbytes=min(rows, positions) * kept * np.dtype(dtype).itemsize,
+        nbytes=(min(rows, positions) + at_once) * kept * np.dtype(dtype).itemsize,
         name=f"{step.value}\0{step.layout!r}",
     )
 
@@ -155,6 +155,7 @@ def _compressed(
     providers: dict[str, Provider] = {}
     forms = {one.weight: one.factors(spool).form for one in replaced}
     whole = [one for one in replaced if isinstance(form := forms[one.weight], Pivoted) and form.order]
+    apart = {one.weight for one in whole}
 
     def product(position: int, name: str) -> onnx.TensorProto:
         one = whole[position]
@@ -172,7 +173,7 @@ def _compressed(
     choices = [
         SiteChoice(site, forms[one.weight], one.rank, "", 0.0, 0.0)
         for one in replaced
-        if one not in whole
+        if one.weight not in apart
         for site in one.group.sites
     ]
     written = rewrite(redirected, choices, tool_version="", placeholder=factor)

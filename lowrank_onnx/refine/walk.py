@@ -79,6 +79,7 @@ def walk_steps(work: Work, models: Models, steps: Sequence[Step], stage: StagePr
         if found is None:
             found = _solve_step(work, models, number, step, cuts, start)
             work.kept.store(number, weights, found, work.spool)
+        models.ahead.drop(number)
         outcomes += found
         start = outcomes[-1].ridge or start
         stage.advance(len(step.members), detail=step.members[0].replaced.weight.name)
@@ -101,8 +102,6 @@ def _solve_step(work: Work, models: Models, number: int, step: Step, cuts: list[
             evidence = _evidence(work, models, number, step, targets)
     except RowsError as error:
         return [Outcome(weight, None, f"its input {step.value!r} {error}") for weight in weights]
-    finally:
-        models.ahead.drop(number)
     outcomes = []
     for unit in find_units(step.members, targets):
         with work.clock.stage(SOLVE):

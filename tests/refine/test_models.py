@@ -194,3 +194,16 @@ def test_other_rows_in_the_compressed_model_are_an_error(tmp_path: Path) -> None
     models.ahead.run_to(1)
     with pytest.raises(RowsError, match="has 48 rows in the original and 47 in the compressed model"):
         models.ahead.rows(1, 0, 47)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_rows_of_a_step_that_is_not_solved_do_not_wait(tmp_path: Path, before: bool) -> None:
+    shop, choices = workshop(layers(4), FEEDS, tmp_path, 5)
+    models, _ = opened(shop, choices)
+    if before:
+        models.ahead.drop(1)
+    models.ahead.run_to(2)
+    models.ahead.drop(1)
+    with pytest.raises(KeyError):
+        models.ahead.rows(1, 0, 48)
+    assert len(models.ahead.rows(2, 0, 48)[1]) == 1
