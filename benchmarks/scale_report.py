@@ -114,7 +114,7 @@ def large_model(results: Sequence[Row], known: Mapping[tuple[str, str, str], Fit
     moments = LAYERS * sum(width * width * 8 for width in INPUTS)
     spool = LAYERS * sum(4 * PAIR.parameters(shape, PAIR.largest_useful_rank(shape)) for shape in SHAPES)
     rate = _flops(results)
-    runs = LAYERS * len(BLOCK) * feeds_to_probe("fast", LAYERS * len(BLOCK), TEXTS)
+    runs = LAYERS * len(BLOCK) * feeds_to_probe("fast", LAYERS * len(BLOCK), TEXTS, TEXTS)
     count = 1 + runs / TEXTS + PASSES_TO_CHOOSE
     passes = count * 2.0 * parameters * TEXTS * LENGTH / rate
     grams = LAYERS * sum(2.0 * width * width for width in INPUTS) * TEXTS * LENGTH / rate

@@ -1,10 +1,9 @@
 """Real models on real tasks, before and after compression, beside other work: ``python -m benchmarks.zoo``.
 
 For each model and budget: the task's figures, parameters, file size, MACs and the paired latency, on samples that
-calibration did not see; at one budget the recipes of `benchmarks.peers` too, on the same weights and feeds. Models and
-data are fetched and exported on the way. Each result is saved when it is there, and a run that was stopped goes on
-behind the last one; `--again` measures anew what is there already. `--full` takes all samples, budgets and recipes, and
-hours; the default a quarter of an hour or more a model on two cores.
+calibration did not see, of this program and of the recipes of `benchmarks.peers`, on the same weights and feeds. Models
+and data are fetched and exported on the way. Each result is saved when it is there, and a run that was stopped goes on
+behind the last one; `--again` measures anew what is there already. `--full` takes all samples, and hours.
 """
 
 from __future__ import annotations
@@ -42,28 +41,28 @@ FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFL
 
 @dataclass(frozen=True, slots=True)
 class Agenda:
-    """What is measured of one model: this program at `shares` of the MACs, and the peers at one of them."""
+    """What is measured of one model: this program at `shares` of the MACs, and other ways at some of them."""
 
     shares: tuple[float, ...]
-    peer_share: float
-    peers: tuple[str, ...]
+    others: Mapping[float, tuple[str, ...]]
 
 
-ALL = tuple(recipe.name for recipe in RECIPES)
-FULL = Agenda((0.8, 0.6, 0.5, 0.4), 0.6, ALL)
-QUICK = Agenda((0.6,), 0.6, ("plain SVD", "BALF", "SVD-LLM", INT8))
-STRONGEST = ("plain SVD", "BALF", "SVD-LLM", INT8)
-"""Of models that take long to judge, the peers that say most: the floor, the two that whiten, and the other way."""
+PEERS = tuple(recipe.name for recipe in RECIPES if recipe.name != INT8)
+EIGHT_BITS = (INT8, OURS_INT8)
+"""Ways that are run once: int8 has no share to keep."""
+
+QUICK = Agenda((0.6,), {0.6: ("plain SVD", "BALF", "SVD-LLM", *EIGHT_BITS)})
+FULL = Agenda((0.8, 0.6, 0.5, 0.4), {0.6: (*PEERS, *EIGHT_BITS), 0.8: PEERS, 0.4: PEERS})
 
 AGENDAS: Mapping[str, Agenda] = {
-    "minilm-l6": Agenda((0.8, 0.6, 0.4), 0.6, ALL),
-    "craft": Agenda((0.6, 0.4), 0.6, (*STRONGEST, "Tucker-2")),
-    "ppocr-v4-recogniser": Agenda((0.8, 0.6), 0.8, tuple(name for name in ALL if name != "AIMET greedy")),
-    "whisper-base-encoder": Agenda((0.8,), 0.8, STRONGEST),
-    "whisper-base-decoder": Agenda((0.8,), 0.8, STRONGEST),
-    "efficientnet-lite2": Agenda((0.8,), 0.8, STRONGEST),
+    "minilm-l6": Agenda((0.8, 0.6, 0.4), {0.6: (*PEERS, *EIGHT_BITS), 0.8: PEERS, 0.4: PEERS}),
+    "craft": Agenda((0.6, 0.4), {0.6: (*PEERS, *EIGHT_BITS), 0.4: PEERS}),
+    "ppocr-v4-recogniser": Agenda((0.8, 0.6), {0.8: (*PEERS, *EIGHT_BITS), 0.6: PEERS}),
+    "whisper-base-encoder": Agenda((0.8, 0.6), {0.8: (*PEERS, *EIGHT_BITS), 0.6: PEERS}),
+    "whisper-base-decoder": Agenda((0.8,), {0.8: (*PEERS, *EIGHT_BITS)}),
+    "efficientnet-lite2": Agenda((0.8,), {0.8: (*PEERS, *EIGHT_BITS)}),
 }
-"""By default: all recipes where judging is quick, the strongest of them where it isn't."""
+"""By default: every recipe at every share of each model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ def run_model(
 ) -> None:
     """Measure what isn't there yet of one model, and save each result."""
     wanted = [name, *(f"{name}/{OURS}/{share:g}" for share in agenda.shares)]
-    wanted += [f"{name}/{way}/{agenda.peer_share:g}" for way in (*agenda.peers, OURS_INT8)]
+    wanted += [f"{name}/{way}/{share:g}" for share, ways in agenda.others.items() for way in ways]
     missing = [key for key in wanted if again or not saved.has(key, size)]
     if not missing:
         return
@@ -294,7 +293,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__)
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--quick", action="store_const", dest="size", const="quick", help="few samples, one budget")
-    sizes.add_argument("--full", action="store_const", dest="size", const="full", help="all samples, budgets, recipes")
+    sizes.add_argument("--full", action="store_const", dest="size", const="full", help="all samples and budgets")
     parser.add_argument("--again", action="store_true", help="measure what is saved already")
     parser.add_argument("--models", type=_names, default=tuple(AGENDAS), metavar=",".join(AGENDAS))
     parser.add_argument("--out", type=Path, default=RESULTS, help="directory of zoo.json and zoo.md")

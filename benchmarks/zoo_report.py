@@ -55,13 +55,16 @@ def _model(original: Row, points: Sequence[Row]) -> list[str]:
     ]
     said = f"{original['data'][0].upper()}{original['data'][1:]}; {better}."
     lines = [f"## {original['model']}", "", said, "", *table(head, rows), ""]
-    lines += [f"- {verdict}" for verdict in (*verdicts(points), *at_equal_error(points))]
+    lines += [f"- {verdict}" for verdict in (*verdicts(points, original), *at_equal_error(points))]
     lines += [f"- {p['way']} at {p['share']:g}: {p['message']}" for p in points if not p["metrics"]]
     return [*lines, "", measured_on([dict(row) for row in (original, *points)]), ""]
 
 
-def verdicts(points: Sequence[Row]) -> list[str]:
-    """Who has the least error, and who the highest speed, where peers were run; int8 keeps other bytes and is apart."""
+def verdicts(points: Sequence[Row], original: Row) -> list[str]:
+    """Who has the least error, the highest speed, and better figures than this program, at each share with peers.
+
+    int8 keeps other bytes and is apart.
+    """
     lines = []
     for share in dict.fromkeys(point["share"] for point in points):
         ways = {p["way"]: p for p in points if p["share"] == share and p["metrics"]}
@@ -74,13 +77,24 @@ def verdicts(points: Sequence[Row]) -> list[str]:
         error, speed = best["error"] / ours["error"], fastest["speedup"] / ours["speedup"]
         lines.append(
             f"At {share:g} the error of the best peer ({best['way']}) is {error:.2f} times this program's; the speed "
-            f"of the fastest ({fastest['way']}) {speed:.2f} times."
+            f"of the fastest ({fastest['way']}) {speed:.2f} times. {_better_figures(ours, peers, original)}"
         )
     return lines
 
 
+def _better_figures(ours: Row, peers: Sequence[Row], original: Row) -> str:
+    sign = -1.0 if original["lower_is_better"] else 1.0
+    better = [
+        f"{peer['way']}'s {name} ({peer['metrics'][name]:.4f}, this program {ours['metrics'][name]:.4f})"
+        for name in original["metrics"]
+        for peer in peers
+        if sign * peer["metrics"][name] > sign * ours["metrics"][name]
+    ]
+    return f"Better than this program's: {', '.join(better)}." if better else "No peer has a better figure."
+
+
 def at_equal_error(points: Sequence[Row]) -> list[str]:
-    """Of the peers and int8, against which this program is slower at an error that is no larger, and by how much.
+    """How many of the peers' models this program outruns at an error that is no larger, and which it doesn't.
 
     For each of them the fastest of this program's models, at any of its budgets, whose error is at most that one's.
     Slower is only what is so beyond the 95 % intervals of both.
@@ -90,19 +104,26 @@ def at_equal_error(points: Sequence[Row]) -> list[str]:
     peers = [point for point in written if point["way"] not in (OURS, OURS_INT8)]
     if not own or not peers:
         return []
-    relations = ("at least as fast as", "within the intervals of", "slower than", "not measured at the error of")
+    faster, relations = 0, ("within the intervals of", "slower than", "not measured at the error of")
     found: dict[str, list[str]] = {relation: [] for relation in relations}
     for peer in peers:
         matched = [point for point in own if point["error"] <= peer["error"]]
         if not matched:
-            found["not measured at the error of"].append(peer["way"])
+            found[relations[2]].append(_named(peer))
             continue
         best = max(matched, key=lambda point: float(point["speedup"]))
         ratio = best["speedup"] / peer["speedup"]
-        relation = relations[0 if ratio >= 1.0 else 1 if best["speedup_high"] >= peer["speedup_low"] else 2]
-        found[relation].append(f"{peer['way']} ({ratio:.2f} times, {best['way']} at {best['share']:g})")
-    said = "; ".join(f"{relation} {', '.join(names)}" for relation, names in found.items() if names)
-    return [f"At no larger an error, speed over the peer's speed: {said}."]
+        faster += ratio >= 1.0
+        if ratio < 1.0:
+            relation = relations[0 if best["speedup_high"] >= peer["speedup_low"] else 1]
+            found[relation].append(f"{_named(peer)} ({ratio:.2f} times, {_named(best)})")
+    said = [f"at least as fast as {faster} of {len(peers)} other models"]
+    said += [f"{relation} {', '.join(names)}" for relation, names in found.items() if names]
+    return [f"At no larger an error this program is {'; '.join(said)}."]
+
+
+def _named(point: Row) -> str:
+    return INT8 if point["way"] == INT8 else f"{point['way']} at {point['share']:g}"
 
 
 def _point(point: Row, metrics: Sequence[str]) -> list[str]:

@@ -75,7 +75,9 @@ def spool_factors(
         return (mirrored.get(group.weight),) if family == TWO_SIDED else ()
 
     def problems() -> Iterator[tuple[int, Callable[[], Mapping[str, ErrorCurve]], int]]:
-        for index, (group, wanted) in enumerate(zip(groups, ranks, strict=True)):
+        # Most work first: what is solved side by side then ends at about the same time.
+        for index in sorted(range(len(groups)), key=lambda index: -work_of(groups[index])):
+            group, wanted = groups[index], ranks[index]
             moment = functools.cache(partial(second_moments.get, group.weight))
             stored = weights.read(group.weight) if wanted else np.empty(0)
             for part in _parts(group, wanted):
@@ -83,12 +85,12 @@ def spool_factors(
 
     # What a cache knows is asked for in turn.
     with progress.stage("factorizing", len(groups)) as stage, solver_of_small(cache is NO_CACHE) as solve:
-        done = 0
+        begun: set[int] = set()
         for index, curves in solve(problems()):
             found[index].update(curves)
-            stage.advance(index - done, detail=groups[index].weight.name)
-            done = index
-        stage.advance(len(groups) - done)
+            stage.advance(int(index not in begun), detail=groups[index].weight.name)
+            begun.add(index)
+        stage.advance(len(groups) - len(begun))
     for members in shared_inputs(groups):
         rank = min(ranks[index].get(SHARED, 0) for index in members)
         if rank:

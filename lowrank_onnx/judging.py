@@ -20,7 +20,7 @@ TIMING_PASSES = 4
 """Time for the paired measurement, in passes of the original over the calibration feeds; but not below
 `LEAST_TIMING_SECONDS`, and not above what the effort says."""
 
-LEAST_TIMING_SECONDS = 2.0
+LEAST_TIMING_SECONDS = 1.0
 
 
 def bounded_seconds(observed: Observed, passes: float, least: float, most: float) -> float:

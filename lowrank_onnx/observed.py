@@ -14,6 +14,7 @@ import onnx
 
 from lowrank_onnx.errors import ModelError, UsageError
 from lowrank_onnx.evaluate import Feeds, Runner, Session, load_feeds, open_session, split_feeds, synthetic_feeds
+from lowrank_onnx.evaluate.feed_arrays import shapes_of
 from lowrank_onnx.evaluate.feeds import last_feeds
 from lowrank_onnx.evaluate.logits import check_values
 from lowrank_onnx.evaluate.turns import OpenModel, Sessions
@@ -38,7 +39,7 @@ class Observed:
     calibration : the feeds to learn from.
     held_out : the feeds to judge by; the same as `calibration` where there are too few to split.
     sites : what each site of the main graph saw, by name.
-    pass_seconds : about what one pass of the original over the calibration feeds takes, by runs on two feeds.
+    pass_seconds : about what one pass of the original over the calibration feeds takes, by runs on one or two feeds.
     sessions : opens all models that are held against the original: beside it, or in turns with it.
     """
 
@@ -140,10 +141,13 @@ def observe(
 
 
 def _time_run(session: Runner, feeds: Feeds) -> float:
-    """Seconds of one run, from the shorter of two on each of two feeds."""
-    ends = last_feeds(feeds, 2)
-    shortest = [min(_time(session, feed) for _ in range(2)) for feed in ends]
-    return sum(shortest) / len(shortest)
+    """Seconds of one run, from the shorter of two on each of two feeds; on one where their shapes are the same."""
+    shortest: dict[tuple[tuple[int, ...], ...], float] = {}
+    for feed in last_feeds(feeds, 2):
+        shapes = shapes_of(feed)
+        if shapes not in shortest:
+            shortest[shapes] = min(_time(session, feed) for _ in range(2))
+    return sum(shortest.values()) / len(shortest)
 
 
 def _time(session: Runner, feed: Feed) -> float:

@@ -183,6 +183,7 @@ def input_moments(
         directory=directory,
         progress=progress,
         cache=cache,
+        seen=observed.sites,
     )
 
 

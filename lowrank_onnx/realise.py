@@ -31,6 +31,9 @@ AS_PAIR = 8.0
 SHARE_OF_TRUNCATION = 0.1
 """Rounding, relative to the error of the truncation, that is taken: it adds half a percent to that error."""
 
+AT_ONCE = 0.25
+"""Of the rounding that is taken: pivots that have no more are taken without a look at others."""
+
 MOST_UNITS = 4096.0
 """Rounding in units of the dtype's rounding that is never exceeded: beyond it, the order in which a runtime happens to
 add would show in the outputs."""
@@ -100,7 +103,7 @@ class Realiser:
     def _best_pivots(
         self, ref: WeightRef, stored: StoredFactors, truncation: float
     ) -> tuple[Pivoted, PivotedFactors] | None:
-        """The pivots that round least: the first or the last columns, else a block in between, else any columns."""
+        """Pivots that round little: the first or the last columns, else a block in between, else any columns."""
         left, right = stored.values("left")[0], stored.values("right")[0]
         dtype = numpy_dtype(ref.dtype)
         inputs = self._inputs_of(ref, left.shape[0])
@@ -120,6 +123,8 @@ class Realiser:
                         for bias in biases
                     )
                     rounded.append((found, form, factors))
+                    if found <= AT_ONCE * limit:
+                        break
             least = min(rounded, key=lambda entry: entry[0], default=None)
             if least is not None and least[0] <= limit:
                 return least[1:]

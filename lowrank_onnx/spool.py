@@ -139,14 +139,18 @@ class FactorSpool:
         return StoredFactors(form, rank, nested.files, True, nested.dtype, nested.accumulation, nested.solver)
 
     def fill(self, wanted: Iterable[tuple[WeightRef, Form, int, int]]) -> None:
-        """Make those of some factors that are missing, small ones side by side: weight, form, rank, multiplications."""
+        """Make those of some factors that are missing: weight, form, rank, multiplications.
+
+        Small ones are made side by side, those with most work first: the last to end are then the shortest.
+        """
         if (make := self._make) is None:
             return
-        missing = (
+        missing = [
             ((weight, form, rank), partial(make, weight, form, rank), work)
             for weight, form, rank, work in wanted
             if (weight, form.name, rank) not in self._made and (weight, form.family) not in self._nested
-        )
+        ]
+        missing.sort(key=lambda problem: -problem[2])
         with solver_of_small(True) as solve:
             for (weight, form, rank), (parts, solver) in solve(missing):
                 self._keep(weight, form, rank, parts, solver)

@@ -142,3 +142,8 @@ def _as_array(source: str, spec: InputSpec, value: Any) -> Array:
     except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(f"{source}: {spec.name!r} can't be made an array of {spec.dtype} ({error})") from error
     return array
+
+
+def shapes_of(feed: Feed) -> tuple[tuple[int, ...], ...]:
+    """The shapes of a feed's arrays, by name: feeds for which they are equal take about as long to run."""
+    return tuple(getattr(feed[name], "shape", ()) for name in sorted(feed))

@@ -31,6 +31,7 @@ import numpy as np
 
 from lowrank_onnx.errors import UsageError
 from lowrank_onnx.evaluate.blocks import alternate
+from lowrank_onnx.evaluate.feed_arrays import shapes_of
 from lowrank_onnx.evaluate.feeds import Feeds
 from lowrank_onnx.evaluate.session import Runner
 from lowrank_onnx.evaluate.stopwatch import (
@@ -189,31 +190,31 @@ def _interleave(
 def _warm_up(
     original: Runner, candidate: Runner, feeds: Feeds, max_seconds: float, clock: Clock
 ) -> tuple[list[Feed], int, float]:
-    """Run both models on each feed of other shapes, and time one run of each on every feed.
+    """Run both models on a feed of each shape, and time a second run.
 
     Returns
     -------
     The feeds that take turns, the runs of one measurement, and the seconds that one pair takes.
     """
     kept: list[Feed] = []
-    seen: set[tuple[tuple[int, ...], ...]] = set()
-    shortest, total = math.inf, 0
+    timed: dict[tuple[tuple[int, ...], ...], int] = {}
+    shortest = math.inf
     started = clock()
     for feed in itertools.islice(feeds, MAX_FEEDS):
-        shapes = tuple(getattr(feed[name], "shape", ()) for name in sorted(feed))
-        for model in (original, candidate):
-            if shapes not in seen:
+        shapes = shapes_of(feed)
+        if shapes not in timed:
+            timed[shapes] = 0
+            for model in (original, candidate):
                 model.run(feed)
-            elapsed = time_runs(model, feed, 1, clock)
-            shortest, total = min(shortest, elapsed), total + elapsed
-        seen.add(shapes)
+                elapsed = time_runs(model, feed, 1, clock)
+                shortest, timed[shapes] = min(shortest, elapsed), timed[shapes] + elapsed
         kept.append(feed)
         if clock() - started > _WARM_UP_SHARE * max_seconds * 1e9:
             break
     if not kept:
         raise UsageError(NO_FEED)
     repeats = min(MAX_REPEATS, math.ceil(MEASUREMENT_NS / shortest))
-    return kept, repeats, 2.0 * repeats * total / len(kept) / 1e9
+    return kept, repeats, 2.0 * repeats * sum(timed.values()) / len(timed) / 1e9
 
 
 def _measure_pair(

@@ -5,6 +5,7 @@ onnxruntime is imported when the first session is opened, so that everything tha
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import metadata
@@ -28,7 +29,7 @@ from lowrank_onnx.evaluate.values import EXTENSION_TYPES, InputSpec, describe_in
 from lowrank_onnx.provider import Provider
 from lowrank_onnx.types import Feed
 
-_DISTRIBUTIONS = (
+DISTRIBUTIONS = (
     "onnxruntime",
     "onnxruntime-gpu",
     "onnxruntime-openvino",
@@ -38,6 +39,7 @@ _DISTRIBUTIONS = (
     "onnxruntime-rocm",
     "onnxruntime-training",
 )
+"""The packages that bring onnxruntime."""
 
 
 class Runner(Protocol):
@@ -231,7 +233,10 @@ def _not_started(name: str, asked: Provider, reason: str) -> UsageError:
 
 
 def _import_onnxruntime() -> Any:
-    installed = [name for name in _DISTRIBUTIONS if _is_installed(name)]
+    imported = sys.modules.get("onnxruntime")
+    if imported is not None:
+        return imported
+    installed = [name for name in DISTRIBUTIONS if _is_installed(name)]
     if len(installed) > 1:
         raise MissingDependencyError(
             f"{' and '.join(installed)} are both installed and overwrite each other's files: "

@@ -45,10 +45,6 @@ class ConvGeometry:
         """All kernel axes."""
         return tuple(range(len(self.kernel)))
 
-    def spread(self, axes: tuple[int, ...]) -> Fraction:
-        """How many more positions the input has than the output along some of the axes."""
-        return math.prod((Fraction(*self.sizes[axis]) for axis in axes), start=Fraction(1))
-
     def taps(self, axes: tuple[int, ...]) -> int:
         """Kernel positions over some of the axes."""
         return math.prod(self.kernel[axis] for axis in axes)
@@ -84,12 +80,13 @@ class ConvChain(Form):
 
     def macs(self, shape: MatrixShape, rank: int, positions: int) -> int:
         """Multiply-accumulates at rank r for an output of `positions` positions."""
-        total = Fraction(0)
-        at = positions * self.geometry.spread(self.geometry.axes)
+        sizes, total = self.geometry.sizes, 0
+        after = set(self.geometry.axes)
         for link in self.links(shape, rank):
-            at /= self.geometry.spread(link.axes)
+            after.difference_update(link.axes)  # along those its output is still as large as the chain's input
+            at = math.prod(size if axis in after else out for axis, (size, out) in enumerate(sizes))
             total += at * shape.groups * link.inputs * self.geometry.taps(link.axes) * link.outputs
-        return round(total)
+        return round(Fraction(positions * total, math.prod(out for _, out in sizes)))
 
     def largest_useful_rank(self, shape: MatrixShape) -> int:
         """The largest rank at which it stores fewer weights than dense; 0 where there is none."""

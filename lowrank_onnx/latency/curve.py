@@ -8,6 +8,7 @@ import os
 import tempfile
 from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class LatencyCurve:
         """
         if rank < 1:
             raise ValueError(f"rank {rank}: expected at least 1")
-        times = self._smoothed()
+        times = _smoothed(self.rank_ms, self.noise)
         if rank <= self.ranks[0]:
             return times[0]
         if len(self.ranks) == 1:
@@ -76,16 +77,18 @@ class LatencyCurve:
         """True where the site is faster at this rank than dense by more than the noise."""
         return self.at(rank) < self.dense_ms * (1.0 - self.noise)
 
-    def _smoothed(self) -> list[float]:
-        """The times, neighbours pooled where they fall by no more than the noise (pool adjacent violators)."""
-        blocks: list[tuple[float, int]] = []
-        for time in self.rank_ms:
-            block = (time, 1)
-            while blocks and block[0] < blocks[-1][0] <= block[0] * (1.0 + self.noise):
-                mean, count = blocks.pop()
-                block = ((mean * count + block[0] * block[1]) / (count + block[1]), count + block[1])
-            blocks.append(block)
-        return [mean for mean, count in blocks for _ in range(count)]
+
+@lru_cache
+def _smoothed(rank_ms: tuple[float, ...], noise: float) -> tuple[float, ...]:
+    """The times, neighbours pooled where they fall by no more than the noise (pool adjacent violators)."""
+    blocks: list[tuple[float, int]] = []
+    for time in rank_ms:
+        block = (time, 1)
+        while blocks and block[0] < blocks[-1][0] <= block[0] * (1.0 + noise):
+            mean, count = blocks.pop()
+            block = ((mean * count + block[0] * block[1]) / (count + block[1]), count + block[1])
+        blocks.append(block)
+    return tuple(mean for mean, count in blocks for _ in range(count))
 
 
 def write_curve(path: Path, key: str, curve: LatencyCurve, *, note: str) -> None:

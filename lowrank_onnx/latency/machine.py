@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from lowrank_onnx import __version__
+from lowrank_onnx.evaluate.session import DISTRIBUTIONS
 from lowrank_onnx.provider import Provider
 
 
@@ -67,5 +68,13 @@ def _gpus() -> str:
 
 @cache
 def _runtime_versions() -> str:
-    names = {d.name: d.version for d in metadata.distributions() if (d.name or "").startswith("onnxruntime")}
-    return ", ".join(f"{name} {version}" for name, version in sorted(names.items())) or "no onnxruntime"
+    # By name: to look for them among all that is installed takes as long as to time a weight.
+    found = [f"{name} {version}" for name in DISTRIBUTIONS if (version := _version(name)) is not None]
+    return ", ".join(found) or "no onnxruntime"
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.linalg.precision import accumulation_dtype
-from lowrank_onnx.linalg.weighted import FLOOR, checked_second_moment
+from lowrank_onnx.linalg.weighted import FLOOR
 
 PROBES = 64
 """Inputs on which rounding is measured."""
@@ -154,17 +154,21 @@ def draw_inputs(in_features: int, second_moment: NDArray[Any] | None, seed: int)
     They have the moment's diagonal, and of the rest its Nystrom approximation from a Gaussian sketch of `PROBES`
     columns (Gittens and Mahoney, JMLR 17(117), 2016): the directions that inputs have most of their energy in. A root
     of the whole moment would take longer than all else that is done with these inputs.
+
+    The moment is one that factors were made with: it isn't checked again.
     """
     generator = np.random.default_rng(seed)
     normal = generator.standard_normal((PROBES, in_features))
     if second_moment is None:
         return normal
-    C, scale = checked_second_moment(second_moment, in_features)
-    sketch = normal @ C
+    diagonal = np.diagonal(second_moment)
+    scale = float(np.mean(diagonal))
+    root = scale**-0.5  # half of the scale before the product and half after it: no square leaves the range
+    sketch = root * ((root * normal) @ second_moment)
     values, vectors = np.linalg.eigh(sketch @ normal.T)
     kept = values > FLOOR * values[-1]
     leading = (vectors[:, kept].T @ sketch) / np.sqrt(values[kept])[:, None]
-    others = np.clip(np.diagonal(C) - np.sum(np.square(leading), axis=0), 0.0, None)
+    others = np.clip(diagonal / scale - np.sum(np.square(leading), axis=0), 0.0, None)
     drawn = generator.standard_normal((PROBES, len(leading))) @ leading
     drawn = drawn + generator.standard_normal(normal.shape) * np.sqrt(others)
     inputs: NDArray[np.float64] = drawn * np.sqrt(scale)

@@ -1,6 +1,6 @@
 """Writes a model so that at every moment the target is the old model whole, the new one whole, or absent.
 
-All files are written and synced in a private directory beside the target. The commit renames first the data file,
+All files are written in a private directory beside the target. The commit syncs them, and renames first the data file,
 whose name holds a hash of its contents and so doesn't touch the old model's, then the model. A process that is killed
 in between leaves the old pair intact, and its directory says what the next run for that target has to clean up.
 """
@@ -37,6 +37,7 @@ from lowrank_onnx.model_io.workspace import (
     report_os_errors,
     resolve_target,
     sync_directory,
+    sync_file,
 )
 
 INLINE_LIMIT = 1_900_000_000
@@ -44,7 +45,7 @@ INLINE_LIMIT = 1_900_000_000
 
 
 class StagedModel:
-    """A model that is written and synced, but not yet at its target.
+    """A model that is written, but not yet at its target; what is never committed is never synced.
 
     As a context manager it discards on leaving what wasn't committed.
 
@@ -105,7 +106,12 @@ class StagedModel:
         obsolete = set(find_own_data(self._target)) if self._target.is_file() else set()
         if self._data is not None:
             obsolete.add(self._data)
-        _write_file(self._workspace.path / JOURNAL, ["\n".join(sorted(obsolete)).encode("utf-8", "surrogateescape")])
+        for name in (self._data, self._target.name):
+            if name is not None:
+                sync_file(self._workspace.path / name)
+        journal = self._workspace.path / JOURNAL
+        _write_file(journal, ["\n".join(sorted(obsolete)).encode("utf-8", "surrogateescape")])
+        sync_file(journal)
         sync_directory(self._workspace.path)
         unmoved = self._data if self._data is not None and not (folder / self._data).exists() else None
         try:
@@ -145,7 +151,7 @@ def check_target(model: Model, path: Path, *, force: bool = False) -> Path:
 
 
 def stage_model(model: Model, path: Path, *, force: bool = False) -> StagedModel:
-    """Write a model, complete and synced, beside its target.
+    """Write a model, complete, beside its target.
 
     A model without external data that fits into 1.9 GB becomes a single file. Any other becomes a model file and one
     data file, to which the references to external data are changed; nothing else of what wasn't rewritten changes.
@@ -169,7 +175,6 @@ def stage_model(model: Model, path: Path, *, force: bool = False) -> StagedModel
     try:
         with report_os_errors(target):
             data = _write_model(model, target, workspace)
-            sync_directory(workspace.path)
             return StagedModel(workspace, target, data, force=force, needed=model.store.files.files())
     except BaseException:
         workspace.remove()
@@ -179,9 +184,11 @@ def stage_model(model: Model, path: Path, *, force: bool = False) -> StagedModel
 def _write_model(model: Model, target: Path, workspace: Workspace) -> str | None:
     """Write the files; returns the name of the data file if there is one."""
     offsets = plan_data(model, spill=False) if model.external else {}
-    if count_bytes(_emit(model, offsets, "")) > INLINE_LIMIT:
+    pieces = _emit(model, offsets, "")
+    if count_bytes(pieces) > INLINE_LIMIT:
         offsets = plan_data(model, spill=True)
-    size = count_bytes(_emit(model, offsets, ""))
+        pieces = _emit(model, offsets, "")
+    size = count_bytes(pieces)
     if size > PROTO_LIMIT:
         raise ModelError(
             f"model {model.name!r} has {size} bytes that aren't initializers: expected at most {PROTO_LIMIT}; turn its"
@@ -193,10 +200,9 @@ def _write_model(model: Model, target: Path, workspace: Workspace) -> str | None
         staged = workspace.path / "data"
         with open(staged, "wb") as file:
             name = name_data(target, write_data(file, offsets))
-            file.flush()
-            os.fsync(file.fileno())
         os.replace(staged, workspace.path / name)
-    _write_file(workspace.path / target.name, _emit(model, offsets, name or ""))
+        pieces = _emit(model, offsets, name)
+    _write_file(workspace.path / target.name, pieces)
     return name
 
 
@@ -223,8 +229,6 @@ def _write_file(path: Path, pieces: list[Piece]) -> None:
         for piece in pieces:
             for chunk in piece_chunks(piece):
                 file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _rename(source: Path, target: Path, *, force: bool) -> None:

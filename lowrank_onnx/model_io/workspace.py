@@ -126,3 +126,9 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make what is in a file survive a power failure."""
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -36,13 +37,14 @@ def observe_moments(
     max_bytes: int = 2**31,
     max_rows: int | None = None,
     directory: Path | None = None,
+    first_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
     progress: Progress = SILENT,
 ) -> Mapping[str, Moment | str]:
     """The second moments of the inputs of all sites.
 
     Parameters
     ----------
-    skeleton, sites, run, feeds, seed, max_bytes, max_rows, progress : as in `stream_moments`.
+    skeleton, sites, run, feeds, seed, max_bytes, max_rows, first_shapes, progress : as in `stream_moments`.
     directory : where finished moments are kept, as ``.npy`` files that are mapped into memory when read; the caller
         owns and removes it. None keeps all of them in memory, which `max_bytes` does not bound: it bounds one pass.
 
@@ -56,7 +58,15 @@ def observe_moments(
     """
     found: dict[str, Moment | str] = {}
     stream = stream_moments(
-        skeleton, sites, run, feeds, seed=seed, max_bytes=max_bytes, max_rows=max_rows, progress=progress
+        skeleton,
+        sites,
+        run,
+        feeds,
+        seed=seed,
+        max_bytes=max_bytes,
+        max_rows=max_rows,
+        first_shapes=first_shapes,
+        progress=progress,
     )
     for number, (names, result) in enumerate(stream):
         kept = result if directory is None or isinstance(result, str) else keep_moment(result, directory, number)
@@ -81,6 +91,7 @@ def stream_moments(
     seed: int,
     max_bytes: int = 2**31,
     max_rows: int | None = None,
+    first_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
     progress: Progress = SILENT,
 ) -> Iterator[tuple[tuple[str, ...], Moment | str]]:
     """Give the second moments of the sites' inputs as they are finished, pass by pass.
@@ -96,6 +107,8 @@ def stream_moments(
         be no larger than on the feed with the most elements. What onnxruntime needs itself comes on top.
     max_rows : rows that go into one moment, spread evenly over the feeds. None takes all rows of MatMul and Gemm, and
         of convolutions `SAMPLED_ROWS_PER_FEATURE` times `in`, at least `LEAST_SAMPLED_ROWS`; all where there are fewer.
+    first_shapes : of values on the first feed, where they are known: where no other feed has more elements, the model
+        isn't run on it to find them.
     progress : receives one stage, a unit for each feed of each pass.
 
     Yields
@@ -114,7 +127,7 @@ def stream_moments(
     yield from unknown
     if not wanted:
         return
-    elements = _largest_elements(skeleton, [item.tensor for item in wanted], run, feeds)
+    elements = _largest_elements(skeleton, [item.tensor for item in wanted], run, feeds, first_shapes)
     passes, reasons = plan_passes(wanted, elements, max_bytes)
     for item, reason in reasons.items():
         yield item.sites, reason
@@ -143,15 +156,18 @@ def _collect(
 
 
 def _largest_elements(
-    skeleton: onnx.ModelProto, tensors: Sequence[str], run: Callable[[onnx.ModelProto], Runner], feeds: Feeds
+    skeleton: onnx.ModelProto,
+    tensors: Sequence[str],
+    run: Callable[[onnx.ModelProto], Runner],
+    feeds: Feeds,
+    first_shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, int]:
     """Elements of each tensor when the model runs on the feed with the most elements."""
-    largest: Feed | None = None
-    for feed in feeds:
-        if largest is None or _feed_size(feed) > _feed_size(largest):
-            largest = feed
+    number, largest = max(enumerate(feeds), key=lambda entry: _feed_size(entry[1]), default=(0, None))
     if largest is None:
         raise UsageError("there is no feed to observe the model on: give at least one")
+    if number == 0 and all(tensor in first_shapes for tensor in tensors):
+        return {tensor: math.prod(first_shapes[tensor]) for tensor in tensors}
     instrumented, shape_names = add_shape_outputs(skeleton, list(dict.fromkeys(tensors)))
     session = run(instrumented)
     shapes = session.run(accepted(session, largest))

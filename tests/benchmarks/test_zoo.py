@@ -20,7 +20,7 @@ from benchmarks import zoo
 from benchmarks.gloss_probe import parse_gloss
 from benchmarks.saved_results import SIZES, SavedResults, Size, measured_on
 from benchmarks.zoo_cases import CASES, ZooCase
-from benchmarks.zoo_report import at_equal_error
+from benchmarks.zoo_report import at_equal_error, verdicts
 from lowrank_onnx import CompressionResult, Config, compress
 from lowrank_onnx.evaluate import Session, open_session
 from models.packages import FetchError
@@ -54,7 +54,7 @@ def compress_for_size(model: Path, config: Config, **options: Any) -> Compressio
     return compress(model, replace(config, objective="size", sensitivity="off"), **options)
 
 
-AGENDA = zoo.Agenda((0.6,), 0.6, ("SVD-LLM", "int8"))
+AGENDA = zoo.Agenda((0.6,), {0.6: ("SVD-LLM", *zoo.EIGHT_BITS)})
 
 
 def test_a_run_that_was_stopped_goes_on_behind_its_last_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,8 +132,9 @@ def test_a_smaller_result_is_not_enough_for_a_larger_run(tmp_path: Path) -> None
 def test_every_model_has_an_agenda_of_known_ways() -> None:
     assert set(zoo.AGENDAS) == set(CASES)
     for agenda in (*zoo.AGENDAS.values(), zoo.QUICK, zoo.FULL):
-        assert agenda.peer_share in agenda.shares
-        assert set(agenda.peers) <= set(zoo.ALL)
+        assert set(agenda.others) <= set(agenda.shares)
+        for ways in agenda.others.values():
+            assert set(ways) <= {*zoo.PEERS, *zoo.EIGHT_BITS}
 
 
 def test_parameters_of_constant_nodes_count(tmp_path: Path) -> None:
@@ -193,11 +194,29 @@ def test_speed_is_compared_where_the_error_is_no_larger() -> None:
     ]
     (said,) = at_equal_error(points)
     assert said.endswith(
-        "at least as fast as BALF (1.25 times, this program at 0.4); "
-        "within the intervals of SVD-LLM (0.97 times, this program at 0.6); "
-        "slower than PIFA (0.94 times, this program at 0.6); not measured at the error of int8."
+        "this program is at least as fast as 1 of 4 other models; "
+        "within the intervals of SVD-LLM at 0.6 (0.97 times, this program at 0.6); "
+        "slower than PIFA at 0.6 (0.94 times, this program at 0.6); not measured at the error of int8."
     )
     assert at_equal_error(points[:2]) == []
+
+
+@pytest.mark.parametrize(
+    ("lower", "said"),
+    [
+        (False, "Better than this program's: BALF's F1 (0.9200, this program 0.9000)."),
+        (True, "Better than this program's: PIFA's F1 (0.8000, this program 0.9000)."),
+    ],
+)
+def test_figures_that_are_better_are_named(lower: bool, said: str) -> None:
+    common = {"share": 0.6, "error": 0.1, "speedup": 1.0}
+    ways = {"this program": 0.9, "BALF": 0.92, "PIFA": 0.8, "int8": 1.0 - lower}
+    points = [{"way": way, "metrics": {"F1": figure}, **common} for way, figure in ways.items()]
+    original = {"lower_is_better": lower, "metrics": {"F1": 0.95}}
+    (verdict,) = verdicts(points, original)
+    assert verdict.endswith(said)
+    (verdict,) = verdicts([p for p in points if p["way"] != said.split("'s F1")[0].split(": ")[1]], original)
+    assert verdict.endswith("No peer has a better figure.")
 
 
 def test_a_shared_machine_is_told() -> None:

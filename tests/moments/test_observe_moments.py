@@ -452,3 +452,21 @@ def test_streaming_gives_each_moment_once_with_all_its_sites() -> None:
     model = three_layers()
     stream = stream_moments(model, sites_of(model), run, feeds_of(batches(1)), seed=0)
     assert [names for names, _ in stream] == [("q", "k"), ("o",)]
+
+
+@pytest.mark.parametrize(("rows", "sessions"), [((3, 3, 1), 1), ((1, 3), 2)])
+def test_shapes_of_the_first_feed_spare_a_run_where_no_other_is_larger(rows: tuple[int, ...], sessions: int) -> None:
+    model, arrays = three_layers(), batches(*rows)
+    opened: list[onnx.ModelProto] = []
+
+    def counting_run(proto: onnx.ModelProto) -> Session:
+        opened.append(proto)
+        return run(proto)
+
+    known = {"x": (rows[0], 5, 6), "h": (rows[0], 5, 8)}
+    seen = observe_moments(model, sites_of(model), counting_run, feeds_of(arrays), seed=0, first_shapes=known)
+    assert len(opened) == sessions
+    for name, moment in observe(model, arrays).items():
+        np.testing.assert_array_equal(
+            moment_of(seen, name).second_moment, moment_of({name: moment}, name).second_moment
+        )
