@@ -207,3 +207,38 @@ def _constant_closure(flow: Dataflow, nodes: Iterable[int]) -> tuple[set[int], s
             made.add(flow.producers[name])
             pending.extend(flow.reads[flow.producers[name]])
     return made, needed
+
+
+def nodes_between(
+    flow: Dataflow, given: Iterable[str], wanted: Iterable[str]
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The nodes that make some values of others, in the model's order, and which of the others they read.
+
+    Parameters
+    ----------
+    given : values that are there.
+    wanted : values that aren't, and that depend on nothing else but constants.
+    """
+    there, nodes, read = set(given), set[int](), dict[str, None]()
+    pending = list(wanted)
+    while pending:
+        name = pending.pop()
+        node = flow.producers[name]
+        if node in nodes:
+            continue
+        nodes.add(node)
+        for value in flow.varying(node):
+            if value in there:
+                read[value] = None
+            else:
+                pending.append(value)
+    return tuple(sorted(nodes)), tuple(sorted(read))
+
+
+def changed_values(flow: Dataflow, nodes: Iterable[int]) -> frozenset[str]:
+    """What some nodes make, and all that depends on it."""
+    first, changed = set(nodes), set[str]()
+    for index, node in enumerate(flow.skeleton.graph.node):
+        if index in first or not changed.isdisjoint(flow.reads[index]):
+            changed.update(name for name in node.output if name)
+    return frozenset(changed)

@@ -338,7 +338,8 @@ def test_factors_are_refined_with_real_feeds_and_only_then() -> None:
     assert real.refinement.error_before is not None
     assert real.refinement.error_after is not None
     assert real.refinement.error_after < real.refinement.error_before
-    assert {"refine: run the models", "refine: equations", "refine: solve"} <= real.seconds.keys()
+    parts = ("run the original", "run the compressed model", "equations", "solve", "judge")
+    assert {f"refine: {part}" for part in parts} <= real.seconds.keys()
     assert next(s for s in real.sites if s.weight == "w1").solver.endswith(", refined")
     assert lowrank_onnx.compress(model, config).refinement is None
     assert lowrank_onnx.compress(model, replace(config, refine=False), feeds=feeds).refinement is None

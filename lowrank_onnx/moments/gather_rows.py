@@ -57,7 +57,9 @@ def gather_rows(
     if isinstance(layout, Lookup):
         raise TypeError("one-hot rows are counted, not laid out")
     if isinstance(layout, LastAxis):
-        return activation.reshape(-1, layout.in_features)[indices].astype(dtype, copy=False)[np.newaxis]
+        rows = activation.reshape(-1, layout.in_features)
+        # To index takes several times as long, and so does to raise for numbers that are too large.
+        return rows.take(indices, axis=0, mode="clip").astype(dtype, copy=False)[np.newaxis]
     if isinstance(layout, Columns):
         columns = activation.shape[-1] if activation.ndim > 1 else 1
         stacked = activation.reshape(-1, layout.in_features, columns)

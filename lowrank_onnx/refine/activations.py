@@ -1,4 +1,4 @@
-"""Values of the two models between one piece of them and the next: in memory, then on disk, both up to a bound."""
+"""Values of the two models that wait for what reads them: in memory, then on disk, both up to a bound."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import numpy as np
 
 from lowrank_onnx.types import Array
 
-Side: TypeAlias = Literal["original", "compressed"]
-"""Which of the two models a value is of."""
-
-SIDES: tuple[Side, Side] = ("original", "compressed")
+Side: TypeAlias = Literal["original", "compressed", "rows"]
+"""Which of the two models a value is of; or rows of the original's, which wait for the compressed model's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +65,19 @@ class Activations:
         kept = self._values[feed][side, name]
         return kept.read() if isinstance(kept, _Spilled) else kept
 
-    def drop(self, feed: int, wanted: Iterable[str] = ()) -> None:
-        """Give up the values of a feed, but for those named."""
+    def drop(self, feed: int, side: Side | None = None, wanted: Iterable[str] = ()) -> None:
+        """Give up the values of a feed, of one side or of all, but for those named."""
         names = set(wanted)
         values = self._values.get(feed, {})
-        for key in [key for key in values if key[1] not in names]:
+        for key in [key for key in values if side in (None, key[0]) and key[1] not in names]:
             self._release(values.pop(key))
+
+    def give_up(self, feed: int, side: Side, names: Iterable[str]) -> None:
+        """Give up some values of a feed, where they are there."""
+        values = self._values.get(feed, {})
+        for name in names:
+            if (side, name) in values:
+                self._release(values.pop((side, name)))
 
     def _release(self, kept: Array | _Spilled) -> None:
         if isinstance(kept, _Spilled):

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from lowrank_onnx.linalg.lapack import mirror_upper, threads_for_work
 from lowrank_onnx.moments.gram import STRIPE, add_upper_gram
-from lowrank_onnx.moments.moment import buffer_rows
 from lowrank_onnx.types import Array
 
 Doubles = NDArray[np.float64]
 
-KEPT_AT_ONCE = 1024
-"""Rows that are gathered at a time for a `RowList`."""
+BUFFERED_ROWS = 1024
+"""Rows that are added up at a time, or as many as there are features: so that multiplying outweighs adding."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,44 +94,31 @@ class Evidence:
         return Evidence(self.fit.of_columns(columns), self.validate.of_columns(columns), self.whole.of_columns(columns))
 
 
-class RowSink(Protocol):
-    """What rows are given to, some at a time."""
-
-    @property
-    def room(self) -> int:
-        """The most rows that the next `add` may bring; at least 1."""
-
-    def add(self, originals: Array, inputs: Array, offsets: Array | None) -> None:
-        """Add rows of X and X', (groups, n, in) with n <= `room`, and of D, (groups, n, out); None is 0."""
-
-
 class RowList:
     """Keeps rows for `JudgedRows`.
 
     Parameters
     ----------
-    weights : (groups, in, out), W of the targets ``T = X W + D``.
+    shape : (groups, in, out).
+    dtype : of the rows.
+    every : one row in so many is kept.
     """
 
-    room = KEPT_AT_ONCE
+    def __init__(self, shape: tuple[int, int, int], dtype: DTypeLike, every: int) -> None:
+        groups, in_features, out_features = shape
+        self._every, self._next = every, 0
+        self._inputs: list[Array] = [np.empty((groups, 0, in_features), dtype)]
+        self._targets: list[Array] = [np.empty((groups, 0, out_features), dtype)]
 
-    def __init__(self, weights: Array) -> None:
-        self._weights = weights
-        self._inputs: list[Array] = []
-        self._targets: list[Array] = []
-
-    def add(self, originals: Array, inputs: Array, offsets: Array | None) -> None:  # noqa: D102
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows stays infinite, and shows in the result
-            targets = originals @ self._weights
-        self._inputs.append(inputs)
-        self._targets.append(targets if offsets is None else targets + offsets)
+    def add(self, inputs: Array, targets: Array) -> None:
+        """Choose among rows of X', (groups, n, in), and of T, (groups, n, out)."""
+        self._inputs.append(inputs[:, self._next :: self._every].copy())
+        self._targets.append(targets[:, self._next :: self._every].copy())
+        self._next = (self._next - inputs.shape[1]) % self._every
 
     def finish(self) -> JudgedRows:
-        """Everything that was added."""
-        groups, in_features, out_features = self._weights.shape
-        inputs = [np.empty((groups, 0, in_features), self._weights.dtype), *self._inputs]
-        targets = [np.empty((groups, 0, out_features), self._weights.dtype), *self._targets]
-        return JudgedRows(np.concatenate(inputs, axis=1), np.concatenate(targets, axis=1))
+        """Everything that was kept."""
+        return JudgedRows(np.concatenate(self._inputs, axis=1), np.concatenate(self._targets, axis=1))
 
 
 class RegressionSum:
@@ -141,64 +126,73 @@ class RegressionSum:
 
     Parameters
     ----------
-    weights : (groups, in, out), W of the targets ``T = X W + D``.
+    shape : (groups, in, out).
+    dtype : of the rows.
     executor : multiplies in several threads.
     """
 
-    def __init__(self, weights: Array, executor: Executor) -> None:
-        groups, in_features, out_features = weights.shape
-        self._weights = weights
+    def __init__(self, shape: tuple[int, int, int], dtype: DTypeLike, executor: Executor) -> None:
+        groups, in_features, out_features = shape
         self._executor = executor
         self._gram: Doubles = np.zeros((groups, in_features, in_features))
         self._cross: Doubles = np.zeros((groups, in_features, out_features))
         self._energy: Doubles = np.zeros((groups, out_features))
-        size = buffer_rows(in_features)
-        self._originals: Array = np.empty((groups, size, in_features), weights.dtype)
-        self._inputs: Array = np.empty((groups, size, in_features), weights.dtype)
-        self._offsets: Array = np.zeros((groups, size, out_features), weights.dtype)
+        size = max(in_features, BUFFERED_ROWS)
+        self._inputs: Array = np.empty((groups, size, in_features), dtype)
+        self._targets: Array = np.empty((groups, size, out_features), dtype)
         self._filled = 0
         self._rows = 0
 
-    @property
-    def room(self) -> int:  # noqa: D102
-        return int(self._inputs.shape[1]) - self._filled
-
-    def add(self, originals: Array, inputs: Array, offsets: Array | None) -> None:  # noqa: D102
-        place = slice(self._filled, self._filled + inputs.shape[1])
-        self._originals[:, place] = originals
-        self._inputs[:, place] = inputs
-        self._offsets[:, place] = 0.0 if offsets is None else offsets
-        self._filled += inputs.shape[1]
-        if not self.room:
-            self._flush()
+    def add(self, inputs: Array, targets: Array) -> None:
+        """Add rows of X', (groups, n, in), and of T, (groups, n, out)."""
+        size, start = self._inputs.shape[1], 0
+        while start < inputs.shape[1]:
+            taken = slice(start, start + size - self._filled)
+            place = slice(self._filled, self._filled + inputs[:, taken].shape[1])
+            self._inputs[:, place], self._targets[:, place] = inputs[:, taken], targets[:, taken]
+            self._filled, start = place.stop, taken.stop
+            if self._filled == size:
+                self._flush()
 
     def so_far(self) -> Regression:
         """The equations of everything added until now; more can be added."""
         self._flush()
-        count = max(self._rows, 1)
-        gram = self._gram / count
+        return self._means(self._gram.copy(), self._cross.copy(), self._energy.copy())
+
+    def finish(self) -> Regression:
+        """The equations of everything added; nothing more can be."""
+        self._flush()
+        return self._means(self._gram, self._cross, self._energy)
+
+    def _means(self, gram: Doubles, cross: Doubles, energy: Doubles) -> Regression:
+        for sums in (gram, cross, energy):
+            sums /= max(self._rows, 1)
         for matrix in gram:
             mirror_upper(matrix)
-        return Regression(gram, self._cross / count, self._energy / count, self._rows)
+        return Regression(gram, cross, energy, self._rows)
 
     def _flush(self) -> None:
         filled = slice(0, self._filled)
         self._rows += self._filled
-        for group, W in enumerate(self._weights):
-            X, inputs, T = (buffer[group, filled] for buffer in (self._originals, self._inputs, self._offsets))
-            _add_product(self._executor, T, X, W)
-            self._energy[group] += np.sum(np.square(T, dtype=np.float64), axis=0)
-            add_upper_gram(self._gram[group], inputs, self._executor)
-            _add_product(self._executor, self._cross[group], inputs.T, T)
+        for group, (gram, cross) in enumerate(zip(self._gram, self._cross, strict=True)):
+            inputs, targets = self._inputs[group, filled], self._targets[group, filled]
+            with np.errstate(over="ignore"):
+                self._energy[group] += np.sum(targets * targets, axis=0, dtype=np.float64)
+            add_upper_gram(gram, inputs, self._executor)
+            _add_product(self._executor, cross, inputs.T, targets)
         self._filled = 0
 
 
 def _add_product(executor: Executor, total: Array, A: Array, B: Array) -> None:
-    """Add ``A @ B`` to `total`, divided among the threads in the same way on every machine."""
+    """Add ``A @ B`` to `total`, its longer side divided among the threads in the same way on every machine."""
 
     def add_stripe(start: int) -> None:
-        rows = slice(start, start + STRIPE)
+        stripe = slice(start, start + STRIPE)
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows stays infinite, and shows in the result
-            total[rows] += A[rows] @ B
+            if tall:
+                total[stripe] += A[stripe] @ B
+            else:
+                total[:, stripe] += A @ B[:, stripe]
 
-    list(executor.map(add_stripe, range(0, len(A), STRIPE)))
+    tall = total.shape[0] >= total.shape[1]
+    list(executor.map(add_stripe, range(0, max(total.shape), STRIPE)))

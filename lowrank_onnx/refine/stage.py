@@ -27,11 +27,12 @@ from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.refine.batches import batch_feeds
 from lowrank_onnx.refine.judges import Judges, find_judges, judge
 from lowrank_onnx.refine.kept import KeptSteps, Trial, factor_facts, trial_codec
+from lowrank_onnx.refine.models import open_models
 from lowrank_onnx.refine.outcome import Outcome
+from lowrank_onnx.refine.pieces import Bounds, PiecesError
 from lowrank_onnx.refine.replaced import Replaced, replaced_weights
 from lowrank_onnx.refine.steps import plan_steps
-from lowrank_onnx.refine.twins import Bounds, Twins, TwinsError
-from lowrank_onnx.refine.walk import RUN, Work, walk_steps
+from lowrank_onnx.refine.walk import JUDGE, Work, walk_steps
 from lowrank_onnx.results import RefinedWeight, Refinement
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
@@ -103,13 +104,13 @@ def refine_factors(
     try:
         with (
             progress.stage("refining factors", sum(len(step.members) for step in steps.steps)) as stage,
-            closing(Twins(workshop, flow, steps.order, replaced, work.spool, together.load(), bounds)) as twins,
+            closing(open_models(workshop, flow, steps, replaced, work.spool, together, bounds, options.seed)) as models,
         ):
-            outcomes = walk_steps(work, twins, steps.steps, stage)
-            room = len(twins.feeds)
-    except TwinsError as error:
+            outcomes = walk_steps(work, models, steps.steps, stage)
+            room = len(models.waiting.feeds)
+    except PiecesError as error:
         return Refined(workshop.spool, Refinement(0, 0, None, None, (), str(error)))
-    with work.clock.stage(RUN):
+    with work.clock.stage(JUDGE):
         trial = remember(
             work.kept.trial(judges.feeds, workshop.original.session),
             trial_codec(len(replaced)),

@@ -55,8 +55,9 @@ class Target:
 
     def in_metric(self, right: Array) -> Array:
         """A matrix (groups, ..., out) of outputs as they act on the sums."""
-        scaled: Array = right * self.gain if self.metric is None else right @ self.metric.T
-        return scaled
+        if self.metric is not None:
+            return np.asarray(right @ self.metric.T)
+        return right if self.gain.size == 1 and self.gain.item() == 1.0 else np.asarray(right * self.gain)
 
     def out_of_metric(self, right: Array) -> Array:
         """The matrix (groups, ..., out) whose outputs act so on the sums; where the gain is 0 nothing does."""

@@ -2,48 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.moments.gather_rows import RowsError, count_rows, gather_rows
 from lowrank_onnx.moments.gram import gram_threads
-from lowrank_onnx.moments.row_layout import RowLayout
-from lowrank_onnx.moments.row_sampling import LEAST_SAMPLED_ROWS, sample_rows
 from lowrank_onnx.passes.dataflow import Dataflow
 from lowrank_onnx.progress import StageProgress
-from lowrank_onnx.refine.activations import SIDES
 from lowrank_onnx.refine.kept import KeptSteps
+from lowrank_onnx.refine.models import Models
 from lowrank_onnx.refine.outcome import Outcome
-from lowrank_onnx.refine.regression import Evidence, RegressionSum, RowList, RowSink
+from lowrank_onnx.refine.regression import Evidence, RegressionSum, RowList
 from lowrank_onnx.refine.solve import FIRST_RIDGE, can_judge, is_usable, solve_weight, written_product
 from lowrank_onnx.refine.steps import Step
 from lowrank_onnx.refine.target import Target, find_target
-from lowrank_onnx.refine.twins import Twins
 from lowrank_onnx.refine.unit import Unit, find_units
 from lowrank_onnx.refine.write_form import Problem
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
 from lowrank_onnx.types import Array
 
-ROWS_PER_FEATURE = (8, 32)
-"""Rows that go into the equations of one step, for each input feature: where there are as many, the first number; and
-up to the second as long as adding them up takes at most `WORK_SHARE` of the work of the sites themselves."""
+GATHERED_ROWS, PARTS_AT_ONCE = 1024, 4
+"""Rows of one feed that a thread lays out at once, and how often that is done before they are added up."""
 
 JUDGED_ROWS = 2048
 """Rows of the feeds that validate: they choose between a few pulls."""
 
-WORK_SHARE = 1
-"""On the shipped VGG with 512 or 2,048 images, four times as many rows take 1 to 2 % of the error on unseen ones."""
-
-
-RUN, EQUATIONS, SOLVE = "refine: run the models", "refine: equations", "refine: solve"
+ORIGINAL, COMPRESSED, EQUATIONS, SOLVE, JUDGE = (
+    f"refine: {part}" for part in ("run the original", "run the compressed model", "equations", "solve", "judge")
+)
 """Parts of the stage whose time is counted."""
 
 
@@ -70,35 +66,40 @@ class Work:
     clock: StageClock
 
 
-def walk_steps(work: Work, twins: Twins, steps: Iterable[Step], stage: StageProgress) -> tuple[Outcome, ...]:
+def walk_steps(work: Work, models: Models, steps: Sequence[Step], stage: StageProgress) -> tuple[Outcome, ...]:
     """Solve step after step, put the new factors into the spool, and say what became of each weight."""
     outcomes: list[Outcome] = []
     start = FIRST_RIDGE
+    cuts: list[int] = []
     for number, step in enumerate(steps):
         weights = [member.replaced for member in step.members]
         found = work.kept.recall(number, weights, work.spool)
+        if number in models.readings:
+            cuts.append(step.cut)  # what was recalled is run to as well, so that pieces are always the same
         if found is None:
-            with work.clock.stage(RUN):
-                twins.run_to(step.cut)
-            found = _solve_step(work, twins, step, start)
+            found = _solve_step(work, models, number, step, cuts, start)
             work.kept.store(number, weights, found, work.spool)
-        else:
-            twins.run_later(step.cut)
+        models.ahead.drop(number)
         outcomes += found
         start = outcomes[-1].ridge or start
         stage.advance(len(step.members), detail=step.members[0].replaced.weight.name)
     return tuple(outcomes)
 
 
-def _solve_step(work: Work, twins: Twins, step: Step, start: float) -> list[Outcome]:
+def _solve_step(work: Work, models: Models, number: int, step: Step, cuts: list[int], start: float) -> list[Outcome]:
     weights = [member.replaced.weight for member in step.members]
-    targets = [find_target(work.model, work.flow, member) for member in step.members]
-    carried = targets[0].carried
-    if not twins.differ(step.value) and not (carried is not None and twins.differ(carried)):
+    if number not in models.readings:
         return [Outcome(weight, None, "its inputs are the original's") for weight in weights]
+    with work.clock.stage(ORIGINAL):
+        models.ahead.run_to(number)
+    with work.clock.stage(COMPRESSED):
+        while cuts:
+            models.compressed.run_to(cuts.pop(0))
     try:
+        with work.clock.stage(SOLVE):
+            targets = [find_target(work.model, work.flow, member) for member in step.members]
         with work.clock.stage(EQUATIONS):
-            evidence = _evidence(work, twins, step, targets)
+            evidence = _evidence(work, models, number, step, targets)
     except RowsError as error:
         return [Outcome(weight, None, f"its input {step.value!r} {error}") for weight in weights]
     outcomes = []
@@ -129,75 +130,64 @@ REFINED = ", refined"
 """What is added to the name of the solver of the first factors."""
 
 
-def _evidence(work: Work, twins: Twins, step: Step, targets: Sequence[Target]) -> Evidence:
+def _evidence(work: Work, models: Models, number: int, step: Step, targets: Sequence[Target]) -> Evidence:
     """The equations of the feeds that don't validate, rows of those that do, and the equations of all."""
-    weights = np.concatenate([target.W for target in targets], axis=-1)
-    validating = [feed for feed in twins.feeds if work.validates(feed)]
-    fitting = [feed for feed in twins.feeds if not work.validates(feed)]
-    shape = twins.value(twins.feeds[0], "original", step.value).shape
-    positions = count_rows(step.layout, shape) * len(twins.feeds)
-    wanted = _wanted_rows(weights.shape[-2], weights.shape[-1], positions)
+    feeds = models.waiting.feeds
+    validating = [feed for feed in feeds if work.validates(feed)]
+    fitting = [feed for feed in feeds if not work.validates(feed)]
+    shape = (*targets[0].W.shape[:2], sum(target.W.shape[-1] for target in targets))
     with gram_threads() as executor:
-        total, rows = RegressionSum(weights, executor), RowList(weights)
-        sums = (total, -(-wanted // len(twins.feeds)))
-        for feed in fitting:
-            _add_feed(work, twins, step, targets[0], feed, (sums,), executor)
+        total = RegressionSum(shape, targets[0].W.dtype, executor)
+        every = sum(models.ahead.count(number, feed) for feed in validating) // JUDGED_ROWS
+        judged = RowList(shape, targets[0].W.dtype, max(every, 1))
+        for rows in _together(executor, _parts(models, number, step, targets, fitting)):
+            total.add(*rows)
         fit = total.so_far()
-        for feed in validating:
-            _add_feed(work, twins, step, targets[0], feed, (sums, (rows, -(-JUDGED_ROWS // len(validating)))), executor)
-        return Evidence(fit, rows.finish(), total.so_far())
+        for rows in _together(executor, _parts(models, number, step, targets, validating)):
+            total.add(*rows)
+            judged.add(*rows)
+        return Evidence(fit, judged.finish(), total.finish())
 
 
-def _wanted_rows(in_features: int, out_features: int, positions: int) -> int:
-    """Rows of all feeds. Adding up n rows takes n in**2 multiplications, the sites positions in out."""
-    least, most = (number * in_features for number in ROWS_PER_FEATURE)
-    return max(least, LEAST_SAMPLED_ROWS, min(most, WORK_SHARE * positions * out_features // in_features))
+Rows: TypeAlias = tuple[Array, Array]
+"""Rows of X' and T, (groups, n, in) and (groups, n, out)."""
 
 
-def _add_feed(
-    work: Work,
-    twins: Twins,
-    step: Step,
-    target: Target,
-    feed: int,
-    sinks: Iterable[tuple[RowSink, int]],
-    executor: Executor,
-) -> None:
-    """Give each of the sinks so many rows of a feed."""
-    both = [twins.value(feed, side, step.value) for side in SIDES]
-    X, inputs = both
-    if X.shape != inputs.shape:
-        raise RowsError(f"has shape {list(X.shape)} in the original and {list(inputs.shape)} in the compressed model")
-    count = count_rows(step.layout, X.shape)
-    offset = _carried_difference(twins, target, feed, count)
-    dtype = np.float64 if target.W.dtype == np.float64 else np.float32
-    for sink, quota in sinks:
-        indices = sample_rows(count, quota, _row_seed(work.options.seed, step, feed))
-        start = 0
-        while start < len(indices):
-            chunk = indices[start : start + sink.room]
-            rows, refined_rows = executor.map(partial(gather_rows, step.layout, indices=chunk, dtype=dtype), both)
-            differences = None
-            if offset is not None and target.layout is not None:
-                differences = gather_rows(target.layout, offset, chunk, dtype)
-            if not np.isfinite(rows).all() or not np.isfinite(refined_rows).all():
-                raise RowsError("holds NaN or infinity on some feeds")
-            sink.add(rows, refined_rows, differences)
-            start += len(chunk)
+def _together(executor: Executor, parts: Iterator[Callable[[], Rows]]) -> Iterator[Rows]:
+    """The rows of all parts in their order, some laid out at once."""
+    while several := list(islice(parts, PARTS_AT_ONCE)):
+        yield from executor.map(lambda part: part(), several)
 
 
-def _carried_difference(twins: Twins, target: Target, feed: int, rows: int) -> Array | None:
-    """R - R', with a row for each row of the input."""
-    if target.carried is None or target.layout is None or not twins.differ(target.carried):
-        return None
-    original, compressed = (twins.value(feed, side, target.carried) for side in SIDES)
-    if original.shape != compressed.shape or count_rows(target.layout, original.shape) != rows:
-        raise RowsError(f"doesn't go with the term {target.carried!r} of shape {list(original.shape)}")
-    difference: Array = original - compressed
-    return difference
+def _parts(
+    models: Models, number: int, step: Step, targets: Sequence[Target], feeds: Iterable[int]
+) -> Iterator[Callable[[], Rows]]:
+    """What lays out the rows of some feeds, some at a time."""
+    readings, dtype = models.readings[number], models.ahead.dtype(number)
+    carried = readings.carried if targets[0].carried is not None else None
+
+    def lay_out(inputs: Array, term: Array | None, indices: NDArray[np.int64], kept: Sequence[Array]) -> Rows:
+        rows = gather_rows(step.layout, inputs, indices, dtype)
+        wanted = readings.multiplied(kept[: len(readings.products)], targets)
+        if carried is not None and term is not None:
+            wanted = wanted + (kept[-1] - gather_rows(carried.layout, term, indices, dtype))
+        if not all(_is_finite(one) for one in (rows, *kept)):
+            raise RowsError("holds NaN or infinity on some feeds")
+        return rows, wanted
+
+    for feed in feeds:
+        inputs = models.compressed.value(feed, step.value)
+        count = count_rows(step.layout, inputs.shape)
+        indices, kept = models.ahead.rows(number, feed, count)
+        term = None if carried is None else models.compressed.value(feed, carried.name)
+        if carried is not None and term is not None and count_rows(carried.layout, term.shape) != count:
+            raise RowsError(f"doesn't go with the term {carried.name!r} of shape {list(term.shape)}")
+        for start in range(0, len(indices), GATHERED_ROWS):
+            place = slice(start, start + GATHERED_ROWS)
+            yield partial(lay_out, inputs, term, indices[place], [one[:, place] for one in kept])
 
 
-def _row_seed(seed: int, step: Step, feed: int) -> int:
-    layout: RowLayout = step.layout
-    text = f"{seed}\0{step.value}\0{layout!r}\0{feed}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+def _is_finite(rows: Array) -> bool:
+    """Whether all numbers are finite; they are looked at one by one only where their sum isn't."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.sum(rows)) or np.isfinite(rows).all())

@@ -6,7 +6,15 @@ import onnxruntime as ort
 from onnx import TensorProto
 from onnx import helper as h
 
-from lowrank_onnx.passes.dataflow import Dataflow, Precedence, extract_piece, live_values, read_dataflow
+from lowrank_onnx.passes.dataflow import (
+    Dataflow,
+    Precedence,
+    changed_values,
+    extract_piece,
+    live_values,
+    nodes_between,
+    read_dataflow,
+)
 from tests.passes.models import constant, make_model, value, weight
 
 
@@ -114,3 +122,19 @@ def test_pieces_one_after_the_other_are_the_model() -> None:
             found = run_in_pieces(flow, (cut,), dict(feed))
             for name, expected in zip(flow.outputs, session.run(None, feed), strict=True):
                 np.testing.assert_array_equal(found[name], expected)
+
+
+def test_the_nodes_between_values_are_those_that_make_them() -> None:
+    flow = read_dataflow(branching())
+    assert nodes_between(flow, ["x"], ["sum"]) == ((1, 2, 4, 5, 7), ("x",))
+    assert nodes_between(flow, ["a", "b", "x"], ["sum"]) == ((4, 5, 7), ("a", "b"))
+    assert nodes_between(flow, ["a", "b"], ["z", "c"]) == ((4, 6), ("a", "b"))
+    assert nodes_between(flow, ["a"], []) == ((), ())
+
+
+def test_what_depends_on_a_node_changes_with_it() -> None:
+    flow = read_dataflow(branching())
+    assert changed_values(flow, [2]) == {"b", "c", "sum"}
+    assert changed_values(flow, [1]) == {"a", "b", "c", "d", "z", "sum"}
+    assert changed_values(flow, []) == frozenset()
+    assert changed_values(read_dataflow(captured()), [0]) >= {captured().graph.output[0].name}

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from lowrank_onnx.evaluate import Session, load_feeds, open_session
 from lowrank_onnx.evaluate.feeds import is_held_out
 from lowrank_onnx.refine import refine_factors
 from lowrank_onnx.refine.batches import MOST_BYTES, Batches, batch_feeds
-from lowrank_onnx.refine.twins import Twins
+from lowrank_onnx.refine.pieces import Track
 from lowrank_onnx.types import Array
 from tests.passes.models import make_model, value
 from tests.refine.builders import OPTIONS, error_on, inputs, layers, workshop
@@ -97,13 +98,14 @@ def test_feeds_of_one_sample_are_run_together_and_refined_as_well(
 ) -> None:
     singles = [{"x": feed["x"][row : row + 1]} for feed in inputs(16) for row in range(20)]
     unseen = inputs(8, seed=2)
-    runs, real = [0], Twins._run
+    runs, real = [0], Track._given
 
-    def counted(twins: Twins, piece: object, feed: int) -> object:
-        runs[0] += 1
-        return real(twins, piece, feed)  # type: ignore[arg-type]
+    def counted(track: Track, *names: Any) -> Iterator[Any]:
+        for feed in real(track, *names):
+            runs[0] += 1
+            yield feed
 
-    monkeypatch.setattr(Twins, "_run", counted)
+    monkeypatch.setattr(Track, "_given", counted)
     shop, choices = workshop(layers(4), singles, tmp_path, 6)
     refined = refine_factors(shop, choices, OPTIONS)
     assert (refined.report.feeds, refined.report.held_out, refined.report.note) == (240, 80, "")

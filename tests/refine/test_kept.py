@@ -21,7 +21,7 @@ from lowrank_onnx.evaluate.turns import Sessions
 from lowrank_onnx.model_io import model_bytes
 from lowrank_onnx.refine import refine_factors, walk
 from lowrank_onnx.refine.judges import judge
-from lowrank_onnx.refine.twins import Bounds, Twins
+from lowrank_onnx.refine.pieces import Bounds, Track
 from tests.cache.killed import kill_at_entry
 from tests.refine.builders import OPTIONS, inputs, layers, workshop
 
@@ -37,18 +37,18 @@ class Bench:
         self.pieces: list[int] = []
         self.place = directory / "cache"
         self.shop, self.choices = workshop(layers(DEPTH), FEEDS, directory, 6)
-        solve, run = walk._solve_step, Twins._run_piece
+        solve, run = walk._solve_step, Track.run_to
 
-        def counted_solve(work: Any, twins: Any, step: Any, start: float) -> Any:
+        def counted_solve(work: Any, models: Any, number: int, step: Any, cuts: list[int], start: float) -> Any:
             self.solved.append(step.members[0].replaced.weight.name)
-            return solve(work, twins, step, start)
+            return solve(work, models, number, step, cuts, start)
 
-        def counted_run(twins: Twins, cut: int) -> None:
+        def counted_run(track: Track, cut: int, *asked: Any) -> None:
             self.pieces.append(cut)
-            run(twins, cut)
+            run(track, cut, *asked)
 
         monkeypatch.setattr(walk, "_solve_step", counted_solve)
-        monkeypatch.setattr(Twins, "_run_piece", counted_run)
+        monkeypatch.setattr(Track, "run_to", counted_run)
 
     def cache(self) -> Cache:
         return open_cache(self.place, lambda: ("this machine",))

@@ -17,11 +17,11 @@ from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.evaluate import compare_outputs, load_feeds, open_session
 from lowrank_onnx.model_io import model_bytes
 from lowrank_onnx.refine import refine_factors
+from lowrank_onnx.refine.pieces import Bounds
 from lowrank_onnx.refine.regression import Regression
 from lowrank_onnx.refine.replaced import replaced_weights
 from lowrank_onnx.refine.solve import part_solver
 from lowrank_onnx.refine.stage import UNDONE
-from lowrank_onnx.refine.twins import Bounds
 from lowrank_onnx.refine.write_form import Parts, Problem
 from lowrank_onnx.types import Array
 from tests.passes.models import make_model, value, weight
@@ -167,14 +167,14 @@ def test_feeds_without_room_are_given_up(tmp_path: Path) -> None:
     shop, choices = workshop(layers(4), FEEDS, tmp_path, 6)
     one_value = 48 * WIDTH * 4
     refined = refine_factors(shop, choices, OPTIONS, bounds=Bounds(memory=10 * one_value, disk=0))
-    assert refined.report.note == "5 of 12 feeds were used: there was no room for more"
-    assert refined.report.feeds == 5
+    assert refined.report.note == "3 of 12 feeds were used: there was no room for more"
+    assert refined.report.feeds == 3
 
 
 def test_room_for_one_feed_is_too_little(tmp_path: Path) -> None:
     shop, choices = workshop(layers(4), FEEDS, tmp_path, 6)
     refined = refine_factors(shop, choices, OPTIONS, bounds=Bounds(memory=0, disk=0))
-    assert refined.report.note == "value 'x' leaves no room for those of 2 feeds: give smaller feeds"
+    assert refined.report.note == "value 'm1 (step 1)' leaves no room for those of 2 feeds: give smaller feeds"
     assert refined.spool is shop.spool
 
 
