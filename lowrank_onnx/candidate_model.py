@@ -48,11 +48,7 @@ def build_candidate(
     (attempts of a search) they are left at zero, and nothing of them is shown.
     """
     weights = WeightReader(model, _all_refs(groups))
-    spool.fill(
-        (group.weight, group.form(choice.candidate.form), choice.candidate.rank, work_of(group))
-        for group, choice in zip(groups, choices, strict=True)
-        if choice.candidate.rank is not None
-    )
+    make_factors(groups, choices, spool)
     written: list[SiteChoice] = []
     forms: dict[WeightRef, Form] = {}
     with progress.stage("measuring factors" if measure else "rewriting", len(groups)) as stage:
@@ -82,6 +78,15 @@ def build_candidate(
     if expansion is not None:
         finished = finished.with_rewrite(passes.fold_calls(finished.skeleton, expansion), {})
     return CandidateModel(finished, tuple(written), absorption.absorbed)
+
+
+def make_factors(groups: Sequence[SharedWeight], choices: Sequence[Choice], spool: FactorSpool) -> None:
+    """Make what the choices are written with and the spool doesn't have yet; its branches made later have it too."""
+    spool.fill(
+        (group.weight, group.form(choice.candidate.form), choice.candidate.rank, work_of(group))
+        for group, choice in zip(groups, choices, strict=True)
+        if choice.candidate.rank is not None
+    )
 
 
 def _all_refs(groups: Sequence[SharedWeight]) -> Iterator[WeightRef]:

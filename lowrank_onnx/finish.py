@@ -9,7 +9,7 @@ from pathlib import Path
 from lowrank_onnx.accounting import Bookkeeping
 from lowrank_onnx.attempt import Workshop
 from lowrank_onnx.cache import Cache
-from lowrank_onnx.candidate_model import build_candidate
+from lowrank_onnx.candidate_model import build_candidate, make_factors
 from lowrank_onnx.config import MaxDrop, MaxError
 from lowrank_onnx.judging import judge_staged
 from lowrank_onnx.model_io import complete_proto, stage_model
@@ -41,6 +41,8 @@ def finish(
     rounds, refining = 0, refines(config, workshop.observed)
     while True:
         spool = workshop.spool
+        with clock.stage("factorize"):
+            make_factors(book.groups, book.choices, spool)
         if refining and any(choice.candidate.rank is not None for choice in book.choices):
             options = factorize_options(config)
             refined = refine_factors(workshop, book.choices, options, progress=progress, clock=clock, cache=cache)

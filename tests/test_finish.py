@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 import lowrank_onnx
 from lowrank_onnx import Config, FixedRank, MaxError, finish
 from lowrank_onnx.config import Budget
+from lowrank_onnx.forms import Form
 from lowrank_onnx.judging import judge_staged
-from lowrank_onnx.types import Verdict
+from lowrank_onnx.spool import FactorSpool
+from lowrank_onnx.types import Array, Verdict, WeightRef
+from tests.passes.models import make_model, value
 from tests.refine.builders import inputs, layers
 
 
@@ -69,3 +74,38 @@ def test_what_refinement_left_as_planned_is_not_made_twice(monkeypatch: pytest.M
     assert result.refinement is not None
     assert not any(weight.refined for weight in result.refinement.weights)
     assert len(verdicts) == 1
+
+
+def test_chains_are_made_once_for_walk_judges_and_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    keep = FactorSpool._keep
+
+    def counting(
+        spool: FactorSpool, weight: WeightRef, form: Form, rank: int, parts: dict[str, Array], solver: str
+    ) -> None:
+        made.append((weight.name, form.name, rank))
+        keep(spool, weight, form, rank, parts, solver)
+
+    monkeypatch.setattr(FactorSpool, "_keep", counting)
+    generator = np.random.default_rng(0)
+    feeds = [{"x": generator.standard_normal((2, 8, 9, 9)).astype(np.float32)} for _ in range(8)]
+    config = Config(budget=FixedRank(6), objective="size", forms=("conv_spatial",), validate=False)
+    result = lowrank_onnx.compress(convolutions(generator), config, feeds=feeds)
+    assert [site.form for site in result.sites] == ["conv_spatial", "conv_spatial"]
+    assert result.refinement is not None
+    assert [weight.refined for weight in result.refinement.weights] == [False, True]
+    assert sorted(made) == [("first", "conv_spatial", 6), ("second", "conv_spatial", 6)]
+
+
+def convolutions(generator: np.random.Generator) -> onnx.ModelProto:
+    """Two of 3 x 3, with an activation in between."""
+    weights = {
+        name: generator.standard_normal((16, size, 3, 3)).astype(np.float32) / 8
+        for name, size in (("first", 8), ("second", 16))
+    }
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "first"], ["h"]),
+        onnx.helper.make_node("Relu", ["h"], ["a"]),
+        onnx.helper.make_node("Conv", ["a", "second"], ["y"]),
+    ]
+    return make_model(nodes, [value("x", [2, 8, 9, 9])], [value("y", [2, 16, 5, 5])], weights)
