@@ -21,8 +21,9 @@ from pathlib import Path
 import onnx
 
 from benchmarks.narrow_models import FORMS_TO_QUANTIZE, quantize_dynamically
-from benchmarks.peers import INT8, OURS_INT8, RECIPES, PeerBench
+from benchmarks.peers import OURS_INT8, RECIPES, PeerBench
 from benchmarks.saved_results import SavedResults, Size, circumstances
+from benchmarks.zoo_agenda import AGENDAS, FULL, QUICK, Agenda
 from benchmarks.zoo_cases import CASES, ZooCase
 from benchmarks.zoo_report import OURS, markdown
 from lowrank_onnx import CompressionResult, Config, KeepMacs, compress
@@ -37,32 +38,6 @@ TIMED_SECONDS = 5.0
 """For one pair of models; it ends sooner where the difference is plain."""
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
-
-
-@dataclass(frozen=True, slots=True)
-class Agenda:
-    """What is measured of one model: this program at `shares` of the MACs, and other ways at some of them."""
-
-    shares: tuple[float, ...]
-    others: Mapping[float, tuple[str, ...]]
-
-
-PEERS = tuple(recipe.name for recipe in RECIPES if recipe.name != INT8)
-EIGHT_BITS = (INT8, OURS_INT8)
-"""Ways that are run once: int8 has no share to keep."""
-
-QUICK = Agenda((0.6,), {0.6: ("plain SVD", "BALF", "SVD-LLM", *EIGHT_BITS)})
-FULL = Agenda((0.8, 0.6, 0.5, 0.4), {0.6: (*PEERS, *EIGHT_BITS), 0.8: PEERS, 0.4: PEERS})
-
-AGENDAS: Mapping[str, Agenda] = {
-    "minilm-l6": Agenda((0.8, 0.6, 0.4), {0.6: (*PEERS, *EIGHT_BITS), 0.8: PEERS, 0.4: PEERS}),
-    "craft": Agenda((0.6, 0.4), {0.6: (*PEERS, *EIGHT_BITS), 0.4: PEERS}),
-    "ppocr-v4-recogniser": Agenda((0.8, 0.6), {0.8: (*PEERS, *EIGHT_BITS), 0.6: PEERS}),
-    "whisper-base-encoder": Agenda((0.8, 0.6), {0.8: (*PEERS, *EIGHT_BITS), 0.6: PEERS}),
-    "whisper-base-decoder": Agenda((0.8,), {0.8: (*PEERS, *EIGHT_BITS)}),
-    "efficientnet-lite2": Agenda((0.8,), {0.8: (*PEERS, *EIGHT_BITS)}),
-}
-"""By default: every recipe at every share of each model."""
 
 
 @dataclass(frozen=True, slots=True)

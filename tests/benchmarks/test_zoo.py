@@ -19,6 +19,7 @@ pytest.importorskip("sklearn", reason="needs scikit-learn (extra bench)")
 from benchmarks import zoo
 from benchmarks.gloss_probe import parse_gloss
 from benchmarks.saved_results import SIZES, SavedResults, Size, measured_on
+from benchmarks.zoo_agenda import AGENDAS, EIGHT_BITS, FULL, PEERS, QUICK, Agenda
 from benchmarks.zoo_cases import CASES, ZooCase
 from benchmarks.zoo_report import at_equal_error, verdicts
 from lowrank_onnx import CompressionResult, Config, compress
@@ -54,7 +55,7 @@ def compress_for_size(model: Path, config: Config, **options: Any) -> Compressio
     return compress(model, replace(config, objective="size", sensitivity="off"), **options)
 
 
-AGENDA = zoo.Agenda((0.6,), {0.6: ("SVD-LLM", *zoo.EIGHT_BITS)})
+AGENDA = Agenda((0.6,), {0.6: ("SVD-LLM", *EIGHT_BITS)})
 
 
 def test_a_run_that_was_stopped_goes_on_behind_its_last_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,11 +131,11 @@ def test_a_smaller_result_is_not_enough_for_a_larger_run(tmp_path: Path) -> None
 
 
 def test_every_model_has_an_agenda_of_known_ways() -> None:
-    assert set(zoo.AGENDAS) == set(CASES)
-    for agenda in (*zoo.AGENDAS.values(), zoo.QUICK, zoo.FULL):
+    assert set(AGENDAS) == set(CASES)
+    for agenda in (*AGENDAS.values(), QUICK, FULL):
         assert set(agenda.others) <= set(agenda.shares)
         for ways in agenda.others.values():
-            assert set(ways) <= {*zoo.PEERS, *zoo.EIGHT_BITS}
+            assert set(ways) <= {*PEERS, *EIGHT_BITS}
 
 
 def test_parameters_of_constant_nodes_count(tmp_path: Path) -> None:
