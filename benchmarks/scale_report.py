@@ -12,8 +12,8 @@ import numpy as np
 from benchmarks.markdown_table import table
 from benchmarks.saved_results import measured_on
 from lowrank_onnx.attempt import PASSES_TO_CHOOSE
-from lowrank_onnx.calibration import feeds_to_probe
 from lowrank_onnx.forms import PAIR
+from lowrank_onnx.sensitivity.probe_feeds import feeds_to_probe
 from lowrank_onnx.types import MatrixShape
 
 Row = Mapping[str, Any]

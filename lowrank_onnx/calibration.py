@@ -27,6 +27,7 @@ from lowrank_onnx.progress import Progress
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured, interpolate_error
 from lowrank_onnx.sensitivity.exclusions import Probe, find_exclusions
 from lowrank_onnx.sensitivity.measure import count_runs, measure_sensitivity
+from lowrank_onnx.sensitivity.probe_feeds import feeds_to_probe
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import Array, Curves, ErrorCurve, Site, Spectrum, WeightRef, numpy_dtype
 from lowrank_onnx.weights import SharedWeight
@@ -90,17 +91,6 @@ RunModel = Callable[[onnx.ModelProto], OpenModel]
 
 PROBE_SHARES = (0.5, 0.2, 0.85)
 """Ranks at which a weight's effect is measured, as shares of the largest useful rank, the most telling first."""
-
-FEEDS_TO_PROBE = {"fast": (2, 16), "full": (8, 32)}
-"""Feeds on which each probe is run: the fewest, and the most (their outputs are kept in memory)."""
-
-SAMPLES_TO_PROBE = {"fast": 32, "full": 256}
-"""Samples that are enough where fewer than the fewest feeds hold them. 32 leave the shipped models, at 0.8 to 0.4 of
-their MACs, about the error that 64 leave: the ViT 0.99 times as much (22 plans, 0.79 to 1.43, the scatter of what a
-plan finds by chance), the VGG 1.01 times (26 plans, 0.84 to 1.29)."""
-
-PASSES_TO_PROBE = {"fast": 1.5, "full": 24.0}
-"""Passes over all feeds that the probes may take together, where that allows more than the fewest feeds."""
 
 
 def weight_moments(
@@ -198,13 +188,6 @@ def weight_sensitivities(
             progress=stage,
         )
     return {result.weight: result for result in found}
-
-
-def feeds_to_probe(level: SensitivityLevel, probes: int, feeds: int, samples: int) -> int:
-    """How many of the feeds to run each probe on: a model of few weights can afford more of them, for less noise."""
-    fewest, most = FEEDS_TO_PROBE[level]
-    enough = min(fewest, math.ceil(SAMPLES_TO_PROBE[level] * feeds / max(1, samples)))
-    return min(feeds, max(enough, min(most, int(PASSES_TO_PROBE[level] * feeds / probes))))
 
 
 def _probe_form(group: SharedWeight, curves: Curves) -> Form | None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -14,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import lowrank_onnx
 from lowrank_onnx import Config, FixedRank, KeepParams
 from lowrank_onnx.attempt import TRUST_IN_FEW
-from lowrank_onnx.calibration import FEEDS_TO_PROBE, PASSES_TO_PROBE, feeds_to_probe, predicted_damage, stored_layout
+from lowrank_onnx.calibration import predicted_damage, stored_layout
 from lowrank_onnx.forms import PAIR
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.types import Rearrangement, Site, WeightRef, rearrange
@@ -54,36 +53,6 @@ def test_damage_is_what_was_measured_or_else_typical() -> None:
 
 def test_with_nothing_measured_damage_is_the_tail_itself() -> None:
     assert [damage(0.3) for damage in predicted_damage([shared("a"), shared("b")], {})] == [0.3, 0.3]
-
-
-@pytest.mark.parametrize(
-    ("level", "probes", "feeds", "samples", "expected"),
-    [
-        ("fast", 6, 12, 12, 3),  # a pass and a half of 12 feeds over 6 probes
-        ("fast", 39, 12, 12, 2),  # never fewer than 2
-        ("fast", 39, 12, 384, 1),  # unless 1 has as many samples
-        ("fast", 39, 12, 192, 2),
-        ("fast", 4, 1000, 1000, 16),  # never more than 16
-        ("fast", 4, 1, 1, 1),  # there is only one
-        ("full", 28, 12, 12, 10),
-        ("full", 115, 12, 12, 8),
-        ("full", 115, 12, 1000, 4),
-        ("full", 115, 6, 6, 6),
-    ],
-)
-def test_few_weights_are_probed_on_more_feeds(
-    level: Literal["fast", "full"], probes: int, feeds: int, samples: int, expected: int
-) -> None:
-    assert feeds_to_probe(level, probes, feeds, samples) == expected
-
-
-@given(st.sampled_from(["fast", "full"]), st.integers(1, 2000), st.integers(1, 2000), st.integers(1, 64))
-def test_probes_never_take_more_than_their_passes_or_the_fewest_feeds(
-    level: Any, probes: int, feeds: int, samples: int
-) -> None:
-    each = feeds_to_probe(level, probes, feeds, samples * feeds)
-    assert 1 <= each <= feeds
-    assert each <= FEEDS_TO_PROBE[level][0] or each * probes <= PASSES_TO_PROBE[level] * feeds
 
 
 def linear(weight: np.ndarray, scale: float = 1.0) -> onnx.ModelProto:
