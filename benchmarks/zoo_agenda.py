@@ -20,15 +20,20 @@ PEERS = tuple(recipe.name for recipe in RECIPES if recipe.name != INT8)
 EIGHT_BITS = (INT8, OURS_INT8)
 """Ways that are run once: int8 has no share to keep."""
 
+
+def _everything_at(first: float, *more: float) -> Mapping[float, tuple[str, ...]]:
+    return {first: (*PEERS, *EIGHT_BITS)} | dict.fromkeys(more, PEERS)
+
+
 QUICK = Agenda((0.6,), {0.6: ("plain SVD", "BALF", "SVD-LLM", *EIGHT_BITS)})
-FULL = Agenda((0.8, 0.6, 0.5, 0.4), {0.6: (*PEERS, *EIGHT_BITS), 0.8: PEERS, 0.4: PEERS})
+FULL = Agenda((0.8, 0.6, 0.5, 0.4), _everything_at(0.6, 0.8, 0.4))
 
 AGENDAS: Mapping[str, Agenda] = {
-    "minilm-l6": Agenda((0.8, 0.6, 0.4), {0.6: (*PEERS, *EIGHT_BITS), 0.8: PEERS, 0.4: PEERS}),
-    "craft": Agenda((0.6, 0.4), {0.6: (*PEERS, *EIGHT_BITS), 0.4: PEERS}),
-    "ppocr-v4-recogniser": Agenda((0.8, 0.6), {0.8: (*PEERS, *EIGHT_BITS), 0.6: PEERS}),
-    "whisper-base-encoder": Agenda((0.8, 0.6), {0.8: (*PEERS, *EIGHT_BITS), 0.6: PEERS}),
-    "whisper-base-decoder": Agenda((0.8,), {0.8: (*PEERS, *EIGHT_BITS)}),
-    "efficientnet-lite2": Agenda((0.8,), {0.8: (*PEERS, *EIGHT_BITS)}),
+    "minilm-l6": Agenda((0.8, 0.6, 0.4), _everything_at(0.6, 0.8, 0.4)),
+    "craft": Agenda((0.6, 0.4), _everything_at(0.6, 0.4)),
+    "ppocr-v4-recogniser": Agenda((0.8, 0.6), _everything_at(0.8, 0.6)),
+    "whisper-base-encoder": Agenda((0.8, 0.6), _everything_at(0.8, 0.6)),
+    "whisper-base-decoder": Agenda((0.8,), _everything_at(0.8)),
+    "efficientnet-lite2": Agenda((0.8,), _everything_at(0.8)),
 }
 """By default: every recipe at every share of each model."""

@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +19,7 @@ from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Config
 from lowrank_onnx.evaluate import Feeds
+from lowrank_onnx.installed import installed_version
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.model_totals import totals, without_absorbed
 from lowrank_onnx.no_sites import why_no_sites
@@ -163,17 +163,10 @@ def versions() -> dict[str, str]:
     """Versions of this package, of what it stands on, and the machine; "" for what is not installed."""
     found = {"lowrank-onnx": __version__}
     for name in ("numpy", "scipy", "onnx", "onnx-graphsurgeon"):
-        found[name] = _version(name)
-    found["onnxruntime"] = _version("onnxruntime") or _version("onnxruntime-gpu")
-    found["cupy"] = _version("cupy-cuda12x") or _version("cupy-cuda13x") or _version("cupy")
+        found[name] = installed_version(name) or ""
+    found["onnxruntime"] = installed_version("onnxruntime") or installed_version("onnxruntime-gpu") or ""
+    found["cupy"] = next(filter(None, map(installed_version, ("cupy-cuda12x", "cupy-cuda13x", "cupy"))), "")
     found["python"] = platform.python_version()
     found["platform"] = platform.platform()
     found["cpus"] = str(os.cpu_count() or "")
     return found
-
-
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import cache
-from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from threadpoolctl import threadpool_info
 from lowrank_onnx import __version__
 from lowrank_onnx.config import Device
 from lowrank_onnx.evaluate import Feeds, Runner
+from lowrank_onnx.installed import installed_version
 from lowrank_onnx.latency.machine import machine_key
 from lowrank_onnx.model_io import Model, model_chunks
 from lowrank_onnx.provider import Provider
@@ -22,7 +22,10 @@ from lowrank_onnx.provider import Provider
 def environment_facts(device: Device) -> Iterator[object]:
     """What decides the last digit of any factorization: program, libraries, processor and threads."""
     yield from ("lowrank-onnx", __version__, _source_digest())
-    yield {name: _version(name) for name in ("numpy", "scipy", "ml_dtypes", "cupy-cuda12x", "cupy-cuda13x", "cupy")}
+    yield {
+        name: installed_version(name)
+        for name in ("numpy", "scipy", "ml_dtypes", "cupy-cuda12x", "cupy-cuda13x", "cupy")
+    }
     yield machine_key(Provider("cpu" if device == "cpu" else "cuda"), None)
     # The BLAS picks its kernels by processor and by the number of threads, and each rounds in its own way.
     wanted = ("internal_api", "version", "architecture", "threading_layer", "num_threads")
@@ -40,13 +43,6 @@ def _source_digest() -> bytes:
         hasher.update(b"%s %d;" % (path.relative_to(home).as_posix().encode(), len(content)))
         hasher.update(content)
     return hasher.digest()
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def model_facts(model: Model, provider: Provider | str) -> Iterator[object]:

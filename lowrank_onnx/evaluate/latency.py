@@ -203,7 +203,7 @@ def _warm_up(
     """
     kept: list[Feed] = []
     timed: dict[tuple[tuple[int, ...], ...], int] = {}
-    shortest = math.inf
+    shortest, total = math.inf, 0
     started = clock()
     for feed in itertools.islice(feeds, MAX_FEEDS):
         shapes = shapes_of(feed)
@@ -215,12 +215,13 @@ def _warm_up(
                 elapsed = time_runs(model, feed, 1, clock)
                 shortest, timed[shapes] = min(shortest, elapsed), timed[shapes] + elapsed
         kept.append(feed)
+        total += timed[shapes]
         if clock() - started > _WARM_UP_SHARE * max_seconds * 1e9:
             break
     if not kept:
         raise UsageError(NO_FEED)
     repeats = min(MAX_REPEATS, math.ceil(MEASUREMENT_NS / shortest))
-    return kept, repeats, 2.0 * repeats * sum(timed.values()) / len(timed) / 1e9
+    return kept, repeats, 2.0 * repeats * total / len(kept) / 1e9
 
 
 def _measure_pair(

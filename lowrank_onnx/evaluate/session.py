@@ -5,7 +5,6 @@ onnxruntime is imported when the first session is opened, so that everything tha
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import metadata
@@ -233,9 +232,6 @@ def _not_started(name: str, asked: Provider, reason: str) -> UsageError:
 
 
 def _import_onnxruntime() -> Any:
-    imported = sys.modules.get("onnxruntime")
-    if imported is not None:
-        return imported
     installed = [name for name in DISTRIBUTIONS if _is_installed(name)]
     if len(installed) > 1:
         raise MissingDependencyError(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import platform
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 from lowrank_onnx import __version__
 from lowrank_onnx.evaluate.session import DISTRIBUTIONS
+from lowrank_onnx.installed import installed_version
 from lowrank_onnx.provider import Provider
 
 
@@ -69,12 +69,5 @@ def _gpus() -> str:
 @cache
 def _runtime_versions() -> str:
     # By name: to look for them among all that is installed takes as long as to time a weight.
-    found = [f"{name} {version}" for name in DISTRIBUTIONS if (version := _version(name)) is not None]
+    found = [f"{name} {version}" for name in DISTRIBUTIONS if (version := installed_version(name)) is not None]
     return ", ".join(found) or "no onnxruntime"
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
