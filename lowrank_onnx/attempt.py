@@ -14,13 +14,13 @@ from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Config, Speedup
-from lowrank_onnx.evaluate import Feeds, Runner, compare_outputs, measure_latency
+from lowrank_onnx.evaluate import Feeds, Runner, compare_outputs, measure_latency, open_session
 from lowrank_onnx.evaluate.accumulate import OutputComparison
 from lowrank_onnx.evaluate.feeds import last_feeds
 from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
 from lowrank_onnx.evaluate.scores import MetricJudge
 from lowrank_onnx.latency.plan import median_run_ms
-from lowrank_onnx.model_io import Model, stage_model
+from lowrank_onnx.model_io import Model, base_dir, model_bytes, stage_model
 from lowrank_onnx.observed import Observed
 from lowrank_onnx.passes import Expansion
 from lowrank_onnx.progress import Progress
@@ -30,6 +30,9 @@ from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.trust import TRUSTS, PlanJudge
 from lowrank_onnx.types import LatencyComparison, MetricComparison, overall_error
 from lowrank_onnx.weights import SharedWeight
+
+MOST_IN_MEMORY = 2**28
+"""Bytes of a model that is tried without being written to a file."""
 
 Stopwatch: TypeAlias = Callable[[Runner, Runner, Feeds], LatencyComparison]
 """Times the original against another model."""
@@ -155,15 +158,23 @@ def _is_original(choices: Sequence[Choice]) -> bool:
 
 @contextmanager
 def attempt(workshop: Workshop, choices: Sequence[Choice]) -> Iterator[Runner]:
-    """A session of the model that these choices make."""
+    """A session of the model that these choices make.
+
+    A small one has no file: to write and remove that takes as long as a few feeds.
+    """
+    original, model = workshop.original, workshop.model
     candidate = build_candidate(
-        workshop.model, workshop.groups, choices, workshop.spool, measure=False, expansion=workshop.expansion
-    )
-    with stage_model(candidate.model, workshop.directory / "attempt.onnx") as staged:
+        model, workshop.groups, choices, workshop.spool, measure=False, expansion=workshop.expansion
+    ).model
+    if not original.sessions.one_at_a_time and model.file_bytes <= MOST_IN_MEMORY:
+        proto, base = model_bytes(candidate), base_dir(candidate)
+        yield original.sessions.open(partial(open_session, proto, base_dir=base, provider=original.provider))
+        return
+    with stage_model(candidate, workshop.directory / "attempt.onnx") as staged:
         try:
-            yield workshop.original.open(staged.path)
+            yield original.open(staged.path)
         finally:
-            workshop.original.rest()
+            original.rest()
 
 
 def _error(original: Observed, session: Runner, feeds: Feeds) -> float:

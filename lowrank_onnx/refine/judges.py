@@ -9,21 +9,17 @@ comes from one feed alone never does, and a typical feed has to gain as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from lowrank_onnx.attempt import Workshop, attempt
-from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.choose import Choice
-from lowrank_onnx.evaluate import Feeds, Runner, open_session
+from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.evaluate.accumulate import OutputComparison
 from lowrank_onnx.evaluate.feeds import split_feeds
 from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
-from lowrank_onnx.model_io import base_dir, model_bytes
 from lowrank_onnx.types import overall_error
 
 FEW_SAMPLES = 64
@@ -31,9 +27,6 @@ FEW_SAMPLES = 64
 
 STANDARD_ERRORS = 1.05
 """By which the mean gain of a feed has to exceed 0. One feed that gains alone gains just one standard error."""
-
-MOST_IN_MEMORY = 2**28
-"""Bytes of a model that is judged without being written to a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +60,13 @@ def judge(workshop: Workshop, choices: Sequence[Choice], expected: KeptOutputs) 
     original = workshop.original.session
     together = OutputComparison(original)
     squares = []
-    with _opened(workshop, choices) as model:
+    with attempt(workshop, choices) as model:
         for _, wanted, actual in expected.pair_with(model):
             alone = OutputComparison(original)
             for comparison in (alone, together):
                 comparison.add(wanted, actual)
             squares.append(overall_error(alone.statistics()) ** 2)
     return Judgement(overall_error(together.statistics()), tuple(squares))
-
-
-@contextmanager
-def _opened(workshop: Workshop, choices: Sequence[Choice]) -> Iterator[Runner]:
-    """`attempt`, but of a small model without a file: to write, sync and remove it takes as long as a few feeds."""
-    model, original = workshop.model, workshop.original
-    if original.sessions.one_at_a_time or model.file_bytes > MOST_IN_MEMORY:
-        with attempt(workshop, choices) as session:
-            yield session
-        return
-    candidate = build_candidate(
-        model, workshop.groups, choices, workshop.spool, measure=False, expansion=workshop.expansion
-    ).model
-    proto = model_bytes(candidate)
-    yield original.sessions.open(partial(open_session, proto, base_dir=base_dir(candidate), provider=original.provider))
 
 
 def find_judges(calibration: Feeds, held_out: Feeds, every: int) -> Judges:
