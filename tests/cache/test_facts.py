@@ -42,7 +42,7 @@ def test_the_environment_is_the_same_until_something_changes() -> None:
     [
         ("__version__", "99.0"),
         ("_source_digest", lambda: b"edited"),
-        ("_version", lambda name: "99.0" if name == "numpy" else "1"),
+        ("installed_version", lambda name: "99.0" if name == "numpy" else "1"),
         ("machine_key", lambda provider, threads: "another processor"),
         ("threadpool_info", lambda: [{"user_api": "blas", "internal_api": "openblas", "num_threads": 99}]),
     ],
