@@ -31,15 +31,19 @@ from lowrank_onnx.accounting import versions
 from lowrank_onnx.linalg.lapack import beside_runtime
 
 RESULTS = Path(__file__).parent / "results"
-MODELS = ("vgg", "vit", "minilm")
+TABLE_DENSE = "minilm, table dense"
+MODELS = ("vgg", "vit", "minilm", TABLE_DENSE)
 SHARES = (0.8, 0.6, 0.4)
 DRAWS = 3
-NOISE = 1.02
-"""Errors whose ratio is within this count as equal."""
-
 UNWEIGHTED = Variant("unweighted", "auto", 4, 0, False, "fast")
 WEIGHTED = Variant("weighted", "auto", 4, 0, True, "fast")
 CHOSEN = Variant("chosen", "auto", 4, 0, True, "fast", cross_validated=True)
+
+
+class DenseTables(Workbench):
+    """Tables that are looked up stay as they are, so that all else is cut the harder."""
+
+    op_types = tuple(name for name in Workbench.op_types if name != "Gather")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +60,11 @@ class Row:
 
 def measure(name: str, draw: int) -> Iterator[Row]:
     """A row for each share."""
-    case = load_case(name, quick=True, draw=draw)
+    case = load_case("minilm" if name == TABLE_DENSE else name, quick=True, draw=draw)
+    workbench = DenseTables if name == TABLE_DENSE else Workbench
     judge = Judge(replace(case, judged=case.like_few, metrics=lambda outputs: {}))
     with beside_runtime(), tempfile.TemporaryDirectory() as scratch:
-        bench = Workbench(case.path, case.few, Path(scratch), seed=draw)
+        bench = workbench(case.path, case.few, Path(scratch), seed=draw)
         for share in SHARES:
             errors = []
             for variant in (UNWEIGHTED, WEIGHTED, CHOSEN):
@@ -70,7 +75,7 @@ def measure(name: str, draw: int) -> Iterator[Row]:
 
 def markdown(rows: list[Row], date: str) -> str:
     """The table, and how often the chosen way is as good as the unweighted one."""
-    good = sum(row.chosen <= row.unweighted * NOISE for row in rows)
+    good = sum(row.chosen <= row.unweighted for row in rows)
     worst = max((row.chosen / row.unweighted for row in rows), default=math.nan)
     header = ("model", "draw", "parameters kept", "unweighted", "weighted", "chosen", "chosen / unweighted")
     cells = [
@@ -91,8 +96,8 @@ def markdown(rows: list[Row], date: str) -> str:
             f"`python -m benchmarks.few_samples`, {date}; onnxruntime {versions()['onnxruntime']}. Relative error of",
             "the outputs on samples of the same source that calibration did not see; plain form, not refined.",
             "",
-            f"Chosen is at most unweighted, to {NOISE - 1:.0%}, in {good} of {len(rows)} rows; at worst {worst:.2f}",
-            f"times, in the geometric mean {mean:.2f} times its error.",
+            f"Chosen has no more error than unweighted in {good} of {len(rows)} rows; at worst {worst:.3f} times as",
+            f"much, in the geometric mean {mean:.2f} times.",
             "",
             *table(header, cells),
             "",

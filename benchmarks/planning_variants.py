@@ -118,11 +118,7 @@ class Workbench:
         spool, curves = self._factorized(variant)
         sensitivities = self.sensitivities(variant)
         weights = self._weights(sensitivities)
-        validated = self._validate() if variant.cross_validated else {}
-        by_name = {
-            weight.name: honest_curves(known, validated.get(group.weight))
-            for weight, group, known in zip(weights, self.groups, curves, strict=True)
-        }
+        by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
         workshop = Workshop(self.model, self.groups, spool, self._directory, self.observed)
         judge = plan_judge(workshop) if sensitivities else None
         config = Config(budget=KeepParams(share) if cost == "parameters" else KeepMacs(share), objective="size")
@@ -254,7 +250,10 @@ class Workbench:
             spool = FactorSpool(self.scratch(f"factors-{len(self._factors)}"))
             ranks = [ranks_to_factor(weight, KeepParams(0.5), None) for weight in self._weights({})]
             moments = self._second_moments(variant.cross_validated) if variant.whiten else {}
-            curves = spool_factors(self.model, self.groups, ranks, spool, options, moments, SILENT)
+            promised = spool_factors(self.model, self.groups, ranks, spool, options, moments, SILENT)
+            validated = self._validate() if variant.cross_validated else {}
+            pairs = zip(self.groups, promised, strict=True)
+            curves = tuple(honest_curves(known, validated.get(group.weight)) for group, known in pairs)
             self._factors[key] = (spool, curves)
         return self._factors[key]
 

@@ -142,7 +142,7 @@ def compress(
         spool = FactorSpool(directory, chains())
         with clock.stage("factorize"):
             ranks = [factor_ranks(weight, config) for weight in unmeasured]
-            curves = spool_factors(
+            promised = spool_factors(
                 prepared.model,
                 prepared.groups,
                 ranks,
@@ -154,14 +154,15 @@ def compress(
                 bases,
                 mirrored,
             )
+            curves = [
+                honest_curves(known, validated.get(group.weight))
+                for group, known in zip(prepared.groups, promised, strict=True)
+            ]
         with clock.stage("measure sensitivity"):
             sensitivities = measured_sensitivities(prepared, observed, curves, spool, config, progress, on_model)
         weights = planned_weights(prepared, observed, sensitivities)
         refs = {weight.name: group.weight for weight, group in zip(weights, prepared.groups, strict=True)}
-        by_name = {
-            weight.name: honest_curves(known, validated.get(refs[weight.name]))
-            for weight, known in zip(weights, curves, strict=True)
-        }
+        by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
         orders = OutputOrders(prepared.model.skeleton, prepared.groups)
         biases = read_biases(prepared.model, prepared.groups)
         realiser = Realiser(spool, refs, by_name, whitening, config.seed, orders.may_change, biases)

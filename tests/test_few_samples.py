@@ -104,3 +104,13 @@ def test_eight_samples_of_a_wide_layer_end_to_end() -> None:
     assert result.verdict is not None
     assert result.verdict.passed
     assert result.sites[0].rank is not None
+
+
+def test_measured_effects_belong_to_the_errors_that_the_plan_adds_up() -> None:
+    """A weight at the rank that was tried is predicted to do what it did, whatever its few samples promise."""
+    weight = np.random.default_rng(1).standard_normal((192, 64))
+    config = Config(budget=KeepParams(0.5), objective="size", forms=("pair",), rank_multiple=1)
+    result = lowrank_onnx.compress(linear(weight), config, feeds=[{"x": rows("plain", 8, 192, 0)}])
+    (site,) = result.sites
+    assert site.rank is not None
+    assert dict(site.probes)[site.rank] == pytest.approx(site.predicted_error, rel=1e-6)
