@@ -13,7 +13,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lowrank_onnx.linalg.lapack import single_thread
 from lowrank_onnx.types import Array
@@ -29,7 +28,7 @@ def gram_threads() -> Iterator[Executor]:
         yield executor
 
 
-def add_upper_gram(total: NDArray[np.float64], rows: Array, executor: Executor | None = None) -> None:
+def add_upper_gram(total: Array, rows: Array, executor: Executor | None = None) -> None:
     """Add the upper triangle of rows' @ rows to `total`; what is below it is left undefined.
 
     Parameters

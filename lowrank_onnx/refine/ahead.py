@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -96,6 +97,15 @@ def plan_segments(wanted: Mapping[int, Wanted], most_bytes: int) -> tuple[Segmen
     return (*segments, Segment(frozenset(steps), cut)) if steps else ()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """What was read of one feed for one step: rows of each reading, their numbers, and of how many they are."""
+
+    count: int
+    indices: NDArray[np.int64]
+    rows: tuple[Array, ...]
+
+
 class Ahead:
     """Runs the original as far as the rows of the next steps need it.
 
@@ -122,32 +132,40 @@ class Ahead:
             self._run(self._segments.pop(0))
 
     def _run(self, segment: Segment) -> None:
-        names = [reading.name for step in sorted(segment.steps) for reading in self._wanted[step].readings]
+        steps, feeds = sorted(segment.steps), len(self._waiting.feeds)
+        names = [reading.name for step in steps for reading in self._wanted[step].readings]
 
-        def receive(feed: int, values: Mapping[str, Array]) -> None:
-            for step in sorted(segment.steps):
-                try:
-                    self._keep(step, feed, values)
-                except RowsError as error:
-                    self._failed[step] = str(error)
+        def receive(feed: int, values: Mapping[str, Array]) -> Callable[[], None]:
+            found = {step: self._read(step, feed, feeds, values) for step in steps}
+            return partial(self._keep, feed, found)
 
         self._track.run_to(segment.cut, tuple(dict.fromkeys(names)), receive)
         for step in segment.steps & self._dropped:
             self._give_up(step)
 
-    def _keep(self, step: int, feed: int, values: Mapping[str, Array]) -> None:
+    def _read(self, step: int, feed: int, feeds: int, values: Mapping[str, Array]) -> _Read | str:
+        """What is wanted of one of so many feeds for a step; or why its values haven't these rows."""
         wanted = self._wanted[step]
-        counts = {count_rows(reading.layout, values[reading.name].shape) for reading in wanted.readings}
+        try:
+            counts = {count_rows(reading.layout, values[reading.name].shape) for reading in wanted.readings}
+        except RowsError as error:
+            return str(error)
         if len(counts) > 1:
             shapes = " and ".join(str(list(values[reading.name].shape)) for reading in wanted.readings)
-            raise RowsError(f"goes with values of shapes {shapes}, which have different rows")
+            return f"goes with values of shapes {shapes}, which have different rows"
         count = counts.pop()
-        quota = math.ceil(wanted.rows / len(self._waiting.feeds))
-        indices = sample_rows(count, quota, _row_seed(self._seed, wanted.name, feed))
-        for reading in wanted.readings:
-            rows = reading.rows(values[reading.name], indices, wanted.dtype)
-            self._waiting.put(feed, "rows", _key(step, reading), rows)
-        self._indices[step, feed] = count, indices
+        indices = sample_rows(count, math.ceil(wanted.rows / feeds), _row_seed(self._seed, wanted.name, feed))
+        rows = (reading.rows(values[reading.name], indices, wanted.dtype) for reading in wanted.readings)
+        return _Read(count, indices, tuple(rows))
+
+    def _keep(self, feed: int, found: Mapping[int, _Read | str]) -> None:
+        for step, read in found.items():
+            if isinstance(read, str):
+                self._failed[step] = read
+                continue
+            for reading, rows in zip(self._wanted[step].readings, read.rows, strict=True):
+                self._waiting.put(feed, "rows", _key(step, reading), rows)
+            self._indices[step, feed] = read.count, read.indices
 
     def rows(self, step: int, feed: int, count: int) -> tuple[NDArray[np.int64], list[Array]]:
         """The numbers of the rows of a feed, and for each reading of the step the rows, (groups, n, features).

@@ -7,7 +7,9 @@ that were found until then, of the original as far ahead as there is room for wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,6 +19,7 @@ from onnx import helper
 
 from lowrank_onnx.errors import LowRankError
 from lowrank_onnx.evaluate import Session
+from lowrank_onnx.in_order import in_order
 from lowrank_onnx.passes.dataflow import Dataflow, extract_piece, live_values, nodes_between
 from lowrank_onnx.refine.activations import Activations, Side
 from lowrank_onnx.types import Array, Feed
@@ -88,21 +91,28 @@ class Waiting:
         self._feeds.clear()
 
 
-Receive: TypeAlias = Callable[[int, Mapping[str, Array]], None]
-"""Takes a feed's number, and the values of it that were asked for."""
+Receive: TypeAlias = Callable[[int, Mapping[str, Array]], Callable[[], None]]
+"""Takes a feed's number, and the values of it that were asked for, in any thread; what it returns is called when the
+feed's turn comes."""
+
+
+def _nothing() -> None:
+    """What there is to do for a feed of which nothing was asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
     """What the two models have in common: the original's nodes in the order in which they run, and the feeds.
 
-    `load` begins with the first feed each time that it is called.
+    `load` begins with the first feed each time that it is called. `at_once` feeds are run at the same time: threads
+    that each have a feed of their own needn't wait for each other at every node.
     """
 
     flow: Dataflow
     order: tuple[int, ...]
     load: Callable[[], Iterator[Feed]]
     waiting: Waiting
+    at_once: int = 1
 
 
 class Track:
@@ -131,7 +141,7 @@ class Track:
         Parameters
         ----------
         asked : values that are there by then, and are made or read after the last cut.
-        receive : is given these, feed by feed.
+        receive : is given these.
 
         Raises
         ------
@@ -143,17 +153,27 @@ class Track:
         nodes, inputs = nodes_between(self._flow, here, made)
         given = tuple(dict.fromkeys((*inputs, *(name for name in asked if name in here))))
         session: Session | None = None
-        for feed, values in self._given(given, live):
-            if made and session is None:
-                session = self._open(nodes, {name: values[name] for name in inputs}, made)
+
+        def run(feed: int, values: dict[str, Any]) -> tuple[int, dict[str, Any], Callable[[], None]]:
             if session is not None:
-                values = {**values, **session.run({name: values[name] for name in inputs}, made)}
-            if receive is not None:
-                receive(feed, {name: values[name] for name in asked})
-            self._course.waiting.drop(feed, self._side, live)
-            for name in made:
-                if name in live:
-                    self._course.waiting.put(feed, self._side, name, values[name])
+                values |= session.run({name: values[name] for name in inputs}, made)
+            settle = _nothing if receive is None else receive(feed, {name: values[name] for name in asked})
+            return feed, {name: values[name] for name in made if name in live}, settle
+
+        def runs() -> Iterator[Callable[[], tuple[int, dict[str, Any], Callable[[], None]]]]:
+            nonlocal session
+            for feed, values in self._given(given, live):
+                if made and session is None:
+                    session = self._open(nodes, {name: values[name] for name in inputs}, made)
+                yield partial(run, feed, values)
+
+        waiting, at_once = self._course.waiting, self._course.at_once
+        with ThreadPoolExecutor(at_once, "feeds") as executor:
+            for feed, passed, settle in in_order(executor, runs(), at_once):
+                settle()
+                waiting.drop(feed, self._side, live)
+                for name, value in passed.items():
+                    waiting.put(feed, self._side, name, value)
         self._at, self._begun = cut, True
 
     def _given(self, names: Sequence[str], live: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:

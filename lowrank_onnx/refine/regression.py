@@ -18,6 +18,9 @@ Doubles = NDArray[np.float64]
 BUFFERED_ROWS = 1024
 """Rows that are added up at a time, or as many as there are features: so that multiplying outweighs adding."""
 
+MULTIPLIED_APART = 768
+"""Up to so many features rows are multiplied by the thread that laid them out: so few that a product isn't divided."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Regression:
@@ -121,6 +124,21 @@ class RowList:
         return JudgedRows(np.concatenate(self._inputs, axis=1), np.concatenate(self._targets, axis=1))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Summand:
+    """Some rows of a `Regression`, as a `RegressionSum` takes them: as they are, or multiplied.
+
+    Attributes
+    ----------
+    inputs, targets : rows of X', (groups, n, in), and of T, (groups, n, out).
+    products : upper triangles of X'' X', (groups, in, in), X'' T, and the sums of the squares of T's columns; or None.
+    """
+
+    inputs: Array
+    targets: Array
+    products: tuple[Array, Array, Array] | None
+
+
 class RegressionSum:
     """Adds up the rows of a `Regression` in bounded memory: a buffer of rows, and float64 sums.
 
@@ -137,14 +155,25 @@ class RegressionSum:
         self._gram: Doubles = np.zeros((groups, in_features, in_features))
         self._cross: Doubles = np.zeros((groups, in_features, out_features))
         self._energy: Doubles = np.zeros((groups, out_features))
-        size = max(in_features, BUFFERED_ROWS)
+        self._apart = in_features <= MULTIPLIED_APART
+        size = 0 if self._apart else max(in_features, BUFFERED_ROWS)
         self._inputs: Array = np.empty((groups, size, in_features), dtype)
         self._targets: Array = np.empty((groups, size, out_features), dtype)
         self._filled = 0
         self._rows = 0
 
-    def add(self, inputs: Array, targets: Array) -> None:
-        """Add rows of X', (groups, n, in), and of T, (groups, n, out)."""
+    def summand(self, inputs: Array, targets: Array) -> Summand:
+        """Make ready to be added rows of X', (groups, n, in), and of T, (groups, n, out): in any thread."""
+        return Summand(inputs, targets, _multiplied(inputs, targets) if self._apart else None)
+
+    def add(self, summand: Summand) -> None:
+        """Add rows that were made ready."""
+        inputs, targets = summand.inputs, summand.targets
+        if summand.products is not None:
+            for total, part in zip((self._gram, self._cross, self._energy), summand.products, strict=True):
+                total += part
+            self._rows += inputs.shape[1]
+            return
         size, start = self._inputs.shape[1], 0
         while start < inputs.shape[1]:
             taken = slice(start, start + size - self._filled)
@@ -176,11 +205,26 @@ class RegressionSum:
         self._rows += self._filled
         for group, (gram, cross) in enumerate(zip(self._gram, self._cross, strict=True)):
             inputs, targets = self._inputs[group, filled], self._targets[group, filled]
-            with np.errstate(over="ignore"):
-                self._energy[group] += np.sum(targets * targets, axis=0, dtype=np.float64)
+            self._energy[group] += _squares(targets)
             add_upper_gram(gram, inputs, self._executor)
             _add_product(self._executor, cross, inputs.T, targets)
         self._filled = 0
+
+
+def _multiplied(inputs: Array, targets: Array) -> tuple[Array, Array, Array]:
+    groups, _, features = inputs.shape
+    gram = np.zeros((groups, features, features), inputs.dtype)
+    for upper, rows in zip(gram, inputs, strict=True):
+        add_upper_gram(upper, rows)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows stays infinite, and shows in the result
+        cross = inputs.transpose(0, 2, 1) @ targets
+    return gram, cross, np.stack([_squares(rows) for rows in targets])
+
+
+def _squares(rows: Array) -> Array:
+    """The sum of the squares of each column."""
+    squares: Array = np.einsum("ij,ij->j", rows, rows)
+    return squares
 
 
 def _add_product(executor: Executor, total: Array, A: Array, B: Array) -> None:

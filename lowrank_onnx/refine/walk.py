@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lowrank_onnx.factorize import FactorizeOptions
+from lowrank_onnx.in_order import in_order
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.moments.gather_rows import RowsError, count_rows, gather_rows
 from lowrank_onnx.moments.gram import gram_threads
@@ -21,7 +20,7 @@ from lowrank_onnx.progress import StageProgress
 from lowrank_onnx.refine.kept import KeptSteps
 from lowrank_onnx.refine.models import Models
 from lowrank_onnx.refine.outcome import Outcome
-from lowrank_onnx.refine.regression import Evidence, RegressionSum, RowList
+from lowrank_onnx.refine.regression import Evidence, RegressionSum, RowList, Summand
 from lowrank_onnx.refine.solve import FIRST_RIDGE, can_judge, is_usable, solve_weight, written_product
 from lowrank_onnx.refine.steps import Step
 from lowrank_onnx.refine.target import Target, find_target
@@ -31,8 +30,8 @@ from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
 from lowrank_onnx.types import Array
 
-GATHERED_ROWS, PARTS_AT_ONCE = 1024, 4
-"""Rows of one feed that a thread lays out at once, and how often that is done before they are added up."""
+GATHERED_ROWS, PARTS_AHEAD = 1024, 4
+"""Rows that a thread lays out at once, and how often that is done before they are added up."""
 
 JUDGED_ROWS = 2048
 """Rows of the feeds that validate: they choose between a few pulls."""
@@ -140,11 +139,20 @@ def _evidence(work: Work, models: Models, number: int, step: Step, targets: Sequ
         total = RegressionSum(shape, targets[0].W.dtype, executor)
         every = sum(models.ahead.count(number, feed) for feed in validating) // JUDGED_ROWS
         judged = RowList(shape, targets[0].W.dtype, max(every, 1))
-        for rows in _together(executor, _parts(models, number, step, targets, fitting)):
-            total.add(*rows)
+
+        def ready(lay_out: Callable[[], Rows]) -> tuple[Rows, Summand]:
+            rows = lay_out()
+            return rows, total.summand(*rows)
+
+        def parts(feeds: Iterable[int]) -> Iterator[tuple[Rows, Summand]]:
+            jobs = (partial(ready, part) for part in _parts(models, number, step, targets, feeds))
+            return in_order(executor, jobs, PARTS_AHEAD)
+
+        for _, summand in parts(fitting):
+            total.add(summand)
         fit = total.so_far()
-        for rows in _together(executor, _parts(models, number, step, targets, validating)):
-            total.add(*rows)
+        for rows, summand in parts(validating):
+            total.add(summand)
             judged.add(*rows)
         return Evidence(fit, judged.finish(), total.finish())
 
@@ -153,16 +161,33 @@ Rows: TypeAlias = tuple[Array, Array]
 """Rows of X' and T, (groups, n, in) and (groups, n, out)."""
 
 
-def _together(executor: Executor, parts: Iterator[Callable[[], Rows]]) -> Iterator[Rows]:
-    """The rows of all parts in their order, some laid out at once."""
-    while several := list(islice(parts, PARTS_AT_ONCE)):
-        yield from executor.map(lambda part: part(), several)
-
-
 def _parts(
     models: Models, number: int, step: Step, targets: Sequence[Target], feeds: Iterable[int]
 ) -> Iterator[Callable[[], Rows]]:
-    """What lays out the rows of some feeds, some at a time."""
+    """What lays out the rows of some feeds, about `GATHERED_ROWS` at a time."""
+    together: list[Callable[[], Rows]] = []
+    size = 0
+    for rows, lay_out in _pieces(models, number, step, targets, feeds):
+        if size + rows > GATHERED_ROWS and together:
+            yield partial(_side_by_side, together)
+            together, size = [], 0
+        together.append(lay_out)
+        size += rows
+    if together:
+        yield partial(_side_by_side, together)
+
+
+def _side_by_side(pieces: Sequence[Callable[[], Rows]]) -> Rows:
+    if len(pieces) == 1:
+        return pieces[0]()
+    inputs, targets = zip(*(piece() for piece in pieces), strict=True)
+    return np.concatenate(inputs, axis=1), np.concatenate(targets, axis=1)
+
+
+def _pieces(
+    models: Models, number: int, step: Step, targets: Sequence[Target], feeds: Iterable[int]
+) -> Iterator[tuple[int, Callable[[], Rows]]]:
+    """Of each feed at most `GATHERED_ROWS` at a time: how many rows there are, and what lays them out."""
     readings, dtype = models.readings[number], models.ahead.dtype(number)
     carried = readings.carried if targets[0].carried is not None else None
 
@@ -184,7 +209,8 @@ def _parts(
             raise RowsError(f"doesn't go with the term {carried.name!r} of shape {list(term.shape)}")
         for start in range(0, len(indices), GATHERED_ROWS):
             place = slice(start, start + GATHERED_ROWS)
-            yield partial(lay_out, inputs, term, indices[place], [one[:, place] for one in kept])
+            part = indices[place]
+            yield len(part), partial(lay_out, inputs, term, part, [one[:, place] for one in kept])
 
 
 def _is_finite(rows: Array) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,8 @@ def test_what_is_asked_is_given_feed_by_feed_and_not_kept(tmp_path: Path) -> Non
     original = track(model, waiting)
     found: dict[int, Mapping[str, Array]] = {}
     original.run_to(3)
-    original.run_to(9, ("r0", "m1", "a2"), found.__setitem__)  # the first has waited, the others are made
+    # The first has waited, the others are made.
+    original.run_to(9, ("r0", "m1", "a2"), lambda feed, values: partial(found.__setitem__, feed, values))
     for name in ("r0", "m1", "a2"):
         for number, wanted in enumerate(expected(model, name)):
             np.testing.assert_allclose(found[number][name], wanted, rtol=1e-4, atol=1e-4)

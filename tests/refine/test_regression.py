@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lowrank_onnx.moments.gram import gram_threads
+from lowrank_onnx.refine import regression
 from lowrank_onnx.refine.regression import JudgedRows, Regression, RegressionSum, RowList
 from lowrank_onnx.refine.solve import can_judge, is_usable
 from lowrank_onnx.types import Array
@@ -16,12 +17,19 @@ def add_up(inputs: Array, targets: Array, chunk: int) -> tuple[Regression, Judge
         shape = (inputs.shape[0], inputs.shape[2], targets.shape[2])
         total, rows = RegressionSum(shape, inputs.dtype, executor), RowList(shape, inputs.dtype, 1)
         for start in range(0, inputs.shape[1], chunk):
-            for sink in (total, rows):
-                sink.add(inputs[:, start : start + chunk], targets[:, start : start + chunk])
+            X, T = (side[:, start : start + chunk] for side in (inputs, targets))
+            total.add(total.summand(X, T))
+            rows.add(X, T)
         return total.so_far(), rows.finish()
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.fixture(params=[0, 768], ids=["divided among threads", "each part in a thread"])
+def _largest_apart(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(regression, "MULTIPLIED_APART", request.param)
+
+
+@pytest.mark.usefixtures("_largest_apart")
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     groups=st.integers(1, 3),
     rows=st.integers(1, 2500),
@@ -59,13 +67,14 @@ def test_one_row_in_so_many_is_kept_however_they_come(rows: int, chunk: int, eve
     np.testing.assert_array_equal(kept.finish().targets, -X[:, ::every])
 
 
+@pytest.mark.usefixtures("_largest_apart")
 def test_a_sum_goes_on_after_it_was_asked() -> None:
     X = np.random.default_rng(0).standard_normal((1, 40, 3))
     with gram_threads() as executor:
         total = RegressionSum((1, 3, 3), X.dtype, executor)
-        total.add(X[:, :10], X[:, :10])
+        total.add(total.summand(X[:, :10], X[:, :10]))
         first = total.so_far()
-        total.add(X[:, 10:], X[:, 10:])
+        total.add(total.summand(X[:, 10:], X[:, 10:]))
         np.testing.assert_allclose(first.gram, X[:, :10].transpose(0, 2, 1) @ X[:, :10] / 10, atol=1e-12)
         np.testing.assert_allclose(total.so_far().gram, X.transpose(0, 2, 1) @ X / 40, atol=1e-12)
 
