@@ -26,7 +26,7 @@ from benchmarks.planning_variants import BALF, VARIANTS, Variant, Workbench
 from lowrank_onnx import Config, KeepMacs, KeepParams, compress
 from lowrank_onnx.accounting import versions
 from lowrank_onnx.choose import CostName
-from lowrank_onnx.evaluate import Feeds, Session, load_feeds, measure_latency, open_session, split_feeds
+from lowrank_onnx.evaluate import Feeds, Session, load_feeds, measure_latency, open_session
 from lowrank_onnx.latency.machine import machine_key
 from lowrank_onnx.linalg.lapack import beside_runtime
 from lowrank_onnx.results import PlanTrial
@@ -219,10 +219,10 @@ def measure_few(case: Case, judge: Judge) -> Iterator[FewSamples]:
 def measure_default_run(case: Case) -> DefaultRun:
     """Time `compress` with default options but the budget, between two passes of the original."""
     original = open_session(case.path)
-    calibrating, _ = split_feeds(load_feeds(case.calibration, original.inputs))
+    given = load_feeds(case.calibration, original.inputs)
 
     def one_pass() -> None:
-        for feed in calibrating:
+        for feed in given:
             original.run(feed)
 
     one_pass()

@@ -87,8 +87,8 @@ def verdicts(model: Row) -> list[str]:
         refining = sum(seconds for stage, seconds in run["seconds"].items() if stage.startswith("refine"))
         refined = refining / run["pass_seconds"]
         lines.append(
-            f"- A default run takes the time of {run['passes']:.1f} passes of the original over the feeds that "
-            f"calibrate ({run['processor_passes']:.1f} in processor time), {refined:.1f} of them for refinement; all "
+            f"- A default run takes the time of {run['passes']:.1f} passes of the original over the feeds "
+            f"given ({run['processor_passes']:.1f} in processor time), {refined:.1f} of them for refinement; all "
             f"else takes {run['passes'] - refined:.1f} (goal {PASSES})."
         )
     return lines
@@ -156,7 +156,7 @@ def _few_table(few: Sequence[Row]) -> list[str]:
 
 def _run_table(run: Row) -> list[str]:
     lines = [
-        f"A default run; one pass of the original over the feeds that calibrate takes {run['pass_seconds']:.2f} s:",
+        f"A default run; one pass of the original over the feeds given takes {run['pass_seconds']:.2f} s:",
         "",
         "| stage | seconds | passes |",
         "|---|---|---|",

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 from benchmarks.planning import RESULTS, SEED
 from benchmarks.planning_cases import Case, Feeds, load_case
 from benchmarks.planning_variants import BALF, VARIANTS, Workbench
+from benchmarks.refine_cost import Cost, cost_of
 from benchmarks.refine_report import CURVE_SHARE, PLANNED, REFINED, markdown
 from benchmarks.saved_results import circumstances
 from lowrank_onnx.choose import Choice
@@ -32,7 +32,6 @@ from lowrank_onnx.evaluate import Session, compare_outputs, open_session
 from lowrank_onnx.evaluate.accumulate import OutputAccumulator
 from lowrank_onnx.linalg.lapack import beside_runtime
 from lowrank_onnx.refine import Refined
-from lowrank_onnx.refine.walk import COMPRESSED, EQUATIONS, JUDGE, ORIGINAL, SOLVE
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
 from lowrank_onnx.types import Array, overall_error
@@ -61,29 +60,6 @@ class Point:
     feeds: int
     error: float
     metrics: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What the stage took once, in seconds.
-
-    `run_seconds` went into running models, `solve_seconds` into equations and their solutions, `equation_seconds` of
-    which into the equations (None in results that don't tell); `pass_seconds` is one pass of the original over the
-    feeds that the stage learns from.
-    """
-
-    share: float
-    feeds: int
-    seconds: float
-    run_seconds: float
-    solve_seconds: float
-    pass_seconds: float
-    peak_megabytes: float
-    refined: int
-    weights: int
-    error_before: float | None
-    error_after: float | None
-    equation_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,24 +153,7 @@ def _measure(
             seconds = time.perf_counter() - begin
             with bench.build(WAYS[PLANNED], planned.choices, refined.spool) as model:
                 points.append(Point(REFINED, share, len(feeds), *judge.judge(model)))
-            begin = time.perf_counter()
-            for feed in bench.calibration:
-                bench.original.run(feed)
-            report = refined.report
-            cost = Cost(
-                share=share,
-                feeds=len(bench.calibration),
-                seconds=seconds,
-                run_seconds=sum(clock.seconds.get(part, 0.0) for part in (ORIGINAL, COMPRESSED, JUDGE)),
-                solve_seconds=sum(clock.seconds.get(part, 0.0) for part in (EQUATIONS, SOLVE)),
-                pass_seconds=time.perf_counter() - begin,
-                peak_megabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-                refined=sum(weight.refined for weight in report.weights),
-                weights=len(report.weights),
-                error_before=report.error_before,
-                error_after=report.error_after,
-                equation_seconds=clock.seconds.get(EQUATIONS, 0.0),
-            )
+            cost = cost_of(bench, share, refined, clock, seconds)
             alone = _alone(bench, judge, planned.choices, refined, share) if len(ways) > 1 else None
             yield Found(tuple(points), cost, alone)
 

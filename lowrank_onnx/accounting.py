@@ -50,7 +50,6 @@ class Bookkeeping:
     asked: Mapping[WeightRef, Asked]
     choices: tuple[Choice, ...]
     search: tuple[SearchStep, ...]
-    calibration_feeds: int
     config: Config
     clock: StageClock
     notes: tuple[str, ...] = ()
@@ -153,10 +152,10 @@ class Bookkeeping:
         )
 
     def _pass_seconds(self, verdict: Verdict | None) -> float | None:
-        """Of one pass of the original over the calibration feeds, from the time that it took in the comparison."""
-        if verdict is None or verdict.latency is None:
+        """Of one pass of the original over all feeds, from the time that it took in the comparison."""
+        if verdict is None or verdict.latency is None or self.feeds is None:
             return None
-        return verdict.latency.original.median_ms / 1000 * self.calibration_feeds
+        return verdict.latency.original.median_ms / 1000 * len(self.feeds)
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,6 @@ from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import Choice
 from lowrank_onnx.config import Config, Speedup
 from lowrank_onnx.evaluate import Feeds, Runner, compare_outputs, measure_latency, open_session
-from lowrank_onnx.evaluate.accumulate import OutputComparison
 from lowrank_onnx.evaluate.feeds import last_feeds
 from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
 from lowrank_onnx.evaluate.scores import MetricJudge
@@ -64,15 +63,10 @@ class Workshop:
 
 def error_of(workshop: Workshop, choices: Sequence[Choice]) -> float:
     """The relative output error of the model that these choices make, on the held-out feeds."""
-    return error_on(workshop, choices, workshop.original.held_out)
-
-
-def error_on(workshop: Workshop, choices: Sequence[Choice], feeds: Feeds) -> float:
-    """The relative output error of the model that these choices make, on some feeds."""
     if _is_original(choices):
         return 0.0
     with attempt(workshop, choices) as session:
-        return _error(workshop.original, session, feeds)
+        return _error(workshop.original, session)
 
 
 def race(workshop: Workshop, stopwatch: Stopwatch, choices: Sequence[Choice]) -> tuple[float, float]:
@@ -81,7 +75,7 @@ def race(workshop: Workshop, stopwatch: Stopwatch, choices: Sequence[Choice]) ->
         return 0.0, 1.0
     with attempt(workshop, choices) as session:
         original = workshop.original
-        error = _error(original, session, original.held_out)
+        error = _error(original, session)
         return error, stopwatch(original.session, session, original.held_out).speedup
 
 
@@ -93,7 +87,7 @@ def drop_of(workshop: Workshop, choices: Sequence[Choice]) -> tuple[float, Metri
     if _is_original(choices):
         return 0.0, judge(workshop.original.session)
     with attempt(workshop, choices) as session:
-        return _error(workshop.original, session, workshop.original.held_out), judge(session)
+        return _error(workshop.original, session), judge(session)
 
 
 class PlanError:
@@ -106,18 +100,16 @@ class PlanError:
     """
 
     def __init__(self, workshop: Workshop, feeds: Feeds) -> None:
-        self._workshop = workshop
+        self._workshop, self._feeds = workshop, feeds
         self._expected = KeptOutputs(workshop.original.session, feeds, workshop.directory)
 
     def __call__(self, choices: Sequence[Choice]) -> float:
         """Build and run the model of some choices; infinite where its outputs can't be compared."""
         if _is_original(choices):
             return 0.0
-        comparison = OutputComparison(self._workshop.original.session)
+        original = self._workshop.original.session
         with attempt(self._workshop, choices) as session:
-            for _, expected, actual in self._expected.pair_with(session):
-                comparison.add(expected, actual)
-        return overall_error(comparison.statistics())
+            return overall_error(compare_outputs(original, session, self._feeds, kept=self._expected))
 
 
 PASSES_TO_CHOOSE = 3
@@ -176,8 +168,9 @@ def attempt(workshop: Workshop, choices: Sequence[Choice]) -> Iterator[Runner]:
             original.rest()
 
 
-def _error(original: Observed, session: Runner, feeds: Feeds) -> float:
-    return overall_error(compare_outputs(original.session, session, feeds))
+def _error(original: Observed, session: Runner) -> float:
+    """On the held-out feeds."""
+    return overall_error(compare_outputs(original.session, session, original.held_out, kept=original.expected))
 
 
 def settled_choices(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from lowrank_onnx.config import Config
 from lowrank_onnx.evaluate import Feeds, compare_outputs, judge, measure_latency
+from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
 from lowrank_onnx.evaluate.scores import MetricJudge, judge_by
 from lowrank_onnx.evaluate.turns import OpenModel
 from lowrank_onnx.model_io import StagedModel
@@ -41,6 +42,7 @@ def judge_staged(
             progress,
             metric=metric,
             require_faster=config.objective == "latency",
+            kept=observed.expected,
             models=models_searched(config),
             seconds=bounded_seconds(observed, TIMING_PASSES, LEAST_TIMING_SECONDS, config.preset.timing_seconds),
             asked_error=allowed_error(config),
@@ -64,6 +66,7 @@ def compare(
     *,
     metric: MetricJudge | None,
     require_faster: bool = False,
+    kept: KeptOutputs | None = None,
     models: int = 1,
     seconds: float | None = None,
     asked_error: float | None = None,
@@ -71,17 +74,18 @@ def compare(
 ) -> Verdict:
     """Compare outputs and latency on some feeds, and hold both to the options; `note` is for the verdict's readers.
 
-    `asked_error` is the error that a budget asks for; without one, that of the gates.
+    `kept` are the original's outputs on these feeds, if they are known. `asked_error` is the error that a budget asks
+    for; without one, that of the gates.
     """
     with progress.stage("comparing outputs", len(feeds)) as stage:
-        outputs = compare_outputs(original, candidate, feeds, progress=stage)
+        outputs = compare_outputs(original, candidate, feeds, kept=kept, progress=stage)
     measured = None
     if metric is not None:
         with progress.stage("measuring the metric", None):
             measured = metric(candidate)
     with progress.stage("timing", None) as stage:
         limit = config.preset.timing_seconds if seconds is None else seconds
-        warm = metric is None  # which runs the candidate on data of its own
+        warm = metric is None and kept is None  # else the candidate ran on other data, or the original not just now
         latency = measure_latency(
             original, candidate, feeds, seed=config.seed, max_seconds=limit, warm=warm, progress=stage
         )

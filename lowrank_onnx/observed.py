@@ -16,6 +16,7 @@ from lowrank_onnx.errors import ModelError, UsageError
 from lowrank_onnx.evaluate import Feeds, Runner, Session, load_feeds, open_session, split_feeds, synthetic_feeds
 from lowrank_onnx.evaluate.feed_arrays import shapes_of
 from lowrank_onnx.evaluate.feeds import last_feeds
+from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
 from lowrank_onnx.evaluate.logits import check_values
 from lowrank_onnx.evaluate.turns import OpenModel, Sessions
 from lowrank_onnx.model_io import Model, base_dir, model_bytes
@@ -38,8 +39,9 @@ class Observed:
     feeds : all feeds.
     calibration : the feeds to learn from.
     held_out : the feeds to judge by; the same as `calibration` where there are too few to split.
+    expected : the outputs of `session` on them.
     sites : what each site of the main graph saw, by name.
-    pass_seconds : about what one pass of the original over the calibration feeds takes, by runs on one or two feeds.
+    pass_seconds : about what one pass of the original over `calibration` takes, by runs on one or two feeds.
     sessions : opens all models that are held against the original: beside it, or in turns with it.
     """
 
@@ -49,6 +51,7 @@ class Observed:
     feeds: Feeds
     calibration: Feeds
     held_out: Feeds
+    expected: KeptOutputs
     sites: Mapping[str, Observation]
     pass_seconds: float
     sessions: Sessions
@@ -136,7 +139,16 @@ def observe(
         ) from error
     calibration, held_out = (feeds, feeds) if feeds.synthetic else split_feeds(feeds)
     return Observed(
-        model, provider, session, feeds, calibration, held_out, seen, run_seconds * len(calibration), sessions
+        model,
+        provider,
+        session,
+        feeds,
+        calibration,
+        held_out,
+        KeptOutputs(session, held_out, sessions.directory),
+        seen,
+        run_seconds * len(calibration),
+        sessions,
     )
 
 

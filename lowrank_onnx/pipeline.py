@@ -196,7 +196,6 @@ def compress(
             asked=prepared.asked,
             choices=choices,
             search=search,
-            calibration_feeds=len(observed.calibration) if observed else 0,
             config=asked,
             clock=clock,
             notes=(*prepared.notes, *kept.notes),

@@ -154,7 +154,7 @@ class CompressionResult:
     synthetic : whether those feeds were made up from the model's signature.
     already_compressed : whether the input holds factors that an earlier run wrote; "unchanged" is then a success.
     reached : what was asked beside what was predicted and what came of it; empty where nothing was rewritten.
-    pass_seconds : of one pass of the original over the calibration feeds, the unit in which the time of the stages
+    pass_seconds : of one pass of the original over all feeds, the unit in which the time of the stages
         doesn't depend on the model; None where it was not timed.
     notes : sentences on what a user should know of the run itself, e.g. a damaged entry of the cache.
     refinement : None where it was not asked for or there were no real feeds.

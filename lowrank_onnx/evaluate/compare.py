@@ -11,6 +11,7 @@ from lowrank_onnx.errors import UsageError
 from lowrank_onnx.evaluate.accumulate import OutputComparison
 from lowrank_onnx.evaluate.confidence import CONFIDENCE, share_at_least
 from lowrank_onnx.evaluate.feeds import Feeds
+from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
 from lowrank_onnx.evaluate.session import Runner
 from lowrank_onnx.evaluate.turns import pair_outputs
 from lowrank_onnx.progress import StageProgress
@@ -18,7 +19,12 @@ from lowrank_onnx.types import LatencyComparison, MetricComparison, OutputStatis
 
 
 def compare_outputs(
-    original: Runner, candidate: Runner, feeds: Feeds, *, progress: StageProgress | None = None
+    original: Runner,
+    candidate: Runner,
+    feeds: Feeds,
+    *,
+    kept: KeptOutputs | None = None,
+    progress: StageProgress | None = None,
 ) -> tuple[OutputStatistics, ...]:
     """Run both models on every feed, and compare each output; one feed's outputs are in memory at a time.
 
@@ -28,6 +34,7 @@ def compare_outputs(
     ----------
     original, candidate : two sessions that take the same inputs.
     feeds : what to run them on.
+    kept : the original's outputs on these feeds; None runs it beside the candidate.
     progress : is advanced by 1 for each feed.
 
     Returns
@@ -45,7 +52,8 @@ def compare_outputs(
     _check_same_inputs(original, candidate)
     shared = [name for name in original.outputs if name in candidate.outputs]
     comparison = OutputComparison(original, shared)
-    for _, expected, actual in pair_outputs(original, candidate, feeds, shared) if shared else ():
+    pairs = pair_outputs(original, candidate, feeds, shared) if kept is None else kept.pair_with(candidate)
+    for _, expected, actual in pairs if shared else ():
         comparison.add(expected, actual)
         if progress is not None:
             progress.advance()

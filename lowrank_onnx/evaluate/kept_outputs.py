@@ -32,16 +32,17 @@ class KeptOutputs:
 
     def pair_with(self, candidate: Runner) -> Iterator[tuple[Feed, dict[str, Any], dict[str, Any]]]:
         """Each feed with both models' outputs, as `pair_outputs` gives them, and with its errors."""
-        if self._kept is None and self._most > 0:
-            self._run()
+        self.prepare()
         if self._kept is None:
             yield from pair_outputs(self._original, candidate, self._feeds)
             return
         for index, (feed, expected) in enumerate(zip(self._feeds, self._kept, strict=True)):
             yield feed, expected, run_as("candidate", candidate, feed, index)
 
-    def _run(self) -> None:
-        """Keep the outputs, or settle that there is no room for them."""
+    def prepare(self) -> None:
+        """Run the original, if it hasn't: keep its outputs, or settle that there is no room for them."""
+        if self._kept is not None or self._most <= 0:
+            return
         kept = OutputFile(self._directory)
         closing = weakref.finalize(self, kept.close)
         for index, feed in enumerate(self._feeds):

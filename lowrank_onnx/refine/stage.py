@@ -44,6 +44,9 @@ VALIDATE_EVERY = 4
 BEGINNINGS = (1.0, 0.75, 0.5, 0.25)
 """Shares of the weights, from the first on, whose new factors are tried: the others where all of them don't help."""
 
+VERDICT = "validate"
+"""The stage that counts what the verdict needs as well: the original's outputs on the feeds that are held out."""
+
 UNDONE = "undone: the model's outputs on held-out feeds were not better with it"
 
 BOUNDS = Bounds()
@@ -110,12 +113,17 @@ def refine_factors(
             room = len(models.waiting.feeds)
     except PiecesError as error:
         return Refined(workshop.spool, Refinement(0, 0, None, None, (), str(error)))
-    with work.clock.stage(JUDGE):
-        trial = remember(
-            work.kept.trial(judges.feeds, workshop.original.session),
-            trial_codec(len(replaced)),
-            lambda: _keep_what_helps(workshop, choices, work.spool, judges, outcomes, replaced),
-        )
+    original = workshop.original
+    is_verdict = judges.feeds is original.held_out
+    expected = original.expected if is_verdict else KeptOutputs(original.session, judges.feeds, workshop.directory)
+
+    def keep_what_helps() -> Trial:
+        with work.clock.stage(VERDICT if is_verdict else JUDGE):
+            expected.prepare()
+        with work.clock.stage(JUDGE):
+            return _keep_what_helps(workshop, choices, work.spool, judges, expected, outcomes, replaced)
+
+    trial = remember(work.kept.trial(judges.feeds, original.session), trial_codec(len(replaced)), keep_what_helps)
     stays = [replaced[place] for place in trial.kept]
     spool, kept = _adopt(workshop.spool, work.spool, stays), {one.weight for one in stays}
     undone = (o if o.weight in kept or o.ridge is None else replace(o, ridge=None, reason=UNDONE) for o in outcomes)
@@ -137,13 +145,13 @@ def _keep_what_helps(
     choices: Sequence[Choice],
     solved: FactorSpool,
     judges: Judges,
+    expected: KeptOutputs,
     walked: Sequence[Outcome],
     replaced: Sequence[Replaced],
 ) -> Trial:
     """The weights whose new factors stay, and the outputs' errors on the held-out feeds before and after."""
     weights = {one.weight: one for one in replaced}
     changed = [outcome.weight for outcome in walked if outcome.ridge is not None]
-    expected = KeptOutputs(workshop.original.session, judges.feeds, workshop.directory)
     before = judge(workshop, choices, expected)
     kept, after = frozenset[WeightRef](), before
     for share in BEGINNINGS if changed else ():

@@ -177,7 +177,7 @@ def _seconds_line(result: CompressionResult, *, verbose: bool) -> Group | None:
     one_pass, total = result.pass_seconds, sum(result.seconds.values())
     shown = {stage: time for stage, time in result.seconds.items() if verbose or time >= 0.01 * total}
     stages = ", ".join(f"{stage} {_time(seconds, one_pass)}" for stage, seconds in shown.items())
-    unit = " (in brackets: passes of the original over the calibration feeds)" if one_pass else ""
+    unit = " (in brackets: passes of the original over all feeds)" if one_pass else ""
     lines = [text(f"time: {stages}; in all {_time(total, one_pass)}{unit}", "dim")]
     if verbose:
         versions = ", ".join(f"{name} {version}" for name, version in result.versions.items() if version)

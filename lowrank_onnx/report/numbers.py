@@ -37,7 +37,7 @@ def fraction(number: float | None, digits: int = 4) -> str:
 
 
 def passes(seconds: float, one_pass: float | None) -> str:
-    """A time in passes of the original over the calibration feeds: whole ones from ten on."""
+    """A time in passes of the original over the feeds: whole ones from ten on."""
     if not one_pass:
         return UNKNOWN
     number = seconds / one_pass

@@ -54,7 +54,7 @@ share of the parameters        0.4000      0.316    0.316
 relative error of the outputs       -     0.0280   0.0312
 
 time: factorize 1.50 s (25); in all 1.51 s (25) (in brackets: passes of the
-original over the calibration feeds)
+original over all feeds)
 
 wrote model.lowrank.onnx: 1.42x faster, 2.78x smaller
 """

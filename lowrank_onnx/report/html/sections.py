@@ -199,7 +199,7 @@ def _stages_table(result: CompressionResult) -> Table:
     rows = tuple((stage, significant(time), *((passes(time, one_pass),) if one_pass else ())) for stage, time in times)
     if not one_pass:
         return Table("Time of each stage", ("stage", "seconds"), rows)
-    caption = "Time of each stage; a pass runs the original once over the calibration feeds"
+    caption = "Time of each stage; a pass runs the original once on each of the feeds"
     return Table(caption, ("stage", "seconds", "passes"), rows)
 
 
