@@ -16,7 +16,7 @@ def in_order(executor: Executor, jobs: Iterable[Callable[[], T]], ahead: int) ->
     Parameters
     ----------
     jobs : taken by the thread that takes the results.
-    ahead : as many are begun before the result of the first of them is wanted.
+    ahead : how many more are begun before one's result is waited for.
 
     Raises
     ------

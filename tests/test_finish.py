@@ -11,7 +11,9 @@ import pytest
 
 import lowrank_onnx
 from lowrank_onnx import Config, FixedRank, MaxError, finish
-from lowrank_onnx.config import Budget
+from lowrank_onnx.config import Budget, KeepParams
+from lowrank_onnx.evaluate.feeds import Feeds
+from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
 from lowrank_onnx.forms import Form
 from lowrank_onnx.judging import judge_staged
 from lowrank_onnx.spool import FactorSpool
@@ -51,6 +53,24 @@ def test_a_model_that_a_search_took_is_written_as_it_was_judged(monkeypatch: pyt
     assert [(site.form, site.rank) for site in result.sites] == [(site.form, site.rank) for site in refined.sites]
     assert result.verdict is not None
     assert result.verdict.relative_error == next(step.error for step in reversed(result.search) if step.accepted)
+
+
+@pytest.mark.parametrize("budget", [KeepParams(0.5), MaxError(0.5)])
+def test_the_original_runs_once_on_what_judges(monkeypatch: pytest.MonkeyPatch, budget: Budget) -> None:
+    """Of the search, refinement and the verdict."""
+    filled: list[Feeds] = []
+    fill = KeptOutputs._fill
+
+    def counted(kept: KeptOutputs, file: Any) -> bool:
+        filled.append(kept._feeds)
+        return fill(kept, file)
+
+    monkeypatch.setattr(KeptOutputs, "_fill", counted)
+    result = compress(budget)
+    assert result.refinement is not None
+    assert result.verdict is not None
+    first = [next(iter(feeds))["x"].tobytes() for feeds in filled]
+    assert len(set(first)) == len(first) == 2  # plans are judged by feeds of their own
 
 
 def test_it_is_rejected_where_it_misses_the_limit_as_planned_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lowrank_onnx.errors import OutputError
 from lowrank_onnx.evaluate.feeds import Feeds
 from lowrank_onnx.evaluate.output_file import OutputFile
 from lowrank_onnx.evaluate.session import Runner
@@ -17,7 +19,8 @@ from lowrank_onnx.types import Feed
 class KeptOutputs:
     """The original's outputs on some feeds, on disk from the first comparison until nobody holds this any more.
 
-    Where they take more than `most` bytes they aren't kept, and the original runs for each comparison.
+    Where they take more than `most` bytes, or the disk has no room, they aren't kept, and the original runs for each
+    comparison.
 
     Parameters
     ----------
@@ -43,12 +46,23 @@ class KeptOutputs:
         """Run the original, if it hasn't: keep its outputs, or settle that there is no room for them."""
         if self._kept is not None or self._most <= 0:
             return
-        kept = OutputFile(self._directory)
-        closing = weakref.finalize(self, kept.close)
-        for index, feed in enumerate(self._feeds):
-            kept.add(run_as("original", self._original, feed, index))
-            if kept.nbytes > self._most:
-                self._most = 0
-                closing()
+        with suppress(OutputError):
+            kept = OutputFile(self._directory)
+            closing = weakref.finalize(self, kept.close)
+            if self._fill(kept):
+                self._kept = kept
                 return
-        self._kept = kept
+            closing()
+        self._most = 0
+
+    def _fill(self, kept: OutputFile) -> bool:
+        """Put all outputs into a file; False where there is no room for them."""
+        for index, feed in enumerate(self._feeds):
+            outputs = run_as("original", self._original, feed, index)
+            try:
+                kept.add(outputs)
+            except OutputError:
+                return False
+            if kept.nbytes > self._most:
+                return False
+        return True

@@ -41,8 +41,8 @@ LEAST_ROWS = 6144
 """Of a step however few features it has, where there are as many."""
 
 WORK_SHARE = 0.5
-"""On the shipped VGG with 512 or 2,048 images, eight times as many rows take 1 to 2 % of the error on unseen ones; twice
-as many take nothing that shows on it, the ViT or MiniLM-L6."""
+"""On the shipped VGG with 512 or 2,048 images, eight times as many rows take 1 to 2 % of the error on unseen ones;
+twice as many take nothing that shows, on it, the ViT or MiniLM-L6."""
 
 FEEDS_AT_ONCE = 2
 """Run side by side on the CPU, each on its part of the cores: on two the shipped ViT takes a fifth less time."""

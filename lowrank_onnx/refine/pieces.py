@@ -168,8 +168,9 @@ class Track:
                 yield partial(run, feed, values)
 
         waiting, at_once = self._course.waiting, self._course.at_once
+        ahead = at_once if at_once > 1 else 0
         with ThreadPoolExecutor(at_once, "feeds") as executor:
-            for feed, passed, settle in in_order(executor, runs(), at_once):
+            for feed, passed, settle in in_order(executor, runs(), ahead):
                 settle()
                 waiting.drop(feed, self._side, live)
                 for name, value in passed.items():

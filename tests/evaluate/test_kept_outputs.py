@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lowrank_onnx.errors import ModelError
+from lowrank_onnx.errors import ModelError, OutputError
 from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
+from lowrank_onnx.evaluate.output_file import OutputFile
 from lowrank_onnx.evaluate.turns import Sessions
 from lowrank_onnx.types import Feed
 from tests.evaluate.fakes import FunctionSession, as_feeds
@@ -58,6 +59,23 @@ def test_outputs_without_room_are_made_each_time(tmp_path: Path) -> None:
     assert len(FEEDS) < spent < 2 * len(FEEDS)  # what was tried before the room was known to be too small
     assert compared(kept, 3) == pairs(3)
     assert session.runs == spent + len(FEEDS)
+
+
+@pytest.mark.parametrize("room", [0, 3])
+def test_a_full_disk_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    add, added = OutputFile.add, list[Any]()
+
+    def full(file: OutputFile, outputs: Any) -> None:
+        if len(added) >= room:
+            raise OutputError("no room")
+        added.append(outputs)
+        add(file, outputs)
+
+    monkeypatch.setattr(OutputFile, "add", full)
+    kept = KeptOutputs(original(), FEEDS, tmp_path)
+    assert compared(kept, 2) == compared(kept, 2) == pairs(2)
+    missing = KeptOutputs(original(), FEEDS, tmp_path / "missing")
+    assert compared(missing, 3) == pairs(3)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")

@@ -21,9 +21,9 @@ from tests.refine.builders import WIDTH, inputs, layers
 FEEDS = inputs(3)
 
 
-def track(model: onnx.ModelProto, waiting: Waiting) -> Track:
+def track(model: onnx.ModelProto, waiting: Waiting, at_once: int = 1) -> Track:
     flow = read_dataflow(model)
-    course = Course(flow, Precedence(flow).order(), lambda: iter(FEEDS), waiting)
+    course = Course(flow, Precedence(flow).order(), lambda: iter(FEEDS), waiting, at_once)
     return Track(course, "original", flow, lambda piece: open_session(piece.SerializeToString()))
 
 
@@ -32,11 +32,12 @@ def expected(model: onnx.ModelProto, name: str) -> list[Array]:
     return [run_ort(wanted, dict(feed))[0] for feed in FEEDS]
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("bounds", [Bounds(), Bounds(memory=0)], ids=["memory", "disk"])
-def test_values_are_those_of_the_whole_model(tmp_path: Path, bounds: Bounds) -> None:
+def test_values_are_those_of_the_whole_model(tmp_path: Path, bounds: Bounds, at_once: int) -> None:
     model = layers(4, residual=True)
     waiting = Waiting(tmp_path, bounds, len(FEEDS))
-    original = track(model, waiting)
+    original = track(model, waiting, at_once)
     for cut, name in ((1, "m0"), (5, "a1"), (7, "r1"), (11, "m3")):
         original.run_to(cut)
         assert waiting.feeds == (0, 1, 2)
@@ -82,10 +83,11 @@ def test_a_sequence_cannot_wait(tmp_path: Path) -> None:
         track(model, Waiting(tmp_path, Bounds(), len(FEEDS))).run_to(2)
 
 
-def test_the_last_feeds_are_given_up_where_there_is_no_room(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_the_last_feeds_are_given_up_where_there_is_no_room(tmp_path: Path, at_once: int) -> None:
     size = FEEDS[0]["x"].nbytes
     waiting = Waiting(tmp_path, Bounds(memory=2 * size, disk=0), len(FEEDS))
-    original = track(layers(4), waiting)
+    original = track(layers(4), waiting, at_once)
     original.run_to(3)
     assert waiting.feeds == (0, 1)
     original.run_to(6)
