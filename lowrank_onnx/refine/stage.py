@@ -24,15 +24,15 @@ from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
 from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.passes.dataflow import read_dataflow
 from lowrank_onnx.progress import SILENT, Progress
-from lowrank_onnx.refine.batches import batch_feeds
+from lowrank_onnx.refine.batches import Batches, batch_feeds
 from lowrank_onnx.refine.judges import Judges, find_judges, judge
 from lowrank_onnx.refine.kept import KeptSteps, Trial, factor_facts, trial_codec
-from lowrank_onnx.refine.models import open_models
+from lowrank_onnx.refine.models import Models, open_models
 from lowrank_onnx.refine.outcome import Outcome
 from lowrank_onnx.refine.pieces import Bounds, PiecesError
 from lowrank_onnx.refine.replaced import Replaced, replaced_weights
-from lowrank_onnx.refine.steps import plan_steps
-from lowrank_onnx.refine.walk import JUDGE, Work, walk_steps
+from lowrank_onnx.refine.steps import Steps, plan_steps
+from lowrank_onnx.refine.walk import COMPRESSED, JUDGE, Work, walk_steps
 from lowrank_onnx.results import RefinedWeight, Refinement
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
@@ -45,7 +45,7 @@ BEGINNINGS = (1.0, 0.75, 0.5, 0.25)
 """Shares of the weights, from the first on, whose new factors are tried: the others where all of them don't help."""
 
 VERDICT = "validate"
-"""The stage that counts what the verdict needs as well: the original's outputs on the feeds that are held out."""
+"""The stage of the verdict."""
 
 UNDONE = "undone: the model's outputs on held-out feeds were not better with it"
 
@@ -107,23 +107,18 @@ def refine_factors(
     try:
         with (
             progress.stage("refining factors", sum(len(step.members) for step in steps.steps)) as stage,
-            closing(open_models(workshop, flow, steps, replaced, work.spool, together, bounds, options.seed)) as models,
+            closing(_open_models(work, workshop, steps, replaced, together, bounds)) as models,
         ):
             outcomes = walk_steps(work, models, steps.steps, stage)
             room = len(models.waiting.feeds)
     except PiecesError as error:
         return Refined(workshop.spool, Refinement(0, 0, None, None, (), str(error)))
-    original = workshop.original
-    is_verdict = judges.feeds is original.held_out
-    expected = original.expected if is_verdict else KeptOutputs(original.session, judges.feeds, workshop.directory)
-
-    def keep_what_helps() -> Trial:
-        with work.clock.stage(VERDICT if is_verdict else JUDGE):
-            expected.prepare()
-        with work.clock.stage(JUDGE):
-            return _keep_what_helps(workshop, choices, work.spool, judges, expected, outcomes, replaced)
-
-    trial = remember(work.kept.trial(judges.feeds, original.session), trial_codec(len(replaced)), keep_what_helps)
+    with work.clock.stage(JUDGE):
+        trial = remember(
+            work.kept.trial(judges.feeds, workshop.original.session),
+            trial_codec(len(replaced)),
+            lambda: _keep_what_helps(work, workshop, choices, judges, outcomes, replaced),
+        )
     stays = [replaced[place] for place in trial.kept]
     spool, kept = _adopt(workshop.spool, work.spool, stays), {one.weight for one in stays}
     undone = (o if o.weight in kept or o.ridge is None else replace(o, ridge=None, reason=UNDONE) for o in outcomes)
@@ -140,24 +135,31 @@ def refine_factors(
     return Refined(spool, report)
 
 
+def _open_models(
+    work: Work, workshop: Workshop, steps: Steps, replaced: Sequence[Replaced], feeds: Batches, bounds: Bounds
+) -> Models:
+    with work.clock.stage(COMPRESSED):
+        return open_models(workshop, work.flow, steps, replaced, work.spool, feeds, bounds, work.options.seed)
+
+
 def _keep_what_helps(
+    work: Work,
     workshop: Workshop,
     choices: Sequence[Choice],
-    solved: FactorSpool,
     judges: Judges,
-    expected: KeptOutputs,
     walked: Sequence[Outcome],
     replaced: Sequence[Replaced],
 ) -> Trial:
     """The weights whose new factors stay, and the outputs' errors on the held-out feeds before and after."""
     weights = {one.weight: one for one in replaced}
     changed = [outcome.weight for outcome in walked if outcome.ridge is not None]
+    expected = _expected(work, workshop, judges)
     before = judge(workshop, choices, expected)
     kept, after = frozenset[WeightRef](), before
     for share in BEGINNINGS if changed else ():
         beginning = _whole_bundles(changed[: round(share * len(changed))], weights)
         if beginning:
-            spool = _adopt(workshop.spool, solved, [weights[weight] for weight in beginning])
+            spool = _adopt(workshop.spool, work.spool, [weights[weight] for weight in beginning])
             found = judge(replace(workshop, spool=spool), choices, expected)
             if found.error < after.error and judges.prefer(found, before):
                 kept, after = frozenset(beginning), found
@@ -165,6 +167,16 @@ def _keep_what_helps(
                 break
     places = tuple(place for place, one in enumerate(replaced) if one.weight in kept)
     return Trial(places, before.error, after.error)
+
+
+def _expected(work: Work, workshop: Workshop, judges: Judges) -> KeptOutputs:
+    """What the original returns on the feeds that judge; where the verdict needs it too, its time is that stage's."""
+    original = workshop.original
+    if judges.feeds is not original.held_out:
+        return KeptOutputs(original.session, judges.feeds, workshop.directory)
+    with work.clock.stage(VERDICT):
+        original.expected.prepare()
+    return original.expected
 
 
 def _whole_bundles(beginning: Sequence[WeightRef], weights: Mapping[WeightRef, Replaced]) -> Sequence[WeightRef]:
