@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ import numpy as np
 from benchmarks.planning import RESULTS, SEED
 from benchmarks.planning_cases import Case, Feeds, load_case
 from benchmarks.planning_variants import BALF, VARIANTS, Workbench
-from benchmarks.refine_cost import Cost, cost_of
+from benchmarks.refine_cost import Cost, refine_timed
 from benchmarks.refine_report import CURVE_SHARE, PLANNED, REFINED, markdown
 from benchmarks.saved_results import circumstances
 from lowrank_onnx.choose import Choice
@@ -33,7 +32,6 @@ from lowrank_onnx.evaluate.accumulate import OutputAccumulator
 from lowrank_onnx.linalg.lapack import beside_runtime
 from lowrank_onnx.refine import Refined
 from lowrank_onnx.spool import FactorSpool
-from lowrank_onnx.stage_clock import StageClock
 from lowrank_onnx.types import Array, overall_error
 
 MODELS = ("vgg", "vit", "minilm", "craft")
@@ -44,6 +42,9 @@ SHARES = (0.6, 0.45, 0.33)
 COUNTS = (8, 32, 128, 512, 2048, 8192)
 """Feeds of one sample, of which the library keeps a quarter to itself to judge by. Those that a case hasn't itself come
 from the whole data set: ``apt-get install dataset-fashion-mnist``."""
+
+RUNS = 3
+"""Of the stage, at the shares at which all ways are compared: time scatters."""
 
 FEW_JUDGED = 8
 """Judged feeds on which weights are replaced one by one."""
@@ -147,13 +148,10 @@ def _measure(
                 planned = bench.plan(WAYS[way], "macs", share)
                 with bench.build(WAYS[way], planned.choices) as model:
                     points.append(Point(way, share, len(feeds), *judge.judge(model)))
-            clock = StageClock()
-            begin = time.perf_counter()
-            refined = bench.refine(WAYS[PLANNED], planned.choices, clock)
-            seconds = time.perf_counter() - begin
+            runs = RUNS if len(ways) > 1 else 1
+            refined, cost = refine_timed(bench, WAYS[PLANNED], planned.choices, share, runs)
             with bench.build(WAYS[PLANNED], planned.choices, refined.spool) as model:
                 points.append(Point(REFINED, share, len(feeds), *judge.judge(model)))
-            cost = cost_of(bench, share, refined, clock, seconds)
             alone = _alone(bench, judge, planned.choices, refined, share) if len(ways) > 1 else None
             yield Found(tuple(points), cost, alone)
 

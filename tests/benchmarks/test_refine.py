@@ -25,7 +25,7 @@ def result(after: float) -> dict[str, Any]:
         Point(PLANNED, 0.45, 16, 0.08, {"top-1": 0.9}),
         Point(REFINED, 0.45, 16, after, {"top-1": 0.9}),
     ]
-    cost = Cost(0.45, 16, 12, 4.0, 1.5, 2.4, 0.5, 1000.0, 6, 7, 0.05, 0.03, 1.0)
+    cost = Cost(0.45, 16, 12, 4.0, 1.5, 2.4, 0.5, 1000.0, 6, 7, 0.05, 0.03, 1.0, (4.5, 5.0, 6.0))
     alone = Alone(0.45, 8, 0.05, 0.08, after, 0.07, 0.04)
     around = {"date": "2026-01-01", "machine": "a machine"}
     return asdict(ModelResult("vgg", "judged on images", around, {"top-1": 0.94}, points, [], [cost], [alone]))
@@ -58,7 +58,10 @@ def test_the_verdict_says_how_many_feeds_halve_it() -> None:
 def test_the_tables_have_every_figure() -> None:
     text = markdown({"models": [result(0.06)]})
     assert "| 0.45 | refined | 0.0600 | 0.9000 |" in text
-    assert "| 0.45 | 16 | 12 | 6 of 7 | 0.0500 -> 0.0300 | 0.500 | 3.0 | 2.0 | 5.0 | 2.40 | 8.0 | 1000 |" in text
+    assert (
+        "| 0.45 | 16 | 12 | 6 of 7 | 0.0500 -> 0.0300 | 0.500 | 3.0 | 2.0 | 5.0 (4.5 to 6.0) | 2.40 | 8.0 | 1000 |"
+        in text
+    )
 
 
 def test_what_the_weights_do_one_by_one_is_told() -> None:
