@@ -34,7 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 TABLE_DENSE = "minilm, table dense"
 MODELS = ("vgg", "vit", "minilm", TABLE_DENSE)
 SHARES = (0.8, 0.6, 0.4)
-DRAWS = 3
+DRAWS = 5
 UNWEIGHTED = Variant("unweighted", "auto", 4, 0, False, "fast")
 WEIGHTED = Variant("weighted", "auto", 4, 0, True, "fast")
 CHOSEN = Variant("chosen", "auto", 4, 0, True, "fast", cross_validated=True)

@@ -79,8 +79,8 @@ def _model(model: Mapping[str, Any]) -> list[str]:
         "of the original over the feeds given (in feeds that are solved for alone, the passes are a third more); and",
         "its own held-out error. Of three runs, each beside passes of the original, that with the median of both",
         "together is shown, with the lowest and the highest (over the number of feeds there is one run). What the",
-        "original returns on the feeds held out isn't counted: the verdict needs it as well. Peak memory is of the whole",
-        "run.",
+        "original returns on the feeds held out isn't counted: the verdict needs it as well. Peak memory is of all",
+        "that ran.",
     ]
     return [*lines, "", *table(head, rows), ""]
 
