@@ -140,20 +140,19 @@ def _evidence(work: Work, models: Models, number: int, step: Step, targets: Sequ
         every = sum(models.ahead.count(number, feed) for feed in validating) // JUDGED_ROWS
         judged = RowList(shape, targets[0].W.dtype, max(every, 1))
 
-        def ready(lay_out: Callable[[], Rows]) -> tuple[Rows, Summand]:
-            rows = lay_out()
-            return rows, total.summand(*rows)
+        def ready(lay_out: Callable[[], Rows]) -> Summand:
+            return total.summand(*lay_out())
 
-        def parts(feeds: Iterable[int]) -> Iterator[tuple[Rows, Summand]]:
+        def summands(feeds: Iterable[int]) -> Iterator[Summand]:
             jobs = (partial(ready, part) for part in _parts(models, number, step, targets, feeds))
             return in_order(executor, jobs, PARTS_AHEAD)
 
-        for _, summand in parts(fitting):
+        for summand in summands(fitting):
             total.add(summand)
         fit = total.so_far()
-        for rows, summand in parts(validating):
+        for summand in summands(validating):
             total.add(summand)
-            judged.add(*rows)
+            judged.add(summand.inputs, summand.targets)
         return Evidence(fit, judged.finish(), total.finish())
 
 
@@ -169,15 +168,15 @@ def _parts(
     size = 0
     for rows, lay_out in _pieces(models, number, step, targets, feeds):
         if size + rows > GATHERED_ROWS and together:
-            yield partial(_side_by_side, together)
+            yield partial(_concatenated, together)
             together, size = [], 0
         together.append(lay_out)
         size += rows
     if together:
-        yield partial(_side_by_side, together)
+        yield partial(_concatenated, together)
 
 
-def _side_by_side(pieces: Sequence[Callable[[], Rows]]) -> Rows:
+def _concatenated(pieces: Sequence[Callable[[], Rows]]) -> Rows:
     if len(pieces) == 1:
         return pieces[0]()
     inputs, targets = zip(*(piece() for piece in pieces), strict=True)
