@@ -5,14 +5,14 @@ The stages are the library's own, put together so that what two variants share i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from lowrank_onnx import passes
-from lowrank_onnx.attempt import Workshop, error_of, plan_judge
+from lowrank_onnx.attempt import Workshop, error_of
 from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_sensitivities
 from lowrank_onnx.candidate_model import build_candidate
 from lowrank_onnx.candidates import PlannedWeight, dense_candidate
@@ -23,10 +23,12 @@ from lowrank_onnx.effort import SensitivityLevel
 from lowrank_onnx.evaluate import Feeds, Runner, Session, open_session
 from lowrank_onnx.factor_families import spool_factors
 from lowrank_onnx.factorize import FactorizeOptions
-from lowrank_onnx.few_samples import honest_curves, validate_moments
+from lowrank_onnx.few_samples import believed, honest_curves, validate_moments
+from lowrank_onnx.folds import fold_feeds
+from lowrank_onnx.held_out import HeldOut, measure_held_out
+from lowrank_onnx.learning import Inputs, find_plan_judge
 from lowrank_onnx.model_io import load_model, stage_model
 from lowrank_onnx.moments import Moment
-from lowrank_onnx.moments.cross_validation import Validated
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
 from lowrank_onnx.observed import FeedSource, observe
 from lowrank_onnx.preparation import factorize_options
@@ -37,7 +39,7 @@ from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
 from lowrank_onnx.settle import settle
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
-from lowrank_onnx.types import Array, Curves, WeightRef
+from lowrank_onnx.types import Curves, WeightRef
 from lowrank_onnx.weights import SharedWeight, group_by_weight, total_positions
 
 DEFAULTS = Config()
@@ -86,6 +88,17 @@ class Planned:
 Key = tuple[Method, int, int, bool, bool]
 
 
+def _key(variant: Variant) -> Key:
+    """What decides a variant's factors."""
+    return (
+        variant.method,
+        variant.power_iterations,
+        variant.oversampling,
+        variant.whiten,
+        variant.cross_validated,
+    )
+
+
 class Workbench:
     """A model with its feeds, and everything of it that was computed so far.
 
@@ -104,7 +117,8 @@ class Workbench:
         self.observed = observe(self.model, sites, feeds, provider=DEFAULTS.provider, seed=seed)
         self._directory, self._seed = directory, seed
         self._moments: dict[WeightRef, Moment] | None = None
-        self._validated: dict[WeightRef, Validated] | None = None
+        self._validated: Inputs | None = None
+        self._tried: dict[Key, HeldOut] = {}
         self._factors: dict[Key, tuple[FactorSpool, tuple[Curves, ...]]] = {}
         self._measured: dict[Variant, dict[WeightRef, Sensitivity | Unmeasured]] = {}
 
@@ -120,7 +134,7 @@ class Workbench:
         weights = self._weights(sensitivities)
         by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
         workshop = Workshop(self.model, self.groups, spool, self._directory, self.observed)
-        judge = plan_judge(workshop) if sensitivities else None
+        judge = find_plan_judge(workshop, self._held_out(variant)) if sensitivities else None
         config = Config(budget=KeepParams(share) if cost == "parameters" else KeepMacs(share), objective="size")
         choices, _ = settle(weights, by_name, config, partial(error_of, workshop), SILENT, plan_judge=judge)
         kept = sum(figure(choice.candidate, cost) for choice in choices)
@@ -168,15 +182,20 @@ class Workbench:
         """What was measured of each weight; empty for a variant without sensitivity."""
         if variant not in self._measured:
             spool, curves = self._factorized(variant)
-            self._measured[variant] = weight_sensitivities(
-                self.model.skeleton,
-                self.groups,
-                curves,
-                spool,
-                self.observed.run,
-                self.observed.calibration,
-                variant.sensitivity,
-                SILENT,
+            held_out = self._held_out(variant)
+            self._measured[variant] = (
+                held_out.sensitivities(self.groups, curves)
+                if held_out
+                else weight_sensitivities(
+                    self.model.skeleton,
+                    self.groups,
+                    curves,
+                    spool,
+                    self.observed.run,
+                    self.observed.calibration,
+                    variant.sensitivity,
+                    SILENT,
+                )
             )
         return self._measured[variant]
 
@@ -212,48 +231,75 @@ class Workbench:
         """How often a weight is applied in one run."""
         return total_positions(group.sites, self.observed.positions)
 
-    def _validate(self) -> dict[WeightRef, Validated]:
+    def _inputs(self, variant: Variant) -> Inputs:
+        """What the weights' inputs look like to a variant, before anything is tried on samples held out."""
+        if not variant.whiten:
+            return Inputs({})
+        if not variant.cross_validated:
+            return Inputs(self.moments())
         if self._validated is None:
-            self._validated = validate_moments(
-                self.model,
+            model, run, feeds = self.model, self.observed.run, self.observed.calibration
+            folds = fold_feeds(
+                model,
                 self.groups,
-                self.moments(),
-                self.observed.run,
+                run,
                 self.observed.session.inputs,
-                self.observed.calibration,
+                feeds,
                 seed=self._seed,
                 directory=self.scratch("parts"),
                 progress=SILENT,
             )
+            moments = self.moments()
+            validated = validate_moments(model, self.groups, moments, feeds, folds, seed=self._seed)
+            self._validated = Inputs(believed(moments, validated), folds, validated)
         return self._validated
 
-    def _second_moments(self, cross_validated: bool) -> Mapping[WeightRef, Array]:
-        shares = {weight: found.share for weight, found in self._validate().items()} if cross_validated else {}
-        return ShrunkMoments(self.moments(), shares)
+    def _held_out(self, variant: Variant) -> HeldOut | None:
+        """What few samples say of factors that they took no part in."""
+        inputs = self._inputs(variant)
+        if not inputs.folds:
+            return None
+        key = _key(variant)
+        if key not in self._tried:
+            self._tried[key] = measure_held_out(
+                self.model,
+                self.groups,
+                self._ranks(),
+                self.observed,
+                inputs.folds,
+                inputs.validated,
+                self._options(variant),
+                variant.sensitivity,
+                self.scratch(f"held-out-{len(self._tried)}"),
+                SILENT,
+            )
+        return self._tried[key]
+
+    def _ranks(self) -> list[dict[str, int]]:
+        return [ranks_to_factor(weight, KeepParams(0.5), None) for weight in self._weights({})]
+
+    def _options(self, variant: Variant) -> FactorizeOptions:
+        return FactorizeOptions(
+            method=variant.method,
+            power_iterations=variant.power_iterations,
+            oversampling=variant.oversampling,
+            seed=self._seed,
+            device=DEFAULTS.device,
+        )
 
     def _factorized(self, variant: Variant) -> tuple[FactorSpool, tuple[Curves, ...]]:
-        key = (
-            variant.method,
-            variant.power_iterations,
-            variant.oversampling,
-            variant.whiten,
-            variant.cross_validated,
-        )
+        key = _key(variant)
         if key not in self._factors:
-            options = FactorizeOptions(
-                method=variant.method,
-                power_iterations=variant.power_iterations,
-                oversampling=variant.oversampling,
-                seed=self._seed,
-                device=DEFAULTS.device,
-            )
+            inputs, held_out = self._inputs(variant), self._held_out(variant)
+            if held_out is not None:
+                inputs = inputs.without(self.model, self.groups, held_out.unweighted)
             spool = FactorSpool(self.scratch(f"factors-{len(self._factors)}"))
-            ranks = [ranks_to_factor(weight, KeepParams(0.5), None) for weight in self._weights({})]
-            moments = self._second_moments(variant.cross_validated) if variant.whiten else {}
-            promised = spool_factors(self.model, self.groups, ranks, spool, options, moments, SILENT)
-            validated = self._validate() if variant.cross_validated else {}
+            whitening = ShrunkMoments(inputs.known, inputs.shares)
+            promised = spool_factors(
+                self.model, self.groups, self._ranks(), spool, self._options(variant), whitening, SILENT
+            )
             pairs = zip(self.groups, promised, strict=True)
-            curves = tuple(honest_curves(known, validated.get(group.weight)) for group, known in pairs)
+            curves = tuple(honest_curves(known, inputs.validated.get(group.weight)) for group, known in pairs)
             self._factors[key] = (spool, curves)
         return self._factors[key]
 

@@ -161,9 +161,9 @@ def weight_sensitivities(
     measured = [group for group in groups if group.weight in by_weight]
     if level == "off" or not measured:
         return {}
-    ranks_of = partial(_probe_ranks, by_weight, 1 if level == "fast" else len(PROBE_SHARES))
+    ranks_of = partial(probe_ranks, by_weight, 1 if level == "fast" else len(PROBE_SHARES))
     max_feeds = feeds_to_probe(level, count_runs(measured, ranks_of, 1, 1), len(feeds), feeds.samples)
-    tails = partial(_probe_tail, by_weight)
+    tails = partial(probe_tail, by_weight)
     # All weights are open to be overridden in one session, so which they are decides how each run rounds.
     together = cache.scoped(lambda: chain([group.weight for group in measured], feed_facts(feeds, max_feeds)))
     facts_of = partial(_probe_facts, spool, by_weight, ranks_of, tails)
@@ -178,7 +178,7 @@ def weight_sensitivities(
             measured,
             run,
             feeds,
-            partial(_approximation, spool, by_weight),
+            partial(approximation, spool, by_weight),
             tails,
             ranks_of,
             max_feeds=max_feeds,
@@ -203,7 +203,8 @@ def _tried(curves: Mapping[WeightRef, Curves], group: SharedWeight) -> Form:
     return form
 
 
-def _probe_ranks(curves: Mapping[WeightRef, Curves], count: int, group: SharedWeight) -> tuple[int, ...]:
+def probe_ranks(curves: Mapping[WeightRef, Curves], count: int, group: SharedWeight) -> tuple[int, ...]:
+    """The ranks at which a weight that was factorized is tried, at most `count`, the most telling first."""
     form = _tried(curves, group)
     curve = curves[group.weight][form.family]
     if not isinstance(curve, Spectrum):
@@ -212,7 +213,8 @@ def _probe_ranks(curves: Mapping[WeightRef, Curves], count: int, group: SharedWe
     return tuple(max(1, round(share * largest)) for share in PROBE_SHARES[:count])
 
 
-def _probe_tail(curves: Mapping[WeightRef, Curves], group: SharedWeight, rank: int) -> float:
+def probe_tail(curves: Mapping[WeightRef, Curves], group: SharedWeight, rank: int) -> float:
+    """The relative squared tail energy of the form that is tried of a weight."""
     return tail_energy(curves[group.weight][_tried(curves, group).family], rank)
 
 
@@ -231,9 +233,14 @@ def _probe_facts(
         yield (stored.form.name, stored.accumulation, stored.parts())
 
 
-def _approximation(spool: FactorSpool, curves: Mapping[WeightRef, Curves], group: SharedWeight, rank: int) -> Array:
-    """The approximation in the stored layout and dtype of the weight."""
-    matrices = spool.get(group.weight, _tried(curves, group), rank).approximate()
+def approximation(spool: FactorSpool, curves: Mapping[WeightRef, Curves], group: SharedWeight, rank: int) -> Array:
+    """A weight in the form that is tried of it, in its stored layout and dtype."""
+    return approximated(spool, group, _tried(curves, group), rank)
+
+
+def approximated(spool: FactorSpool, group: SharedWeight, form: Form, rank: int) -> Array:
+    """A weight in a form at a rank, in its stored layout and dtype."""
+    matrices = spool.get(group.weight, form, rank).approximate()
     return stored_layout(matrices, group.sites[0]).astype(numpy_dtype(group.weight.dtype))
 
 

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 
 from lowrank_onnx.cache import NO_CACHE, Cache
 from lowrank_onnx.cache.codecs import validated_codec
 from lowrank_onnx.cache.facts import feed_facts
-from lowrank_onnx.calibration import RunModel, weight_moments
-from lowrank_onnx.errors import ModelError
 from lowrank_onnx.evaluate import Feeds
-from lowrank_onnx.evaluate.folds import fold_samples
-from lowrank_onnx.evaluate.values import InputSpec
+from lowrank_onnx.folds import Fold
 from lowrank_onnx.forms import PAIR
 from lowrank_onnx.linalg.lapack import Problem, solver_of_small
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.cross_validation import Validated, validate_shrinkage
 from lowrank_onnx.moments.shrinkage import shrinkage
-from lowrank_onnx.progress import Progress
 from lowrank_onnx.types import Curves, ErrorCurve, Spectrum, Tails, WeightRef, rearrange
 from lowrank_onnx.weight_reader import WeightReader
 from lowrank_onnx.weights import SharedWeight
 
-ENOUGH_SAMPLES = 16
-"""From so many samples on, moments are taken as they are but for what their rows ask for."""
-
-PARTS = 4
-"""Of the samples; each is held out once."""
-
 ON_ONE_THREAD = 0
 """The work of validating a weight, as `solver_of_small` wants it: many eigenproblems of its smaller side, which gain
 little from more threads, so that weights go side by side whatever their size."""
+
+NOTHING_LEFT = "on samples held out, factors that know nothing of its inputs do less harm"
+"""Why a weight isn't whitened although its inputs were seen."""
 
 RANKS = 16
 """At which errors are compared, evenly spread up to the largest that saves anything."""
@@ -46,55 +38,78 @@ def validate_moments(
     model: Model,
     groups: Sequence[SharedWeight],
     moments: Mapping[WeightRef, Moment | str],
-    run: RunModel,
-    inputs: Sequence[InputSpec],
     feeds: Feeds,
+    folds: Sequence[Fold],
     *,
     seed: int,
-    directory: Path,
-    progress: Progress,
     cache: Cache = NO_CACHE,
 ) -> dict[WeightRef, Validated]:
-    """What held-out samples say of the weights' moments; empty where there are samples enough, or too few to part.
+    """What held-out samples say of the weights' moments; empty where there are no folds.
 
-    `cache` is for results that depend on this model and how it is run.
+    `moments` are of all `feeds`; `cache` is for results that depend on this model and how it is run.
     """
-    if feeds.samples >= ENOUGH_SAMPLES or not any(isinstance(moment, Moment) for moment in moments.values()):
+    if not folds:
         return {}
     weights = [group.weight for group in groups]
     slot = cache.slot("validated", lambda: chain((seed, [group.sites for group in groups]), feed_facts(feeds)))
     known = slot.get(validated_codec(weights))
     if known is not None:
         return known
-    by_part = []
-    for number, part in enumerate(fold_samples(feeds, inputs, PARTS)):
-        place = directory / f"part.{number}"
-        place.mkdir()
-        try:
-            seen = weight_moments(model.skeleton, groups, run, part, seed=seed, directory=place, progress=progress)
-        except ModelError:
-            # Its inputs leave the number of samples open, but the model only runs on as many as there were in a feed.
-            return {}
-        by_part.append(seen)
     with solver_of_small(wanted=True) as solve:
-        found = dict(solve(_problems(model, groups if by_part else (), moments, by_part)))
+        found = dict(solve(_problems(model, groups, moments, folds)))
     validated = {weight: result for weight, result in found.items() if result is not None}
     slot.put(validated_codec(weights), validated)
     return validated
+
+
+def without_moments(
+    model: Model,
+    groups: Sequence[SharedWeight],
+    folds: Sequence[Fold],
+    validated: Mapping[WeightRef, Validated],
+    unweighted: Container[WeightRef],
+) -> dict[WeightRef, Validated]:
+    """What held-out samples say where the factors of some weights know nothing of their inputs."""
+    weights = WeightReader(model, (group.weight for group in groups))
+    found = dict(validated)
+    for group in groups:
+        parts = _parts(group.weight, folds)
+        if group.weight in unweighted and parts is not None:
+            matrices = rearrange(weights.read(group.weight), group.sites[0].to_matrices)
+            result = validate_shrinkage(matrices, parts, 1.0, _ranks(group))
+            if result is not None:
+                found[group.weight] = result
+    return found
+
+
+def believed(
+    moments: Mapping[WeightRef, Moment | str], validated: Mapping[WeightRef, Validated]
+) -> dict[WeightRef, Moment | str]:
+    """The moments that say something; for those of which nothing would be left, the reason why they don't count."""
+    return {
+        weight: NOTHING_LEFT if weight in validated and validated[weight].share == 1.0 else moment
+        for weight, moment in moments.items()
+    }
+
+
+def _parts(weight: WeightRef, folds: Sequence[Fold]) -> list[Moment] | None:
+    """What the weight's inputs look like on each part, or None where some part doesn't tell."""
+    shown = [fold.shown[weight] for fold in folds]
+    known = [moment for moment in shown if isinstance(moment, Moment)]
+    return known if len(known) == len(shown) else None
 
 
 def _problems(
     model: Model,
     groups: Sequence[SharedWeight],
     moments: Mapping[WeightRef, Moment | str],
-    by_part: Sequence[Mapping[WeightRef, Moment | str]],
+    folds: Sequence[Fold],
 ) -> Iterator[Problem[WeightRef, Validated | None]]:
     """One for each weight whose inputs are known in all parts."""
     weights = WeightReader(model, (group.weight for group in groups))
     for group in groups:
-        whole, known = moments[group.weight], [part[group.weight] for part in by_part]
-        parts = [moment for moment in known if isinstance(moment, Moment)]
-        if not isinstance(whole, Moment) or whole.diagonal or whole.mirrored or len(parts) < len(known):
+        whole, parts = moments[group.weight], _parts(group.weight, folds)
+        if not isinstance(whole, Moment) or whole.diagonal or whole.mirrored or parts is None:
             continue
         least = min(shrinkage(matrix, whole.rows) for matrix in whole.second_moment)
         matrices = rearrange(weights.read(group.weight), group.sites[0].to_matrices)

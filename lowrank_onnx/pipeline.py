@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lowrank_onnx.absorb import absorbable_notes, credited
 from lowrank_onnx.accounting import Bookkeeping
-from lowrank_onnx.attempt import Workshop, plan_judge, settled_choices
+from lowrank_onnx.attempt import Workshop, settled_choices
 from lowrank_onnx.cache import open_cache
 from lowrank_onnx.cache.facts import environment_facts, model_facts
 from lowrank_onnx.calibration import lessons
@@ -30,8 +30,10 @@ from lowrank_onnx.evaluate.turns import plan_sessions
 from lowrank_onnx.factor_families import spool_factors
 from lowrank_onnx.few_samples import honest_curves
 from lowrank_onnx.finish import finish
+from lowrank_onnx.folds import MirroredMoments
 from lowrank_onnx.inspection import inspect_weights, with_plans
 from lowrank_onnx.judging import compare, metric_judge
+from lowrank_onnx.learning import find_plan_judge, learn_effects, learn_held_out, learn_inputs
 from lowrank_onnx.linalg.lapack import beside_runtime
 from lowrank_onnx.model_io import (
     ModelSource,
@@ -40,20 +42,16 @@ from lowrank_onnx.model_io import (
     scratch_directory,
 )
 from lowrank_onnx.model_totals import totals
-from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
 from lowrank_onnx.no_sites import why_no_sites
 from lowrank_onnx.observed import FeedSource, Observed, find_feeds, open_model
 from lowrank_onnx.preparation import (
     factor_ranks,
     factorize_options,
-    input_moments,
-    measured_sensitivities,
     observe_if_needed,
     planned_weights,
     prepare,
     run_original,
-    validated_moments,
 )
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.prospect import plain, plan_shares, prospect
@@ -129,14 +127,12 @@ def compress(
             unmeasured = planned_weights(prepared, observed, {})
             check_feasible(unmeasured, config)
             metric = None if observed is None else metric_judge(observed.session, config, models_searched(config))
-            moments = input_moments(prepared, observed, config, directory, progress, on_model)
-            validated = validated_moments(prepared, observed, moments, config, directory, progress, on_model)
+            inputs = learn_inputs(prepared, observed, config, directory, progress, on_model)
+        with clock.stage("measure sensitivity"):
+            held_out, inputs = learn_held_out(prepared, observed, inputs, unmeasured, config, directory, progress, kept)
             if observed is not None:
                 observed.rest()
-        shares = {weight: found.share for weight, found in validated.items()}
-        inputs = {weight: moment for weight, moment in moments.items() if isinstance(moment, Moment)}
-        whitening = ShrunkMoments(inputs, shares)
-        mirrored = ShrunkMoments({weight: moment.mirrored for weight, moment in inputs.items() if moment.mirrored})
+        whitening = ShrunkMoments(inputs.known, inputs.shares)
         bases = LeadingBases(directory)
         chains = partial(chain_maker, prepared.model, prepared.groups, whitening, config.device, bases)
         spool = FactorSpool(directory, chains())
@@ -152,14 +148,14 @@ def compress(
                 progress,
                 kept,
                 bases,
-                mirrored,
+                ShrunkMoments(MirroredMoments(inputs.known)),
             )
             curves = [
-                honest_curves(known, validated.get(group.weight))
+                honest_curves(known, inputs.validated.get(group.weight))
                 for group, known in zip(prepared.groups, promised, strict=True)
             ]
         with clock.stage("measure sensitivity"):
-            sensitivities = measured_sensitivities(prepared, observed, curves, spool, config, progress, on_model)
+            sensitivities = learn_effects(prepared, observed, held_out, curves, spool, config, progress, on_model)
         weights = planned_weights(prepared, observed, sensitivities)
         refs = {weight.name: group.weight for weight, group in zip(weights, prepared.groups, strict=True)}
         by_name = {weight.name: known for weight, known in zip(weights, curves, strict=True)}
@@ -168,7 +164,7 @@ def compress(
         realiser = Realiser(spool, refs, by_name, whitening, config.seed, orders.may_change, biases)
         workshop = Workshop(prepared.model, prepared.groups, spool, directory, observed, metric, prepared.expansion)
         drafts = replace(workshop, spool=spool.drafts(chains(sweeps=0)))
-        judge_of_plans = plan_judge(drafts) if sensitivities else None
+        judge_of_plans = find_plan_judge(drafts, held_out) if sensitivities else None
 
         planned = isinstance(config.budget, PlannedBudget) and config.objective == "latency" and config.validate
 
@@ -189,7 +185,7 @@ def compress(
             absorbed=prepared.absorbed,
             groups=prepared.groups,
             skipped=prepared.skipped,
-            lessons=lessons(prepared.groups, curves, moments, sensitivities),
+            lessons=lessons(prepared.groups, curves, inputs.moments, sensitivities),
             positions=positions,
             feeds=observed.feeds if observed else None,
             weights=timed_weights() if planned else weights,

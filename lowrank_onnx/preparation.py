@@ -5,32 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 from lowrank_onnx import passes
 from lowrank_onnx.absorb import Absorbed, absorb_products
-from lowrank_onnx.cache import Cache
-from lowrank_onnx.cache.facts import comparison_facts
-from lowrank_onnx.calibration import predicted_damage, weight_moments, weight_sensitivities
+from lowrank_onnx.calibration import predicted_damage
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.choose import ranks_to_factor
-from lowrank_onnx.config import Config, KeepMacs, PlannedBudget
+from lowrank_onnx.config import Config, KeepMacs
 from lowrank_onnx.evaluate.logits import find_logits
 from lowrank_onnx.evaluate.turns import plan_sessions
 from lowrank_onnx.factorize import FactorizeOptions
-from lowrank_onnx.few_samples import validate_moments
 from lowrank_onnx.model_io import Model, ModelSource, load_model
-from lowrank_onnx.moments import Moment
-from lowrank_onnx.moments.cross_validation import Validated
 from lowrank_onnx.observed import FeedSource, Observed, observe
 from lowrank_onnx.override_sites import Asked, OverriddenSites, filter_notes, override_sites
 from lowrank_onnx.passes import Expansion
-from lowrank_onnx.progress import Progress
 from lowrank_onnx.sensitivity.damage import Sensitivity, Unmeasured
-from lowrank_onnx.spool import FactorSpool
-from lowrank_onnx.types import Curves, Site, Skipped, WeightRef
+from lowrank_onnx.types import Site, Skipped, WeightRef
 from lowrank_onnx.weight_reader import WeightReader
 from lowrank_onnx.weights import SharedWeight, group_by_weight, lookup_positions, room_for_factors, total_positions
 
@@ -165,79 +157,6 @@ def run_original(
         seed=config.seed,
         original=prepared.original,
         sessions=sessions,
-    )
-
-
-def input_moments(
-    prepared: Prepared, observed: Observed | None, config: Config, directory: Path, progress: Progress, cache: Cache
-) -> dict[WeightRef, Moment | str]:
-    """What the weights' inputs look like on real feeds; synthetic ones say nothing about that."""
-    if observed is None or observed.feeds.synthetic or not config.whiten or config.allow_larger:
-        return {}
-    return weight_moments(
-        prepared.model.skeleton,
-        prepared.groups,
-        observed.run,
-        observed.calibration,
-        seed=config.seed,
-        directory=directory,
-        progress=progress,
-        cache=cache,
-        seen=observed.sites,
-    )
-
-
-def validated_moments(
-    prepared: Prepared,
-    observed: Observed | None,
-    moments: Mapping[WeightRef, Moment | str],
-    config: Config,
-    directory: Path,
-    progress: Progress,
-    cache: Cache,
-) -> dict[WeightRef, Validated]:
-    """What held-out samples say of the moments, where there are few."""
-    if observed is None or not moments:
-        return {}
-    return validate_moments(
-        prepared.model,
-        prepared.groups,
-        moments,
-        observed.run,
-        observed.session.inputs,
-        observed.calibration,
-        seed=config.seed,
-        directory=directory,
-        progress=progress,
-        cache=cache,
-    )
-
-
-def measured_sensitivities(
-    prepared: Prepared,
-    observed: Observed | None,
-    curves: Sequence[Curves],
-    spool: FactorSpool,
-    config: Config,
-    progress: Progress,
-    cache: Cache,
-) -> dict[WeightRef, Sensitivity | Unmeasured]:
-    """What compressing each weight alone does, where a plan over all weights is to be made."""
-    if observed is None or observed.feeds.synthetic or not isinstance(config.budget, PlannedBudget):
-        return {}
-    feeds, level = observed.calibration, config.preset.sensitivity
-    reader = WeightReader(prepared.model, (group.weight for group in prepared.groups))
-    return weight_sensitivities(
-        prepared.model.skeleton,
-        prepared.groups,
-        curves,
-        spool,
-        observed.run,
-        feeds,
-        level,
-        progress,
-        cache.scoped(partial(comparison_facts, observed.session)),
-        reader.read,
     )
 
 

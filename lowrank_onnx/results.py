@@ -68,7 +68,8 @@ class PlanTrial:
     ----------
     keep : share of the cost that was planned for.
     trust : the plan added up measured^trust x tail^(1 - trust): effects measured one weight at a time, tail energies.
-    error : relative L2 error of the outputs of the whole model, on calibration feeds; None where it was not measured.
+    error : relative L2 error of the outputs of the whole model, on calibration feeds: where they have few samples the
+        geometric mean of these, each with factors made of the others. None where it was not measured.
     chosen : whether this plan was taken at this share.
     plain : whether it had only the plain form of each weight to choose from.
     """

@@ -11,7 +11,9 @@ from lowrank_onnx import few_samples
 from lowrank_onnx.cache import NO_CACHE, Cache, open_cache
 from lowrank_onnx.candidates import tail_energy
 from lowrank_onnx.config import Config, KeepParams
-from lowrank_onnx.few_samples import ENOUGH_SAMPLES, honest_curves, validate_moments
+from lowrank_onnx.evaluate import Feeds
+from lowrank_onnx.few_samples import NOTHING_LEFT, believed, honest_curves, validate_moments, without_moments
+from lowrank_onnx.folds import ENOUGH_SAMPLES, Fold, fold_feeds
 from lowrank_onnx.forms import MATRIX
 from lowrank_onnx.model_io import load_model
 from lowrank_onnx.moments import Moment
@@ -19,6 +21,7 @@ from lowrank_onnx.moments.cross_validation import Validated
 from lowrank_onnx.observed import observe
 from lowrank_onnx.progress import SILENT
 from lowrank_onnx.types import Spectrum, Tails, WeightRef
+from lowrank_onnx.weight_reader import WeightReader
 from lowrank_onnx.weights import group_by_weight
 from tests.passes.models import sites_of
 from tests.test_calibration import held_out_error, linear, rows
@@ -26,27 +29,24 @@ from tests.test_calibration import held_out_error, linear, rows
 KINDS = ["plain", "duplicated features", "constant inputs", "dead inputs"]
 
 
-def validated(samples: int, directory: Path, cache: Cache = NO_CACHE) -> dict[WeightRef, Validated]:
-    model = load_model(linear(np.random.default_rng(1).standard_normal((96, 64))))
-    sites = sites_of(model.skeleton)
-    groups = group_by_weight(sites)
-    observed = observe(model, sites, [{"x": rows("plain", samples, 96, 0)}], provider="cpu", seed=0)
+MODEL = load_model(linear(np.random.default_rng(1).standard_normal((96, 64))))
+SITES = sites_of(MODEL.skeleton)
+GROUPS = group_by_weight(SITES)
+WEIGHT = GROUPS[0].weight
+
+
+def folded(samples: int, directory: Path) -> tuple[dict[WeightRef, Moment | str], Feeds, tuple[Fold, ...]]:
+    """The moment of all samples, and the samples in parts."""
+    observed = observe(MODEL, SITES, [{"x": rows("plain", samples, 96, 0)}], provider="cpu", seed=0)
     x = rows("plain", samples, 96, 0).astype(np.float64)
-    moments: dict[WeightRef, Moment | str] = {
-        groups[0].weight: Moment((x.T @ x / samples)[None], x.mean(axis=0)[None], samples, samples)
-    }
-    return validate_moments(
-        model,
-        groups,
-        moments,
-        observed.run,
-        observed.session.inputs,
-        observed.feeds,
-        seed=0,
-        directory=directory,
-        progress=SILENT,
-        cache=cache,
-    )
+    moment = Moment((x.T @ x / samples)[None], x.mean(axis=0)[None], samples, samples)
+    run, inputs, feeds = observed.run, observed.session.inputs, observed.feeds
+    folds = fold_feeds(MODEL, GROUPS, run, inputs, feeds, seed=0, directory=directory, progress=SILENT)
+    return {WEIGHT: moment}, feeds, folds
+
+
+def validated(samples: int, directory: Path, cache: Cache = NO_CACHE) -> dict[WeightRef, Validated]:
+    return validate_moments(MODEL, GROUPS, *folded(samples, directory), seed=0, cache=cache)
 
 
 def test_what_was_validated_is_kept_for_the_same_feeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,8 @@ def test_what_was_validated_is_kept_for_the_same_feeds(tmp_path: Path, monkeypat
     found = validated(8, tmp_path, cache)
     with monkeypatch.context() as patched:
         patched.setattr(few_samples, "validate_shrinkage", None)
-        assert validated(8, tmp_path, cache) == found
+        (tmp_path / "again").mkdir()
+        assert validated(8, tmp_path / "again", cache) == found
     (tmp_path / "other").mkdir()
     assert validated(9, tmp_path / "other", cache) != found
 
@@ -68,6 +69,25 @@ def test_few_samples_are_validated_and_enough_are_not(tmp_path: Path) -> None:
 
 def test_too_few_samples_to_part_are_taken_as_they_are(tmp_path: Path) -> None:
     assert validated(3, tmp_path) == {}
+
+
+def test_factors_that_know_nothing_of_the_inputs_are_held_out_too(tmp_path: Path) -> None:
+    moments, feeds, folds = folded(8, tmp_path)
+    found = validate_moments(MODEL, GROUPS, moments, feeds, folds, seed=0)
+    assert believed(moments, found) == moments
+    assert without_moments(MODEL, GROUPS, folds, found, ()) == found
+    changed = without_moments(MODEL, GROUPS, folds, found, {WEIGHT})
+    assert changed[WEIGHT].share == 1.0
+    assert believed(moments, changed) == {WEIGHT: NOTHING_LEFT}
+    # What is lost of plain singular vectors, on samples that had no part in them.
+    matrix = WeightReader(MODEL, [WEIGHT]).read(WEIGHT).astype(np.float64)
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    x = rows("plain", 8, 96, 0).astype(np.float64)
+    for rank in (8, 32):
+        kept = (left[:, :rank] * values[:rank]) @ right[:rank]
+        lost = float(np.linalg.norm(x @ (matrix - kept)) ** 2 / np.linalg.norm(x @ matrix) ** 2)
+        tail = float(np.sum(values[rank:] ** 2) / np.sum(values**2))
+        assert changed[WEIGHT].honest(tail) == pytest.approx(lost, rel=0.05)
 
 
 def test_honest_curves_have_the_tails_of_held_out_samples() -> None:

@@ -105,6 +105,12 @@ def last_feeds(feeds: Feeds, count: int) -> Feeds:
     return _part(feeds, count, f"{count} of {feeds.description}", wanted.__contains__)
 
 
+def every_nth(feeds: Feeds, start: int, step: int) -> Feeds:
+    """The feeds whose numbers are `start`, `start + step` and so on."""
+    count = len(range(start, len(feeds), step))
+    return _part(feeds, count, f"{count} of {feeds.description}", lambda index: index % step == start)
+
+
 def _part(feeds: Feeds, count: int, description: str, wanted: Callable[[int], bool]) -> Feeds:
     def load() -> Iterator[Feed]:
         return (feed for index, feed in enumerate(feeds) if wanted(index))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lowrank_onnx.evaluate.feeds import Feeds, load_feeds
+from lowrank_onnx.evaluate.feeds import Feeds, every_nth, load_feeds
 from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.types import Feed
 
@@ -16,19 +16,38 @@ def fold_samples(feeds: Feeds, inputs: Sequence[InputSpec], count: int) -> tuple
 
     Parameters
     ----------
-    feeds : few enough to be in memory.
+    feeds : where they are fewer than the parts, all of them are loaded.
     inputs : the model's; a feed can be cut where all of them leave the size of axis 0 open and are as long there.
 
     Returns
     -------
     The parts; none where that leaves fewer pieces than parts.
     """
-    pieces = list(feeds)
-    if len(pieces) < count:
-        pieces = [piece for feed in pieces for piece in _cut(feed, inputs)]
+    if len(feeds) >= count:
+        return tuple(every_nth(feeds, part, count) for part in range(count))
+    pieces = [piece for feed in feeds for piece in _cut(feed, inputs)]
     if len(pieces) < count:
         return ()
     return tuple(load_feeds(pieces[part::count], inputs) for part in range(count))
+
+
+def single_samples(feeds: Feeds, inputs: Sequence[InputSpec], count: int) -> tuple[Feed, ...]:
+    """At least `count` samples where there are so many, evenly from the first feeds, each alone where feeds can be cut.
+
+    A feed that can't be cut counts as all of its samples.
+    """
+    found: list[Feed] = []
+    in_a_feed = max(1, feeds.samples // len(feeds))
+    wanted = -(-count // min(count, len(feeds)))
+    samples = 0
+    for feed in feeds:
+        pieces = list(_cut(feed, inputs))
+        taken = pieces[:: max(1, len(pieces) // wanted)][:wanted]
+        found += taken
+        samples += len(taken) if len(pieces) > 1 else in_a_feed
+        if samples >= count:
+            break
+    return tuple(found)
 
 
 def _cut(feed: Feed, inputs: Sequence[InputSpec]) -> Iterator[Feed]:

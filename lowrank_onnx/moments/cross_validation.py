@@ -27,6 +27,9 @@ from lowrank_onnx.types import Array
 PULLS = (0.0, 0.1, 0.3, 0.6, 0.9, 1.0)
 """How far from the least shrinkage to the whole way the pulls go that compete."""
 
+ENOUGH_WORSE = 2
+"""Pulls in a row that do worse than one before, after which stronger ones aren't tried."""
+
 LARGEST_SIDE = 2048
 """Weights whose smaller side is larger are not validated: each pull is an eigenproblem of that size for each part."""
 
@@ -89,13 +92,17 @@ def validate_shrinkage(
         return None
     chosen = np.asarray(ranks) - 1
     best: tuple[float, float, NDArray[np.float64]] | None = None
-    for pull in PULLS:
-        share = least + (1.0 - least) * pull
+    worse = 0
+    for share in dict.fromkeys(1.0 - (1.0 - least) * (1.0 - pull) for pull in PULLS):
         missed = np.sum([problem.missed(share)[chosen] for problem in problems], axis=0) / total
         missed = np.maximum(missed, _SMALLEST)
         score = float(np.mean(np.log(missed)))
         if best is None or score <= best[0]:
-            best = (score, share, missed)
+            best, worse = (score, share, missed), 0
+        else:
+            worse += 1
+        if worse == ENOUGH_WORSE:
+            break
     assert best is not None
     _, share, missed = best
     predicted = _predicted(problems, share)[chosen]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from lowrank_onnx.evaluate.feeds import load_feeds
-from lowrank_onnx.evaluate.folds import fold_samples
+from lowrank_onnx.evaluate.folds import fold_samples, single_samples
 from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.types import Array
 
@@ -37,3 +37,18 @@ def test_what_can_not_be_cut_stays_whole() -> None:
     assert fold_samples(load_feeds([{"x": np.zeros((4, 3), np.float32)}], FIXED), FIXED, 2) == ()
     assert fold_samples(load_feeds([feed(4, masks=3)], OPEN), OPEN, 2) == ()
     assert fold_samples(load_feeds([feed(2)], OPEN), OPEN, 3) == ()
+
+
+def test_single_samples_are_from_as_many_feeds_as_there_are() -> None:
+    feeds = load_feeds([feed(8, 10 * index) for index in range(3)], OPEN)
+    assert samples_of((single_samples(feeds, OPEN, 2),)) == [[0, 10]]
+    assert samples_of((single_samples(feeds, OPEN, 6),)) == [[0, 4, 10, 14, 20, 24]]
+    assert samples_of((single_samples(feeds, OPEN, 4),)) == [[0, 4, 10, 14]]
+    assert samples_of((single_samples(feeds, OPEN, 99),)) == [[*range(8), *range(10, 18), *range(20, 28)]]
+    assert all(one["mask"].shape == (1, 2) for one in single_samples(feeds, OPEN, 5))
+
+
+def test_of_feeds_that_can_not_be_cut_as_few_are_taken_as_hold_the_samples() -> None:
+    feeds = load_feeds([{"x": np.full((4, 3), index, np.float32)} for index in range(5)], FIXED)
+    assert [one["x"].shape for one in single_samples(feeds, FIXED, 4)] == [(4, 3)]
+    assert [int(one["x"][0, 0]) for one in single_samples(feeds, FIXED, 6)] == [0, 1]

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lowrank_onnx.errors import ModelError
+from lowrank_onnx.evaluate import load_feeds
+from lowrank_onnx.evaluate.values import InputSpec
+from lowrank_onnx.folds import ENOUGH_SAMPLES, PARTS, TRIED, Fold, MirroredMoments, OtherMoments, fold_feeds
+from lowrank_onnx.model_io import load_model
+from lowrank_onnx.moments import Moment
+from lowrank_onnx.observed import observe
+from lowrank_onnx.progress import SILENT
+from lowrank_onnx.types import Array, WeightRef
+from lowrank_onnx.weights import group_by_weight
+from tests.passes.models import sites_of
+from tests.test_calibration import linear, rows
+
+MODEL = load_model(linear(np.random.default_rng(1).standard_normal((24, 16))))
+SITES = sites_of(MODEL.skeleton)
+GROUPS = group_by_weight(SITES)
+WEIGHT = GROUPS[0].weight
+
+
+def moment_of(x: Array, mirrored: Moment | None = None) -> Moment:
+    wide = x.astype(np.float64)
+    return Moment((wide.T @ wide / len(x))[None], wide.mean(axis=0)[None], len(x), len(x), mirrored)
+
+
+def folds_of(samples: int, directory: Path) -> tuple[Fold, ...]:
+    observed = observe(MODEL, SITES, [{"x": rows("plain", samples, 24, 0)}], provider="cpu", seed=0)
+    run, inputs, feeds = observed.run, observed.session.inputs, observed.feeds
+    return fold_feeds(MODEL, GROUPS, run, inputs, feeds, seed=0, directory=directory, progress=SILENT)
+
+
+def test_each_part_is_held_out_of_what_the_others_show(tmp_path: Path) -> None:
+    x = rows("plain", 9, 24, 0)
+    folds = folds_of(9, tmp_path)
+    assert len(folds) == PARTS
+    for number, fold in enumerate(folds):
+        own = np.concatenate([feed["x"] for feed in fold.tried])
+        np.testing.assert_array_equal(own, x[number::PARTS])
+        assert len(own) <= TRIED
+        others = OtherMoments(folds, number)
+        assert list(others) == [WEIGHT]
+        assert len(others) == 1
+        rest = np.concatenate([x[other::PARTS] for other in range(PARTS) if other != number])
+        np.testing.assert_allclose(others[WEIGHT].second_moment, moment_of(rest).second_moment, rtol=1e-4, atol=1e-7)
+        assert others[WEIGHT].rows == len(rest)
+
+
+def test_enough_samples_are_taken_together_and_too_few_are_not_parted(tmp_path: Path) -> None:
+    assert folds_of(ENOUGH_SAMPLES, tmp_path) == ()
+    assert len(folds_of(ENOUGH_SAMPLES - 1, tmp_path)) == PARTS
+    (tmp_path / "few").mkdir()
+    assert folds_of(PARTS - 1, tmp_path / "few") == ()
+
+
+def test_a_model_that_runs_only_on_whole_feeds_has_no_folds(tmp_path: Path) -> None:
+    def fails(model: object) -> None:
+        raise ModelError("a batch of 8 or nothing")
+
+    inputs = (InputSpec("x", "float32", ("n", 24)),)
+    feeds = load_feeds([{"x": rows("plain", 8, 24, 0)}], inputs)
+    found = fold_feeds(
+        MODEL,
+        GROUPS,
+        fails,  # type: ignore[arg-type]
+        inputs,
+        feeds,
+        seed=0,
+        directory=tmp_path,
+        progress=SILENT,
+    )
+    assert found == ()
+
+
+def test_what_one_part_does_not_tell_the_others_do_not_tell_together() -> None:
+    known = moment_of(rows("plain", 4, 24, 0))
+    folds = [Fold((), {WEIGHT: moment}) for moment in (known, "not reached", known)]
+    without_it = OtherMoments(folds, 1)
+    assert list(without_it) == [WEIGHT]
+    with_it = OtherMoments(folds, 0)
+    assert list(with_it) == []
+    with pytest.raises(KeyError):
+        with_it[WEIGHT]
+
+
+def test_rows_of_transposed_uses_are_merged_too() -> None:
+    tied = WeightRef((), "tied", "initializer", "float32", (24, 16))
+    first, second = (moment_of(rows("plain", 4, 16, seed)) for seed in (1, 2))
+    shown = [moment_of(rows("plain", 4, 24, 0), mirrored) for mirrored in (first, second, first)]
+    folds = [Fold((), {tied: moment, WEIGHT: first}) for moment in shown]
+    mirrored = MirroredMoments(OtherMoments(folds, 2))
+    expected = (first.second_moment + second.second_moment) / 2
+    np.testing.assert_allclose(mirrored[tied].second_moment, expected)
+    assert list(mirrored) == [tied]
+    assert len(mirrored) == 1
+    assert WEIGHT not in mirrored
