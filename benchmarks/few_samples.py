@@ -5,8 +5,8 @@ source that the compression has not seen, of plans with effects measured on thos
 
 - unweighted factors,
 - factors weighted by the second moments as they are, with the shrinkage that their rows ask for,
-- factors weighted as `compress` does it: what each weight's inputs are worth, what its loss costs and which plan is best
-  by cross-validation, factors being tried on samples that they were not made of.
+- factors weighted as `compress` does it: what each weight's inputs are worth, what its loss costs and which plan is
+  best by cross-validation, with factors tried on samples that they were not made of.
 
 An error that differs from another by less than these samples can tell is said to be the same: 1 is in the interval that
 holds 95 % of the ratios of the two errors over samples drawn from them with replacement.
@@ -117,7 +117,8 @@ def measure(name: str, draw: int) -> Iterator[Row]:
                 with bench.build(variant, bench.plan(variant, "parameters", share).choices) as model:
                     lost.append(lose(model, case.like_few, expected))
             interval = ratio_interval(lost[-1], lost[0], draw)
-            yield Row(name, draw, share, *(one.error for one in lost), *interval)
+            unweighted, weighted, chosen = (one.error for one in lost)
+            yield Row(name, draw, share, unweighted, weighted, chosen, *interval)
 
 
 def markdown(rows: list[Row], date: str) -> str:

@@ -121,10 +121,10 @@ FEWEST_SAMPLES = 12
 """With fewer, effects on the outputs are mostly chance, and a plan can't be judged by the samples that made it."""
 
 TRUST_IN_FEW = 0.5
-"""Measured with 8 samples, and other samples like them to judge by, on three draws, 36 cases
-(`benchmarks.few_samples`): with this trust the error is nowhere above that of unweighted factors, with 1, 0.75 and 0.25
-it is in two or three, and the mean error is least. On two more draws it is above in one of 24 cases, by a third (the
-ViT). Tails are those of held-out samples then (`lowrank_onnx.few_samples`)."""
+"""What is left where such samples can't be parted (`lowrank_onnx.folds`), or the plans of folds take too much memory.
+
+With 8 samples, effects measured on them and tails of held-out ones, the error was above that of unweighted factors in one
+of 60 cases with this trust, by a third, and in more with others."""
 
 
 def plan_judge(workshop: Workshop) -> PlanJudge:

@@ -28,6 +28,7 @@ from lowrank_onnx import (
     attempt,
     judging,
 )
+from lowrank_onnx.few_samples import NOTHING_LEFT
 from lowrank_onnx.types import LatencyComparison, Timing
 from tests.refine.builders import inputs, layers
 from tests.tiny_model import classifier, decaying
@@ -321,9 +322,11 @@ def test_chains_are_measured_and_planned_without_a_pair(forms: tuple[str, ...], 
     assert {site.form for site in written} <= set(forms) - {"conv_channel"}
     for site in written:
         assert site.importance is not None
-        assert site.input_error is not None
-        assert 0.0 < site.input_error < 1.0
-        assert site.solver.startswith("als(1 sweep), weighted")
+        assert (site.input_error is None) == (NOTHING_LEFT in site.note)  # two of its samples say little of a kernel
+        if site.input_error is not None:
+            assert 0.0 < site.input_error < 1.0
+            assert site.solver.startswith("als(1 sweep), weighted")
+    assert any(site.input_error is not None for site in written)
 
 
 def test_factors_are_refined_with_real_feeds_and_only_then() -> None:
