@@ -24,7 +24,7 @@ from lowrank_onnx.evaluate import Feeds, Runner, Session, open_session
 from lowrank_onnx.factor_families import spool_factors
 from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.few_samples import believed, honest_curves, validate_moments
-from lowrank_onnx.folds import fold_feeds
+from lowrank_onnx.folds import fold_feeds, samples_to_try
 from lowrank_onnx.held_out import HeldOut, measure_held_out
 from lowrank_onnx.learning import Inputs, find_plan_judge
 from lowrank_onnx.model_io import load_model, stage_model
@@ -248,6 +248,7 @@ class Workbench:
                 seed=self._seed,
                 directory=self.scratch("parts"),
                 progress=SILENT,
+                tried=samples_to_try(self.groups, self.observed.positions, feeds),
             )
             moments = self.moments()
             validated = validate_moments(model, self.groups, moments, feeds, folds, seed=self._seed)
@@ -257,7 +258,7 @@ class Workbench:
     def _held_out(self, variant: Variant) -> HeldOut | None:
         """What few samples say of factors that they took no part in."""
         inputs = self._inputs(variant)
-        if not inputs.folds:
+        if not any(fold.tried for fold in inputs.folds):
             return None
         key = _key(variant)
         if key not in self._tried:

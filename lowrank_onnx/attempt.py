@@ -123,8 +123,8 @@ FEWEST_SAMPLES = 12
 TRUST_IN_FEW = 0.5
 """What is left where such samples can't be parted (`lowrank_onnx.folds`), or the plans of folds take too much memory.
 
-With 8 samples, effects measured on them and tails of held-out ones, the error was above that of unweighted factors in one
-of 60 cases with this trust, by a third, and in more with others."""
+With 8 samples, effects measured on them and tails of held-out ones, the error was above that of unweighted factors in
+one of 60 cases with this trust, by a third, and in more with others."""
 
 
 def plan_judge(workshop: Workshop) -> PlanJudge:

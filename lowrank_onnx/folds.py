@@ -20,7 +20,7 @@ from lowrank_onnx.model_io import Model
 from lowrank_onnx.moments import Moment, merge_moments
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.types import Feed, WeightRef
-from lowrank_onnx.weights import SharedWeight
+from lowrank_onnx.weights import SharedWeight, total_positions
 
 ENOUGH_SAMPLES = 128
 """From so many samples on they are taken together, and moments are pulled only as far as their rows ask for.
@@ -35,8 +35,24 @@ ENOUGH_FOR_MOMENTS = 16
 PARTS = 4
 """Of the samples; each is held out once."""
 
-TRIED = 4
-"""Samples of each part that factors are tried on."""
+MOST_TRIED = 4
+"""Samples of each part that factors are tried on, at the most."""
+
+MOST_MACS = 2e12
+"""Multiplications of the sites' weights that trying each weight alone may take, by two kinds of factors at
+`FEWEST_RANKS`: some 20 s on two cores. MiniLM-L6 with 8 sentences takes 1.2e12, the shipped ViT 1.6e11; a text detector
+on whole pages would take 1.5e13, and is learnt from without folds: it has rows enough in few samples."""
+
+FEWEST_RANKS = 2
+"""At which each weight's effect is measured: one tells little of what a few samples promise at others."""
+
+
+def samples_to_try(groups: Sequence[SharedWeight], positions: Mapping[str, int], feeds: Feeds) -> int:
+    """How many samples of each part there is time to try each weight on; 0 where folds would take too long."""
+    applied = ((total_positions(group.sites, positions) or 0) * group.shape.parameters for group in groups)
+    macs = sum(applied) * len(feeds) / max(1, feeds.samples)
+    tries = 2 * FEWEST_RANKS * PARTS * len(groups)
+    return min(MOST_TRIED, int(MOST_MACS / max(1.0, tries * macs)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +80,15 @@ def fold_feeds(
     directory: Path,
     progress: Progress,
     cache: Cache = NO_CACHE,
-    enough: int = ENOUGH_SAMPLES,
+    tried: int,
 ) -> tuple[Fold, ...]:
-    """Part the samples and observe each part; none where there are `enough` samples, or too few to part.
+    """Part the samples and observe each part; none where there are samples enough, or too few to part.
+
+    `tried` is how many samples of each part are kept to try factors on; with 0 the folds serve the moments alone.
 
     `cache` is for results that depend on this model and how it is run.
     """
-    if feeds.samples >= enough:
+    if feeds.samples >= (ENOUGH_SAMPLES if tried else ENOUGH_FOR_MOMENTS):
         return ()
     folds = []
     for number, part in enumerate(fold_samples(feeds, inputs, PARTS)):
@@ -83,7 +101,7 @@ def fold_feeds(
         except ModelError:
             # Its inputs leave the number of samples open, but the model only runs on as many as there were in a feed.
             return ()
-        folds.append(Fold(single_samples(part, inputs, TRIED), shown))
+        folds.append(Fold(single_samples(part, inputs, tried) if tried else (), shown))
     return tuple(folds)
 
 

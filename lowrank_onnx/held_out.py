@@ -26,7 +26,7 @@ from lowrank_onnx.effort import SensitivityLevel
 from lowrank_onnx.evaluate.turns import OpenModel
 from lowrank_onnx.factor_families import spool_factors
 from lowrank_onnx.factorize import FactorizeOptions
-from lowrank_onnx.folds import Fold, MirroredMoments, OtherMoments
+from lowrank_onnx.folds import FEWEST_RANKS, Fold, MirroredMoments, OtherMoments
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.cross_validation import Validated
@@ -38,9 +38,6 @@ from lowrank_onnx.sensitivity.measure import count_runs, measure_sensitivity
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import Array, Curves, WeightRef
 from lowrank_onnx.weights import SharedWeight
-
-FEWEST_RANKS = 2
-"""At which each weight's effect is measured: one tells little of what a few samples promise at others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from lowrank_onnx.calibration import weight_moments, weight_sensitivities
 from lowrank_onnx.candidates import PlannedWeight
 from lowrank_onnx.config import Config, PlannedBudget
 from lowrank_onnx.few_samples import believed, validate_moments, without_moments
-from lowrank_onnx.folds import ENOUGH_FOR_MOMENTS, ENOUGH_SAMPLES, Fold, fold_feeds
+from lowrank_onnx.folds import Fold, fold_feeds, samples_to_try
 from lowrank_onnx.held_out import HeldOut, measure_held_out
 from lowrank_onnx.held_out_judge import HeldOutPlanError
 from lowrank_onnx.model_io import Model
@@ -94,7 +94,7 @@ def learn_inputs(
         directory=directory,
         progress=progress,
         cache=cache,
-        enough=ENOUGH_SAMPLES if _plans_by_effects(observed, config) else ENOUGH_FOR_MOMENTS,
+        tried=samples_to_try(groups, observed.positions, feeds) if _plans_by_effects(observed, config) else 0,
     )
     validated = validate_moments(model, groups, moments, feeds, folds, seed=config.seed, cache=cache)
     return Inputs(believed(moments, validated), folds, validated)
@@ -124,7 +124,7 @@ def learn_held_out(
 
     `cache` is for factors.
     """
-    if observed is None or not inputs.folds or not _plans_by_effects(observed, config):
+    if observed is None or not any(fold.tried for fold in inputs.folds) or not _plans_by_effects(observed, config):
         return None, inputs
     held_out = measure_held_out(
         prepared.model,

@@ -41,7 +41,7 @@ def folded(samples: int, directory: Path) -> tuple[dict[WeightRef, Moment | str]
     x = rows("plain", samples, 96, 0).astype(np.float64)
     moment = Moment((x.T @ x / samples)[None], x.mean(axis=0)[None], samples, samples)
     run, inputs, feeds = observed.run, observed.session.inputs, observed.feeds
-    folds = fold_feeds(MODEL, GROUPS, run, inputs, feeds, seed=0, directory=directory, progress=SILENT)
+    folds = fold_feeds(MODEL, GROUPS, run, inputs, feeds, seed=0, directory=directory, progress=SILENT, tried=4)
     return {WEIGHT: moment}, feeds, folds
 
 

@@ -8,7 +8,18 @@ import pytest
 from lowrank_onnx.errors import ModelError
 from lowrank_onnx.evaluate import load_feeds
 from lowrank_onnx.evaluate.values import InputSpec
-from lowrank_onnx.folds import ENOUGH_SAMPLES, PARTS, TRIED, Fold, MirroredMoments, OtherMoments, fold_feeds
+from lowrank_onnx.folds import (
+    ENOUGH_FOR_MOMENTS,
+    ENOUGH_SAMPLES,
+    MOST_MACS,
+    MOST_TRIED,
+    PARTS,
+    Fold,
+    MirroredMoments,
+    OtherMoments,
+    fold_feeds,
+    samples_to_try,
+)
 from lowrank_onnx.model_io import load_model
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.observed import observe
@@ -29,10 +40,10 @@ def moment_of(x: Array, mirrored: Moment | None = None) -> Moment:
     return Moment((wide.T @ wide / len(x))[None], wide.mean(axis=0)[None], len(x), len(x), mirrored)
 
 
-def folds_of(samples: int, directory: Path) -> tuple[Fold, ...]:
+def folds_of(samples: int, directory: Path, tried: int = MOST_TRIED) -> tuple[Fold, ...]:
     observed = observe(MODEL, SITES, [{"x": rows("plain", samples, 24, 0)}], provider="cpu", seed=0)
     run, inputs, feeds = observed.run, observed.session.inputs, observed.feeds
-    return fold_feeds(MODEL, GROUPS, run, inputs, feeds, seed=0, directory=directory, progress=SILENT)
+    return fold_feeds(MODEL, GROUPS, run, inputs, feeds, seed=0, directory=directory, progress=SILENT, tried=tried)
 
 
 def test_each_part_is_held_out_of_what_the_others_show(tmp_path: Path) -> None:
@@ -42,7 +53,7 @@ def test_each_part_is_held_out_of_what_the_others_show(tmp_path: Path) -> None:
     for number, fold in enumerate(folds):
         own = np.concatenate([feed["x"] for feed in fold.tried])
         np.testing.assert_array_equal(own, x[number::PARTS])
-        assert len(own) <= TRIED
+        assert len(own) <= MOST_TRIED
         others = OtherMoments(folds, number)
         assert list(others) == [WEIGHT]
         assert len(others) == 1
@@ -56,6 +67,22 @@ def test_enough_samples_are_taken_together_and_too_few_are_not_parted(tmp_path: 
     assert len(folds_of(ENOUGH_SAMPLES - 1, tmp_path)) == PARTS
     (tmp_path / "few").mkdir()
     assert folds_of(PARTS - 1, tmp_path / "few") == ()
+
+
+def test_without_trials_fewer_samples_are_enough(tmp_path: Path) -> None:
+    assert folds_of(ENOUGH_FOR_MOMENTS, tmp_path, tried=0) == ()
+    assert [fold.tried for fold in folds_of(ENOUGH_FOR_MOMENTS - 1, tmp_path, tried=0)] == [()] * PARTS
+
+
+def test_much_work_is_tried_on_fewer_samples_and_more_on_none() -> None:
+    inputs = (InputSpec("x", "float32", ("n", 24)),)
+    feeds = load_feeds([{"x": rows("plain", 8, 24, 0)}], inputs)
+    (site,) = SITES
+    in_a_try = 2 * 2 * PARTS * GROUPS[0].shape.parameters  # ranks, and kinds of factors
+    for room, expected in ((0.9, 0), (1.1, 1), (3.9, 3), (400.0, MOST_TRIED)):
+        applied = 8 * MOST_MACS / in_a_try / room
+        assert samples_to_try(GROUPS, {site.name: round(applied)}, feeds) == expected
+    assert samples_to_try(GROUPS, {}, feeds) == MOST_TRIED
 
 
 def test_a_model_that_runs_only_on_whole_feeds_has_no_folds(tmp_path: Path) -> None:
@@ -73,6 +100,7 @@ def test_a_model_that_runs_only_on_whole_feeds_has_no_folds(tmp_path: Path) -> N
         seed=0,
         directory=tmp_path,
         progress=SILENT,
+        tried=1,
     )
     assert found == ()
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import lowrank_onnx
-from lowrank_onnx import Config, KeepParams, learning
+from lowrank_onnx import Config, KeepParams, folds, learning
 from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.few_samples import NOTHING_LEFT
 from lowrank_onnx.folds import Fold, OtherMoments, fold_feeds
@@ -40,7 +40,7 @@ def measured(
     groups = group_by_weight(sites)
     observed = observe(model, sites, [{"x": x}], provider="cpu", seed=0)
     run, inputs, feeds = observed.run, observed.session.inputs, observed.feeds
-    parts = fold_feeds(model, groups, run, inputs, feeds, seed=0, directory=directory, progress=SILENT)
+    parts = fold_feeds(model, groups, run, inputs, feeds, seed=0, directory=directory, progress=SILENT, tried=4)
     validated = {groups[0].weight: Validated(share, ())}
     ranks = [{MATRIX: 16}]
     held_out = measure_held_out(model, groups, ranks, observed, parts, validated, OPTIONS, "fast", directory, SILENT)
@@ -144,7 +144,8 @@ def test_rows_enough_of_which_few_count_do_not_deceive_the_plan(monkeypatch: pyt
 
     predicted, true = predicted_and_true()
     assert predicted == pytest.approx(true, rel=0.25)
-    monkeypatch.setattr(learning, "ENOUGH_SAMPLES", 1)
+    monkeypatch.setattr(learning, "samples_to_try", lambda *_: 0)
+    monkeypatch.setattr(folds, "ENOUGH_FOR_MOMENTS", 1)
     deceived, worse = predicted_and_true()
     assert deceived < 0.5 * worse
     assert true < worse

@@ -37,7 +37,7 @@ CURVES = {MATRIX: Spectrum(0.9 ** np.arange(16.0)[None], 6.0)}
 def test_a_plan_is_judged_by_samples_that_its_factors_were_not_made_of(form: object, tmp_path: Path) -> None:
     observed = observe(MODEL, SITES, [{"x": rows("plain", 8, 48, 0)}], provider="cpu", seed=0)
     run, inputs, feeds = observed.run, observed.session.inputs, observed.feeds
-    folds = fold_feeds(MODEL, GROUPS, run, inputs, feeds, seed=0, directory=tmp_path, progress=SILENT)
+    folds = fold_feeds(MODEL, GROUPS, run, inputs, feeds, seed=0, directory=tmp_path, progress=SILENT, tried=4)
     shares = {GROUPS[0].weight: Validated(0.2, ())}
     ranks = [{MATRIX: 16}]
     held_out = measure_held_out(MODEL, GROUPS, ranks, observed, folds, shares, OPTIONS, "fast", tmp_path, SILENT)
