@@ -14,12 +14,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from lowrank_onnx.cache import NO_CACHE, Cache
+from lowrank_onnx.cache import NO_CACHE, Cache, Slot
+from lowrank_onnx.cache.codecs import sensitivity_codec
+from lowrank_onnx.cache.facts import feed_facts
 from lowrank_onnx.calibration import PROBE_SHARES, approximation, probe_ranks, probe_tail
 from lowrank_onnx.chain_factors import LeadingBases, chain_maker
 from lowrank_onnx.effort import SensitivityLevel
@@ -85,6 +88,7 @@ def measure_held_out(
     directory: Path,
     progress: Progress,
     cache: Cache = NO_CACHE,
+    measured: Cache = NO_CACHE,
     decode: Callable[[WeightRef], Array] | None = None,
 ) -> HeldOut:
     """Factorize for each fold, and once without regard to the inputs, and measure the effect of each weight alone.
@@ -97,7 +101,8 @@ def measure_held_out(
     validated : how far to pull the moments, and which weights may do without them.
     level : "full" measures at more ranks.
     directory : for the factors.
-    cache, decode : as for `lowrank_onnx.calibration.weight_sensitivities`; the cache is for factors.
+    cache : for factors.
+    measured, decode : the cache and what decodes weights, as for `lowrank_onnx.calibration.weight_sensitivities`.
     """
     shares = {weight: found.share for weight, found in validated.items()}
 
@@ -116,11 +121,16 @@ def measure_held_out(
     factorized = [group for group in groups if group.weight in known]
     ranks_of = partial(probe_ranks, known, FEWEST_RANKS if level == "fast" else len(PROBE_SHARES))
     optional = [weight for weight, share in shares.items() if weight in known and share < 1.0]
-    runs = 2 * sum(len(fold.tried) for fold in folds) * count_runs(factorized, ranks_of, 1, 1)
-    with progress.stage("measuring sensitivity", runs) as stage:
-        trial = _Trial(model.skeleton, factorized, folds, known, ranks_of, _opened_once(observed.run), decode, stage)
-        weighted = trial.effects(made)
-        without = trial.effects((plain,) * len(folds), optional)
+    tried = [len(fold.tried) for fold in folds]
+    together = measured.scoped(lambda: chain((options, shares, ranks, level, tried), feed_facts(observed.calibration)))
+    run = _opened_once(observed.run)
+    with progress.stage("measuring sensitivity", 2 * sum(tried) * count_runs(factorized, ranks_of, 1, 1)) as stage:
+        trial = _Trial(model.skeleton, factorized, folds, known, ranks_of, run, decode, stage)
+        every = [group.weight for group in factorized]
+        weighted = trial.effects(made, every, lambda weight: together.slot("effect", lambda: ("weighted", weight)))
+        without = trial.effects(
+            (plain,) * len(folds), optional, lambda weight: together.slot("effect", lambda: ("unweighted", weight))
+        )
     unweighted = frozenset(weight for weight in optional if not _does_less_harm(weighted[weight], without[weight]))
     effects = {weight: without[weight] if weight in unweighted else found for weight, found in weighted.items()}
     return HeldOut(tuple(folds), unweighted, effects, made, plain)
@@ -147,13 +157,27 @@ class _Trial:
     stage: StageProgress
 
     def effects(
-        self, made: Sequence[FactorSpool], wanted: Sequence[WeightRef] | None = None
+        self, made: Sequence[FactorSpool], wanted: Sequence[WeightRef], slot_of: Callable[[WeightRef], Slot]
     ) -> dict[WeightRef, Sensitivity | Unmeasured]:
-        """Of the factors of each fold on its samples; None wants all weights."""
-        skipped: dict[WeightRef, Sensitivity | Unmeasured] = {}
-        if wanted is not None:
-            others = (group.weight for group in self.groups if group.weight not in wanted)
-            skipped = {weight: Unmeasured(weight, "") for weight in others}
+        """Of the factors of each fold on its samples, for some weights; what a slot has isn't measured again."""
+        kept = {weight: slot_of(weight).get(sensitivity_codec(weight)) for weight in wanted}
+        found = {weight: effect for weight, effect in kept.items() if effect is not None}
+        missing = [weight for weight in wanted if weight not in found]
+        if not missing:
+            self.stage.advance(
+                sum(len(fold.tried) for fold in self.folds) * count_runs(self.groups, self.ranks_of, 1, 1)
+            )
+            return found
+        for weight, effect in self._measured(made, missing).items():
+            slot_of(weight).put(sensitivity_codec(weight), effect)
+            found[weight] = effect
+        return found
+
+    def _measured(
+        self, made: Sequence[FactorSpool], wanted: Sequence[WeightRef]
+    ) -> dict[WeightRef, Sensitivity | Unmeasured]:
+        others = (group.weight for group in self.groups if group.weight not in wanted)
+        skipped: dict[WeightRef, Sensitivity | Unmeasured] = {weight: Unmeasured(weight, "") for weight in others}
         by_feed = [
             measure_sensitivity(
                 self.skeleton,
@@ -172,7 +196,7 @@ class _Trial:
             for feed in fold.tried
         ]
         together = {found[0].weight: _together(found) for found in zip(*by_feed, strict=True)}
-        return {weight: found for weight, found in together.items() if weight not in skipped}
+        return {weight: together[weight] for weight in wanted}
 
 
 def _opened_once(run: Callable[[onnx.ModelProto], OpenModel]) -> Callable[[onnx.ModelProto], OpenModel]:

@@ -118,11 +118,12 @@ def learn_held_out(
     config: Config,
     directory: Path,
     progress: Progress,
+    factors: Cache,
     cache: Cache,
 ) -> tuple[HeldOut | None, Inputs]:
     """Where samples are few, the effects on others than those that factors are made of, and what that says of inputs.
 
-    `cache` is for factors.
+    `factors` is the cache for these, `cache` for results that depend on this model and how it is run.
     """
     if observed is None or not any(fold.tried for fold in inputs.folds) or not _plans_by_effects(observed, config):
         return None, inputs
@@ -137,7 +138,8 @@ def learn_held_out(
         config.preset.sensitivity,
         directory,
         progress,
-        cache,
+        factors,
+        cache.scoped(partial(comparison_facts, observed.session)),
         WeightReader(prepared.model, (group.weight for group in prepared.groups)).read,
     )
     return held_out, inputs.without(prepared.model, prepared.groups, held_out.unweighted)

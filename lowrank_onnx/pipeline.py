@@ -129,7 +129,9 @@ def compress(
             metric = None if observed is None else metric_judge(observed.session, config, models_searched(config))
             inputs = learn_inputs(prepared, observed, config, directory, progress, on_model)
         with clock.stage("measure sensitivity"):
-            held_out, inputs = learn_held_out(prepared, observed, inputs, unmeasured, config, directory, progress, kept)
+            held_out, inputs = learn_held_out(
+                prepared, observed, inputs, unmeasured, config, directory, progress, kept, on_model
+            )
             if observed is not None:
                 observed.rest()
         whitening = ShrunkMoments(inputs.known, inputs.shares)

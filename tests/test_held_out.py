@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lowrank_onnx
 from lowrank_onnx import Config, KeepParams, folds, learning
+from lowrank_onnx import held_out as held_out_module
 from lowrank_onnx.factorize import FactorizeOptions
 from lowrank_onnx.few_samples import NOTHING_LEFT
 from lowrank_onnx.folds import Fold, OtherMoments, fold_feeds
@@ -86,6 +87,18 @@ def test_a_weight_whose_inputs_tell_nothing_is_better_off_without_them(tmp_path:
     (tmp_path / "weighted").mkdir()
     weighted, _, _ = measured(rows("plain", 8, 48, 0), 0.2, tmp_path / "weighted")
     assert weighted.factors(0, ref) is not weighted.factors(1, ref)
+
+
+def test_effects_that_a_cache_has_are_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, feeds = linear(np.random.default_rng(1).standard_normal((64, 64))), [{"x": rows("plain", 8, 64, 0)}]
+    config = Config(budget=KeepParams(0.6), objective="size")
+    first = lowrank_onnx.compress(model, config, feeds=feeds, cache=tmp_path)
+    monkeypatch.setattr(held_out_module, "measure_sensitivity", None)
+    again = lowrank_onnx.compress(model, config, feeds=feeds, cache=tmp_path)
+    assert again.sites == first.sites
+    assert again.trials == first.trials
+    with pytest.raises(TypeError):
+        lowrank_onnx.compress(model, config, feeds=[{"x": rows("plain", 9, 64, 0)}], cache=tmp_path)
 
 
 def test_effects_count_as_those_of_the_tails_that_a_plan_goes_by(tmp_path: Path) -> None:
