@@ -128,7 +128,7 @@ def compress(
             check_feasible(unmeasured, config)
             metric = None if observed is None else metric_judge(observed.session, config, models_searched(config))
             inputs = learn_inputs(prepared, observed, config, directory, progress, on_model)
-        with clock.stage("measure sensitivity"):
+        with clock.stage("measure sensitivity" if inputs.folds else "observe"):
             held_out, inputs = learn_held_out(
                 prepared, observed, inputs, unmeasured, config, directory, progress, kept, on_model
             )
