@@ -1,8 +1,8 @@
 """What 8 calibration samples are good for: ``python -m benchmarks.few_samples``.
 
 For each model, draw of 8 samples and share of the parameters: the outputs' relative error, on samples of the same kind
-that the compression has not seen (2,000 images, where 250 leave an interval of 20 % up and down, or 250 sentences, which
-leave 1 %), of plans with effects measured on those 8 and
+that the compression has not seen (2,000 images, of which 250 leave an interval of 20 % up and down, or 250 sentences,
+which leave 1 %), of plans with effects measured on those 8 and
 
 - unweighted factors,
 - factors weighted by the second moments as they are, with the shrinkage that their rows ask for,
