@@ -12,7 +12,7 @@ from lowrank_onnx.cache import NO_CACHE, Cache
 from lowrank_onnx.cache.codecs import validated_codec
 from lowrank_onnx.cache.facts import feed_facts
 from lowrank_onnx.evaluate import Feeds
-from lowrank_onnx.folds import Fold
+from lowrank_onnx.folds import Fold, known_in_all
 from lowrank_onnx.forms import PAIR
 from lowrank_onnx.linalg.lapack import Problem, solver_of_small
 from lowrank_onnx.model_io import Model
@@ -71,9 +71,10 @@ def without_moments(
 ) -> dict[WeightRef, Validated]:
     """What held-out samples say where the factors of some weights know nothing of their inputs."""
     weights = WeightReader(model, (group.weight for group in groups))
+    shown = [fold.shown for fold in folds]
     found = dict(validated)
     for group in groups:
-        parts = _parts(group.weight, folds)
+        parts = known_in_all(shown, group.weight)
         if group.weight in unweighted and parts is not None:
             matrices = rearrange(weights.read(group.weight), group.sites[0].to_matrices)
             result = validate_shrinkage(matrices, parts, 1.0, _ranks(group))
@@ -92,13 +93,6 @@ def believed(
     }
 
 
-def _parts(weight: WeightRef, folds: Sequence[Fold]) -> list[Moment] | None:
-    """What the weight's inputs look like on each part, or None where some part doesn't tell."""
-    shown = [fold.shown[weight] for fold in folds]
-    known = [moment for moment in shown if isinstance(moment, Moment)]
-    return known if len(known) == len(shown) else None
-
-
 def _problems(
     model: Model,
     groups: Sequence[SharedWeight],
@@ -107,8 +101,9 @@ def _problems(
 ) -> Iterator[Problem[WeightRef, Validated | None]]:
     """One for each weight whose inputs are known in all parts."""
     weights = WeightReader(model, (group.weight for group in groups))
+    shown = [fold.shown for fold in folds]
     for group in groups:
-        whole, parts = moments[group.weight], _parts(group.weight, folds)
+        whole, parts = moments[group.weight], known_in_all(shown, group.weight)
         if not isinstance(whole, Moment) or whole.diagonal or whole.mirrored or parts is None:
             continue
         least = min(shrinkage(matrix, whole.rows) for matrix in whole.second_moment)

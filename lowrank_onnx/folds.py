@@ -105,6 +105,13 @@ def fold_feeds(
     return tuple(folds)
 
 
+def known_in_all(parts: Sequence[Mapping[WeightRef, Moment | str]], weight: WeightRef) -> list[Moment] | None:
+    """What the weight's inputs look like on each part, or None where some part doesn't tell."""
+    shown = [part[weight] for part in parts]
+    known = [moment for moment in shown if isinstance(moment, Moment)]
+    return known if len(known) == len(shown) else None
+
+
 class OtherMoments(Mapping[WeightRef, Moment]):
     """What the inputs of each weight look like on all parts but one, where all know it; merged when it is asked for.
 
@@ -118,17 +125,15 @@ class OtherMoments(Mapping[WeightRef, Moment]):
         self._others = [fold.shown for number, fold in enumerate(folds) if number != without]
 
     def __getitem__(self, weight: WeightRef) -> Moment:
-        found = [shown[weight] for shown in self._others]
-        moments = [moment for moment in found if isinstance(moment, Moment)]
-        if len(moments) < len(found):
+        moments = known_in_all(self._others, weight)
+        if moments is None:
             raise KeyError(weight)
         merged = merge_moments(moments)
         mirrored = [moment.mirrored for moment in moments if moment.mirrored is not None]
         return replace(merged, mirrored=merge_moments(mirrored)) if mirrored else merged
 
     def __iter__(self) -> Iterator[WeightRef]:
-        first, *others = self._others
-        return (weight for weight in first if all(isinstance(one[weight], Moment) for one in (first, *others)))
+        return (weight for weight in self._others[0] if known_in_all(self._others, weight) is not None)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
