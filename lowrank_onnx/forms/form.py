@@ -73,6 +73,10 @@ class Form(ABC):
     def approximate(self, parts: Mapping[str, Array]) -> Array:
         """The matrices (groups, in, out) that the parts stand for, in the parts' dtype."""
 
+    def factors(self, parts: Mapping[str, Array]) -> tuple[Array, ...]:
+        """`approximate` as matrices whose product it is: two, with the rank between them, where the form has these."""
+        return (self.approximate(parts),)
+
     def write_bias(self, part: str, bias: Array, parts: Mapping[str, Array]) -> Array:
         """The bias of one of the new nodes, where the form can't add the stored one (out,) in a single place.
 

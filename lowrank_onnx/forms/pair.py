@@ -41,6 +41,10 @@ class Pair(Form):
         product: Array = parts["left"] @ parts["right"]
         return product
 
+    def factors(self, parts: Mapping[str, Array]) -> tuple[Array, ...]:
+        """L and R."""
+        return parts["left"], parts["right"]
+
 
 PAIR = Pair()
 CONV_CHANNEL = Pair("conv_channel")

@@ -14,7 +14,7 @@ A bias b is added once to the pivots, and what the others see of it through D is
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,20 @@ class Pivoted(Form):
         blocks.append(left)
         if "after" in parts:
             blocks.append(left @ parts["after"])
+        return self._in_place(blocks)
+
+    def factors(self, parts: Mapping[str, Array]) -> tuple[Array, ...]:
+        """L' and [D1, I, D2], with the columns where they were."""
+        left = parts["left"]
+        identity = np.eye(left.shape[-1], dtype=left.dtype)[np.newaxis]
+        blocks = [parts["before"]] if "before" in parts else []
+        blocks.append(identity)
+        if "after" in parts:
+            blocks.append(parts["after"])
+        return left, self._in_place(blocks)
+
+    def _in_place(self, blocks: Sequence[Array]) -> Array:
+        """Blocks of columns before, at and after the pivots, with the columns where they were."""
         together = np.concatenate(blocks, axis=-1)
         return together[..., np.argsort(self.order)] if self.order else together
 

@@ -62,3 +62,7 @@ class Shared(Form):
         """L R_i."""
         product: Array = parts["left"] @ parts["right"]
         return product
+
+    def factors(self, parts: Mapping[str, Array]) -> tuple[Array, ...]:
+        """L and R_i."""
+        return parts["left"], parts["right"]

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import scipy.linalg
@@ -39,6 +39,9 @@ FACTORED_AT_ONCE = 512
 
 INVERTED_AT_ONCE = 128
 """Order of a triangular matrix from which on it is inverted by halves."""
+
+SUBSTITUTED_AT_ONCE = 64
+"""Order of a triangular matrix from which on its equations are solved by halves."""
 
 
 @functools.cache
@@ -113,6 +116,35 @@ def solver_of_small(wanted: bool) -> Iterator[Callable[[Iterable[Problem[K, T]]]
         yield solve
 
 
+class Begin(Protocol):
+    """Begins a problem; what it gives waits for the result."""
+
+    def __call__(self, problem: Callable[[], T], /) -> Callable[[], T]:
+        """Begin one."""
+
+
+@contextlib.contextmanager
+def begin_small(work: int) -> Iterator[Begin]:
+    """Begins problems of `work` = m n r each: inside `beside_runtime`, those that get one thread, when one is free.
+
+    Elsewhere a problem is solved when its result is asked for: those that are begun on the chance of being wanted cost
+    nothing then.
+    """
+    threads = _all_threads.get() or 1
+    if threads == 1 or work >= ALL_THREADS_WORK:
+        yield functools.cache
+        return
+    with ThreadPoolExecutor(threads, "small") as executor:
+
+        def begin(problem: Callable[[], T], /) -> Callable[[], T]:
+            return executor.submit(problem).result
+
+        try:
+            yield begin
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
 def mirror_upper(upper: NDArray[Any], tile: int = MIRRORED_TILE) -> NDArray[Any]:
     """Fill the lower triangle of a square matrix from the upper one, in place, tile by tile to stay in cache."""
     size = upper.shape[0]
@@ -169,9 +201,34 @@ def _inverse_upper(R: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def solve_upper(R: NDArray[Any], B: NDArray[Any], transposed: bool) -> NDArray[Any]:
-    """``R^-1 B``, or ``R'^-1 B``, for an upper triangular R."""
-    solved: NDArray[Any] = scipy.linalg.solve_triangular(R, B, trans=1 if transposed else 0, check_finite=False)
+    """``R^-1 B``, or ``R'^-1 B``, for an upper triangular R and a B of one or two dimensions.
+
+    By halves: nearly all work is then in products, which are faster than BLAS's own substitution, and for which other
+    threads needn't wait.
+    """
+    solved: NDArray[Any] = np.array(B, np.result_type(R, B), order="C")
+    _substitute(R, solved.reshape(len(R), -1), transposed)
     return solved
+
+
+def _substitute(R: NDArray[Any], X: NDArray[Any], transposed: bool) -> None:
+    """Put the solution into X, which is the right side."""
+    size = R.shape[0]
+    if size <= SUBSTITUTED_AT_ONCE:
+        # Of NumPy's own: to take turns with SciPy's copy of BLAS costs each time that its threads find the cores taken.
+        inverse = np.linalg.inv(R)
+        X[...] = (inverse.T if transposed else inverse) @ X
+        return
+    half = size // 2
+    upper, lower = X[:half], X[half:]
+    if transposed:
+        _substitute(R[:half, :half], upper, transposed)
+        lower -= R[:half, half:].T @ upper
+        _substitute(R[half:, half:], lower, transposed)
+    else:
+        _substitute(R[half:, half:], lower, transposed)
+        upper -= R[:half, half:] @ lower
+        _substitute(R[:half, :half], upper, transposed)
 
 
 def eigenvalues(G: NDArray[Any]) -> NDArray[Any]:

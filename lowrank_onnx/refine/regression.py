@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -43,10 +44,39 @@ class Regression:
         """The part of some columns of T."""
         return Regression(self.gram, self.cross[:, :, columns], self.energy[:, columns], self.rows)
 
+    def with_rows_of(self, other: Regression) -> Regression:
+        """The equations of the rows of both."""
+        rows = self.rows + other.rows
+        own, others = (one.rows / max(rows, 1) for one in (self, other))
+        return Regression(
+            own * self.gram + others * other.gram,
+            own * self.cross + others * other.cross,
+            own * self.energy + others * other.energy,
+            rows,
+        )
+
+    def error(self, factors: Sequence[Array]) -> float:
+        """``||X' M - T||_F / ||T||_F`` over all groups; infinite where it overflows.
+
+        Parameters
+        ----------
+        factors : M (groups, in, out), or L (groups, in, r) and R (groups, r, out) whose product it is.
+        """
+        first, *others = (factor.astype(np.float64, copy=False) for factor in factors)
+        work = self.gram.shape[1] * first.size
+        with threads_for_work(work), np.errstate(over="ignore", invalid="ignore"):
+            image, target = self.gram @ first, self.cross
+            for right in others:  # ||X' L R||**2 = <L'X'' X' L, R R'>
+                target = target @ right.transpose(0, 2, 1)
+                image = image @ (right @ right.transpose(0, 2, 1))
+            lost = float(np.vdot(first, image) - 2.0 * np.vdot(first, target) + np.sum(self.energy))
+        return _relative(lost, float(np.sum(self.energy)))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JudgedRows:
-    """Rows of ``X' M ~ T`` that weren't solved for: so few that products with them are cheaper than their moments.
+    """Rows of ``X' M ~ T`` that weren't solved for, where they are so few that products with them are cheaper than with
+    their moments.
 
     Attributes
     ----------
@@ -66,15 +96,23 @@ class JudgedRows:
         """The part of some columns of T."""
         return JudgedRows(self.inputs, self.targets[:, :, columns])
 
-    def error(self, product: Array) -> float:
-        """``||X' M - T||_F / ||T||_F`` over all groups, for M (groups, in, out); infinite where it overflows."""
-        work = self.inputs.size * product.shape[-1]
+    def error(self, factors: Sequence[Array]) -> float:
+        """As that of `Regression`."""
+        work = self.inputs.size * factors[0].shape[-1]
         with threads_for_work(work), np.errstate(over="ignore", invalid="ignore"):
-            missed = self.inputs @ product.astype(self.inputs.dtype, copy=False) - self.targets
-        lost, energy = (float(np.sum(np.square(part, dtype=np.float64))) for part in (missed, self.targets))
-        if not math.isfinite(lost):
-            return math.inf
-        return math.sqrt(lost / energy) if energy > 0.0 else 0.0
+            found = self.inputs
+            for factor in factors:
+                found = found @ factor.astype(found.dtype, copy=False)
+            found = found - self.targets
+        lost, energy = (float(np.sum(np.square(part, dtype=np.float64))) for part in (found, self.targets))
+        return _relative(lost, energy)
+
+
+def _relative(lost: float, energy: float) -> float:
+    """The root of the energy that is lost over all of it; what rounding makes of none may be below 0."""
+    if not math.isfinite(lost):
+        return math.inf
+    return math.sqrt(max(lost, 0.0) / energy) if energy > 0.0 else 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,18 +121,32 @@ class Evidence:
 
     Attributes
     ----------
-    fit : the equations of the feeds that don't validate.
-    validate : rows of those that do.
-    whole : the equations of all feeds.
+    fit, validate : the equations of the feeds that don't validate, and of those that do.
+    few : the rows of the latter, where there are fewer than features.
     """
 
     fit: Regression
-    validate: JudgedRows
-    whole: Regression
+    validate: Regression
+    few: JudgedRows | None = None
+
+    @property
+    def judge(self) -> Regression | JudgedRows:
+        """What solutions of `fit` are judged by."""
+        return self.validate if self.few is None else self.few
+
+    @property
+    def rows(self) -> int:
+        """Of all feeds."""
+        return self.fit.rows + self.validate.rows
+
+    def whole(self) -> Regression:
+        """The equations of all feeds, made anew each time."""
+        return self.fit.with_rows_of(self.validate)
 
     def of_columns(self, columns: NDArray[np.intp]) -> Evidence:
         """The part of some columns of T."""
-        return Evidence(self.fit.of_columns(columns), self.validate.of_columns(columns), self.whole.of_columns(columns))
+        few = None if self.few is None else self.few.of_columns(columns)
+        return Evidence(self.fit.of_columns(columns), self.validate.of_columns(columns), few)
 
 
 class RowList:
@@ -104,20 +156,17 @@ class RowList:
     ----------
     shape : (groups, in, out).
     dtype : of the rows.
-    every : one row in so many is kept.
     """
 
-    def __init__(self, shape: tuple[int, int, int], dtype: DTypeLike, every: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], dtype: DTypeLike) -> None:
         groups, in_features, out_features = shape
-        self._every, self._next = every, 0
         self._inputs: list[Array] = [np.empty((groups, 0, in_features), dtype)]
         self._targets: list[Array] = [np.empty((groups, 0, out_features), dtype)]
 
     def add(self, inputs: Array, targets: Array) -> None:
-        """Choose among rows of X', (groups, n, in), and of T, (groups, n, out)."""
-        self._inputs.append(inputs[:, self._next :: self._every].copy())
-        self._targets.append(targets[:, self._next :: self._every].copy())
-        self._next = (self._next - inputs.shape[1]) % self._every
+        """Keep rows of X', (groups, n, in), and of T, (groups, n, out)."""
+        self._inputs.append(inputs)
+        self._targets.append(targets)
 
     def finish(self) -> JudgedRows:
         """Everything that was kept."""
@@ -183,22 +232,14 @@ class RegressionSum:
             if self._filled == size:
                 self._flush()
 
-    def so_far(self) -> Regression:
-        """The equations of everything added until now; more can be added."""
-        self._flush()
-        return self._means(self._gram.copy(), self._cross.copy(), self._energy.copy())
-
     def finish(self) -> Regression:
         """The equations of everything added; nothing more can be."""
         self._flush()
-        return self._means(self._gram, self._cross, self._energy)
-
-    def _means(self, gram: Doubles, cross: Doubles, energy: Doubles) -> Regression:
-        for sums in (gram, cross, energy):
+        for sums in (self._gram, self._cross, self._energy):
             sums /= max(self._rows, 1)
-        for matrix in gram:
+        for matrix in self._gram:
             mirror_upper(matrix)
-        return Regression(gram, cross, energy, self._rows)
+        return Regression(self._gram, self._cross, self._energy, self._rows)
 
     def _flush(self) -> None:
         filled = slice(0, self._filled)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from lowrank_onnx.errors import FactorizationError
+from lowrank_onnx.forms import ConvChain
+from lowrank_onnx.linalg.backend import NUMPY, select_backend
+from lowrank_onnx.linalg.lapack import Begin, begin_small
 from lowrank_onnx.refine.regression import Evidence, JudgedRows, Regression
 from lowrank_onnx.refine.write_form import Equations, Parts, Problem, refined_parts
 from lowrank_onnx.types import Array, numpy_dtype
@@ -35,7 +40,7 @@ def solve_weight(problem: Problem, evidence: Evidence, start: float) -> Solution
 
     Parameters
     ----------
-    evidence : its equations and rows usable.
+    evidence : usable.
     start : the ridge to try first.
 
     Returns
@@ -43,47 +48,90 @@ def solve_weight(problem: Problem, evidence: Evidence, start: float) -> Solution
     The error is that of the parts that were solved without the feeds that validate. Should those of all feeds, which
     know these rows, not have less, their equations went wrong: then it is these parts that are returned.
     """
-    found = choose_ridge(problem, evidence.fit, evidence.validate, start)
-    if found.parts is None or not is_usable(evidence.whole):
-        return found
-    last = _attempt(problem, part_solver(problem, evidence.whole), found.ridge, evidence.validate)
-    return replace(found, parts=last.parts) if last.error <= found.error else found
+    with begin_small(_work(problem)) as begin:
+        search = _Search(problem, evidence, begin)
+        place = search.descend(RIDGES.index(start))
+        found, last = search.tried(place), search.final(place)
+    return replace(found, parts=last.parts) if last.parts is not None and last.error <= found.error else found
 
 
-def choose_ridge(problem: Problem, fit: Regression, validate: JudgedRows, start: float) -> Solution:
-    """Solve with the ridge of `RIDGES` whose parts, as stored, have least error on the validating rows.
+class _Search:
+    """The ridge of `RIDGES` whose parts, as stored, have least error on the validating rows: a local minimum by steps.
 
-    Parameters
-    ----------
-    fit, validate : the equations of the rows to solve for, and the others; both usable.
-    start : the ridge to try first.
+    What is likely to be asked for next is begun beside what is asked for now.
     """
-    solver = part_solver(problem, fit)
-    tried: dict[int, Solution] = {}
 
-    def attempt(index: int) -> Solution:
-        if index not in tried:
-            tried[index] = _attempt(problem, solver, RIDGES[index], validate)
-        return tried[index]
+    def __init__(self, problem: Problem, evidence: Evidence, begin: Begin) -> None:
+        self._problem, self._evidence, self._begin = problem, evidence, begin
+        self._solver = part_solver(problem, evidence.fit)
+        self._tried: dict[int, Callable[[], Solution]] = {}
+        self._final: dict[int, Callable[[], Solution]] = {}
 
-    return attempt(_descend(lambda index: attempt(index).error, RIDGES.index(start), len(RIDGES)))
+    def descend(self, start: int) -> int:
+        """The place of the best ridge."""
+        here = start
+        self._begin_try(here)
+        if isinstance(self._problem.form, ConvChain):
+            self.tried(here)  # the first pull that is asked for settles their leading factor
+        for step in (1, -1):
+            while 0 <= here + step < len(RIDGES):
+                self._begin_try(here + step)
+                if here != start or step < 0:
+                    self._begin_final(here)
+                if not self.tried(here + step).error < self.tried(here).error:
+                    break
+                here += step
+            if here != start:
+                break
+        return here
+
+    def tried(self, place: int) -> Solution:
+        """Parts of the feeds that don't validate."""
+        self._begin_try(place)
+        return self._tried[place]()
+
+    def final(self, place: int) -> Solution:
+        """Parts of all feeds."""
+        self._begin_final(place)
+        return self._final[place]()
+
+    def _begin_try(self, place: int) -> None:
+        if place not in self._tried:
+            self._tried[place] = self._begin(partial(self._attempt, lambda: self._solver, RIDGES[place]))
+
+    def _begin_final(self, place: int) -> None:
+        if place not in self._final:
+            solver = partial(_solver_of_all, self._problem, self._evidence)
+            self._final[place] = self._begin(partial(self._attempt, solver, RIDGES[place]))
+
+    def _attempt(self, find_solver: Callable[[], Callable[[float], Parts | None]], ridge: float) -> Solution:
+        try:
+            parts = find_solver()(ridge)
+        except FactorizationError:  # so small a pull doesn't make the equations regular
+            parts = None
+        if parts is None:
+            return Solution(None, ridge, np.inf)
+        return Solution(parts, ridge, self._evidence.judge.error(written_factors(self._problem, parts)))
 
 
-def _attempt(problem: Problem, solver: Callable[[float], Parts | None], ridge: float, validate: JudgedRows) -> Solution:
-    try:
-        parts = solver(ridge)
-    except FactorizationError:  # so small a pull doesn't make the equations regular
-        parts = None
-    if parts is None:
-        return Solution(None, ridge, np.inf)
-    return Solution(parts, ridge, validate.error(written_product(problem, parts)))
+def _solver_of_all(problem: Problem, evidence: Evidence) -> Callable[[float], Parts | None]:
+    whole = evidence.whole()
+    return part_solver(problem, whole) if is_usable(whole) else lambda ridge: None
 
 
-def written_product(problem: Problem, parts: Parts) -> Array:
-    """What parts stand for once they are stored, (groups, in, out) in the metric of the target."""
+def _work(problem: Problem) -> int:
+    """About m n r of a solution: the Cholesky factor of the equations, on the host."""
+    in_features = problem.target.W.shape[1]
+    on_host = select_backend(problem.options.device) is NUMPY
+    return in_features**3 // 3 if on_host else sys.maxsize
+
+
+def written_factors(problem: Problem, parts: Parts) -> tuple[Array, ...]:
+    """What parts stand for once they are stored, as matrices whose product it is, in the metric of the target."""
     dtype = numpy_dtype(problem.weight.dtype)
     stored = {part: values.astype(dtype).astype(problem.target.W.dtype) for part, values in parts.items()}
-    return problem.target.in_metric(problem.form.approximate(stored))
+    *others, last = problem.form.factors(stored)
+    return (*others, problem.target.in_metric(last))
 
 
 def is_usable(regression: Regression) -> bool:
@@ -93,21 +141,12 @@ def is_usable(regression: Regression) -> bool:
     return regression.rows > 0 and finite and all(float(np.trace(gram)) > 0.0 for gram in regression.gram)
 
 
-def can_judge(rows: JudgedRows) -> bool:
+def can_judge(judge: Regression | JudgedRows) -> bool:
     """Whether there are rows, all groups have inputs that aren't all 0, and nothing overflowed."""
-    finite = bool(np.isfinite(rows.inputs).all() and np.isfinite(rows.targets).all())
-    return rows.rows > 0 and finite and all(bool(inputs.any()) for inputs in rows.inputs)
-
-
-def _descend(error: Callable[[int], float], start: int, count: int) -> int:
-    """The place of a local minimum, by steps from `start`."""
-    here = start
-    for step in (1, -1):
-        while 0 <= here + step < count and error(here + step) < error(here):
-            here += step
-        if here != start:
-            break
-    return here
+    if isinstance(judge, Regression):
+        return is_usable(judge)
+    finite = bool(np.isfinite(judge.inputs).all() and np.isfinite(judge.targets).all())
+    return judge.rows > 0 and finite and all(bool(inputs.any()) for inputs in judge.inputs)
 
 
 def part_solver(problem: Problem, fit: Regression) -> Callable[[float], Parts | None]:

@@ -16,7 +16,8 @@ from lowrank_onnx.refine.replaced import Replaced
 from lowrank_onnx.types import Site, WeightRef
 
 MAX_EQUATION_BYTES = 2**31
-"""Of the normal equations of one site, of most feeds and of all, and of what a solution makes of them, together."""
+"""Of the normal equations of one site, of the feeds that are solved for, of the others and of all, and of what a
+solution makes of them, together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def _layout(skeleton: onnx.ModelProto, replaced: Replaced) -> RowLayout | str:
         return f"its weight is shared by {len(group.sites)} nodes, whose inputs don't change alike"
     layout = find_row_layout(skeleton, group.sites[0])
     shape = group.shape
-    needed = 3 * 8 * shape.groups * shape.in_features * (shape.in_features + shape.out_features)
+    needed = 4 * 8 * shape.groups * shape.in_features * (shape.in_features + shape.out_features)
     if not isinstance(layout, str) and needed > MAX_EQUATION_BYTES:
         return f"its equations take {needed} bytes, more than the {MAX_EQUATION_BYTES} allowed"
     return layout

@@ -20,8 +20,8 @@ from lowrank_onnx.progress import StageProgress
 from lowrank_onnx.refine.kept import KeptSteps
 from lowrank_onnx.refine.models import Models
 from lowrank_onnx.refine.outcome import Outcome
-from lowrank_onnx.refine.regression import Evidence, RegressionSum, RowList, Summand
-from lowrank_onnx.refine.solve import FIRST_RIDGE, can_judge, is_usable, solve_weight, written_product
+from lowrank_onnx.refine.regression import Evidence, Regression, RegressionSum, RowList, Summand
+from lowrank_onnx.refine.solve import FIRST_RIDGE, can_judge, is_usable, solve_weight, written_factors
 from lowrank_onnx.refine.steps import Step
 from lowrank_onnx.refine.target import Target, find_target
 from lowrank_onnx.refine.unit import Unit, find_units
@@ -32,9 +32,6 @@ from lowrank_onnx.types import Array
 
 GATHERED_ROWS, PARTS_AHEAD = 1024, 4
 """Rows that a thread lays out at once, and how often that is done before they are added up."""
-
-JUDGED_ROWS = 2048
-"""Rows of the feeds that validate: they choose between a few pulls."""
 
 ORIGINAL, COMPRESSED, EQUATIONS, SOLVE, JUDGE = (
     f"refine: {part}" for part in ("run the original", "run the compressed model", "equations", "solve", "judge")
@@ -112,17 +109,17 @@ def _solve_step(work: Work, models: Models, number: int, step: Step, cuts: list[
 def _solve(work: Work, unit: Unit, evidence: Evidence, start: float) -> Outcome:
     """Put new factors of the weights of a unit into the spool."""
     weight, residual = unit.weights[0].weight, unit.target.carried is not None
-    if not is_usable(evidence.fit) or not can_judge(evidence.validate):
+    if not is_usable(evidence.fit) or not can_judge(evidence.judge):
         return Outcome(weight, None, "its inputs on these feeds are all 0, or too large to square", residual=residual)
     before = unit.stored(work.spool)
     problem = Problem(weight, unit.target, before, work.options)
-    error_before = evidence.validate.error(written_product(problem, unit.parts(work.spool)))
+    error_before = evidence.judge.error(written_factors(problem, unit.parts(work.spool)))
     found = solve_weight(problem, evidence, start)
     if found.parts is None:
         reason = f"the {before.form.name} form can't hold what was solved"
         return Outcome(weight, None, reason, residual=residual)
     unit.put(work.spool, found.parts, f"{before.solver.removesuffix(REFINED)}{REFINED}")
-    return Outcome(weight, found.ridge, "", error_before, found.error, evidence.whole.rows, residual)
+    return Outcome(weight, found.ridge, "", error_before, found.error, evidence.rows, residual)
 
 
 REFINED = ", refined"
@@ -130,30 +127,29 @@ REFINED = ", refined"
 
 
 def _evidence(work: Work, models: Models, number: int, step: Step, targets: Sequence[Target]) -> Evidence:
-    """The equations of the feeds that don't validate, rows of those that do, and the equations of all."""
+    """The equations of the feeds that don't validate, and of those that do; the latter's rows, where they are few."""
     feeds = models.waiting.feeds
-    validating = [feed for feed in feeds if work.validates(feed)]
-    fitting = [feed for feed in feeds if not work.validates(feed)]
+    fitting, validating = ([feed for feed in feeds if work.validates(feed) is judges] for judges in (False, True))
     shape = (*targets[0].W.shape[:2], sum(target.W.shape[-1] for target in targets))
+    few = sum(models.ahead.count(number, feed) for feed in validating) < shape[1]
+    kept = RowList(shape, targets[0].W.dtype)
     with gram_threads() as executor:
-        total = RegressionSum(shape, targets[0].W.dtype, executor)
-        every = sum(models.ahead.count(number, feed) for feed in validating) // JUDGED_ROWS
-        judged = RowList(shape, targets[0].W.dtype, max(every, 1))
 
-        def ready(lay_out: Callable[[], Rows]) -> Summand:
-            return total.summand(*lay_out())
+        def add_up(feeds: Iterable[int], receive: Callable[[Array, Array], None]) -> Regression:
+            total = RegressionSum(shape, targets[0].W.dtype, executor)
 
-        def summands(feeds: Iterable[int]) -> Iterator[Summand]:
+            def ready(lay_out: Callable[[], Rows]) -> Summand:
+                return total.summand(*lay_out())
+
             jobs = (partial(ready, part) for part in _parts(models, number, step, targets, feeds))
-            return in_order(executor, jobs, PARTS_AHEAD)
+            for summand in in_order(executor, jobs, PARTS_AHEAD):
+                total.add(summand)
+                receive(summand.inputs, summand.targets)
+            return total.finish()
 
-        for summand in summands(fitting):
-            total.add(summand)
-        fit = total.so_far()
-        for summand in summands(validating):
-            total.add(summand)
-            judged.add(summand.inputs, summand.targets)
-        return Evidence(fit, judged.finish(), total.finish())
+        fit = add_up(fitting, lambda inputs, targets: None)
+        validate = add_up(validating, kept.add if few else lambda inputs, targets: None)
+    return Evidence(fit, validate, kept.finish() if few else None)
 
 
 Rows: TypeAlias = tuple[Array, Array]

@@ -65,6 +65,8 @@ def test_the_approximation_is_the_kernel_of_the_chain(form: ConvChain) -> None:
     generator = np.random.default_rng(0)
     parts = {name: generator.standard_normal(dims) for name, dims in form.part_shapes(shape, 3).items()}
     approximation = form.approximate(parts)
+    (product,) = form.factors(parts)
+    np.testing.assert_array_equal(product, approximation)
     assert approximation.shape == (2, 24, 5)
     links = form.links(shape, 3)
     for group in range(2):

@@ -41,7 +41,10 @@ def test_figures_of_one_shape() -> None:
 
 def test_it_stands_for_the_product() -> None:
     left, right = np.ones((2, 3, 1)), np.arange(8.0).reshape(2, 1, 4)
-    np.testing.assert_array_equal(PAIR.approximate({"left": left, "right": right}), left @ right)
+    parts = {"left": left, "right": right}
+    for form in (PAIR, Shared("q", True, 2, 8)):
+        np.testing.assert_array_equal(form.approximate(parts), left @ right)
+        np.testing.assert_array_equal(np.matmul(*form.factors(parts)), left @ right)
 
 
 def test_a_single_row_or_column_has_no_useful_rank() -> None:

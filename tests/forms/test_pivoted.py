@@ -62,6 +62,15 @@ def test_bias_and_matrix_are_those_of_concatenated_outputs(start: int) -> None:
     np.testing.assert_allclose(np.concatenate(blocks, axis=1), x @ form.approximate(parts)[0] + bias, atol=1e-12)
 
 
+@pytest.mark.parametrize("order", [(), (6, 0, 5, 1, 4, 2, 3)])
+@pytest.mark.parametrize("start", [0, 1, 4])
+def test_its_factors_make_its_matrix(start: int, order: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(start)
+    form = Pivoted(start, order)
+    parts = {part: generator.standard_normal(dims) for part, dims in form.part_shapes(MatrixShape(1, 9, 7), 3).items()}
+    np.testing.assert_allclose(np.matmul(*form.factors(parts)), form.approximate(parts), atol=1e-12)
+
+
 def test_a_form_that_adds_the_bias_as_it_is_writes_none() -> None:
     with pytest.raises(ValueError, match="form pair adds the bias as it is: it has no 'bias'"):
         PAIR.write_bias("bias", np.zeros(3), {})

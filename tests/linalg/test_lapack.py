@@ -2,13 +2,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
+import numpy as np
+import pytest
 import threadpoolctl
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lowrank_onnx.linalg.lapack import (
     ALL_THREADS_WORK,
     SINGLE_THREAD_WORK,
+    SUBSTITUTED_AT_ONCE,
+    begin_small,
     beside_runtime,
+    cholesky_upper,
+    solve_upper,
     solver_of_small,
     threads_for_work,
 )
@@ -69,3 +78,67 @@ def test_elsewhere_and_where_it_is_not_wanted_one_problem_follows_the_other() ->
     assert solved([1, 1]) == ([(0, "MainThread"), (1, "MainThread")], 1)
     with threadpoolctl.threadpool_limits(2, user_api="blas"), beside_runtime():
         assert solved([1, 1], wanted=False) == ([(0, "MainThread"), (1, "MainThread")], 1)
+
+
+def begun(work: int) -> list[str]:
+    """Which of two problems that were begun were solved, if only the second one is asked for, and by whom."""
+    solved: list[str] = []
+
+    def problem(name: str) -> str:
+        solved.append(f"{name} {threading.current_thread().name.split('_')[0]}")
+        return name
+
+    with begin_small(work) as begin:
+        first, second = (begin(partial(problem, name)) for name in ("first", "second"))
+        assert second() == second() == "second"
+        if len(solved) > 1:
+            assert first() == "first"
+    return sorted(solved)
+
+
+def test_what_is_begun_is_solved_in_other_threads_where_it_is_small() -> None:
+    with threadpoolctl.threadpool_limits(2, user_api="blas"), beside_runtime():
+        assert begun(1) == ["first small", "second small"]
+        assert begun(int(ALL_THREADS_WORK)) == ["second MainThread"]
+
+
+def test_elsewhere_what_is_begun_is_solved_when_it_is_asked_for() -> None:
+    assert begun(1) == ["second MainThread"]
+    with threadpoolctl.threadpool_limits(1, user_api="blas"), beside_runtime():
+        assert begun(1) == ["second MainThread"]
+
+
+def test_a_problem_that_was_begun_raises_where_it_is_asked_for() -> None:
+    def fail() -> None:
+        raise ValueError("no")
+
+    with (
+        threadpoolctl.threadpool_limits(2, user_api="blas"),
+        beside_runtime(),
+        begin_small(1) as begin,
+        pytest.raises(ValueError, match="no"),
+    ):
+        begin(fail)()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.integers(1, 3 * SUBSTITUTED_AT_ONCE),
+    columns=st.integers(0, 20),
+    wide=st.booleans(),
+    transposed=st.booleans(),
+)
+def test_triangular_equations_are_solved(size: int, columns: int, wide: bool, transposed: bool) -> None:
+    generator = np.random.default_rng(size)
+    samples = generator.standard_normal((2 * size, size)) * np.logspace(0, -3, size)
+    R = cholesky_upper(samples.T @ samples)
+    assert R is not None
+    dtype = np.float64 if wide else np.float32
+    R, B = R.astype(dtype), generator.standard_normal((size, columns)).astype(dtype)
+    untouched = B.copy()
+    X = solve_upper(R, B, transposed)
+    assert X.dtype == dtype
+    np.testing.assert_array_equal(B, untouched)
+    matrix = R.T if transposed else R
+    rounding = 50 * np.finfo(dtype).eps * (np.abs(matrix) @ np.abs(X)).max(initial=0.0) * size
+    assert np.abs(matrix @ X - B).max(initial=0.0) <= rounding

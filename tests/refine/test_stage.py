@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import threadpoolctl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper as h
 
 import lowrank_onnx
 from lowrank_onnx import Config, KeepParams
+from lowrank_onnx.attempt import Workshop
 from lowrank_onnx.candidate_model import build_candidate
+from lowrank_onnx.choose import Choice
 from lowrank_onnx.evaluate import compare_outputs, load_feeds, open_session
+from lowrank_onnx.linalg.lapack import beside_runtime
 from lowrank_onnx.model_io import model_bytes
 from lowrank_onnx.refine import refine_factors
 from lowrank_onnx.refine.pieces import Bounds
@@ -263,16 +267,19 @@ def test_convolutions_of_every_kind_get_no_worse(
     assert third.error_after < third.error_before * 1.02
 
 
+def workshop_in_form(name: str, directory: Path) -> tuple[Workshop, tuple[Choice, ...]]:
+    """A model whose weights all have a form."""
+    if name in ("pair", "pivoted"):
+        shop, choices = workshop(layers(4), inputs(16), directory, 4)
+        return (shop, choices) if name == "pair" else in_form(shop, choices, name, 4)
+    generator = np.random.default_rng(4)
+    feeds = [{"x": generator.standard_normal((8, 8, 6, 6)).astype(np.float32)} for _ in range(16)]
+    return in_form(*workshop(convolutions(1, 3, 1, False, False), feeds, directory, 4), name, 4)
+
+
 @pytest.mark.parametrize("name", ["pivoted", "conv_spatial", "conv_tucker", "conv_input"])
 def test_every_form_that_stands_alone_is_solved_again(tmp_path: Path, name: str) -> None:
-    convolutional = name != "pivoted"
-    generator = np.random.default_rng(4)
-    feeds = inputs(16)
-    if convolutional:
-        feeds = [{"x": generator.standard_normal((8, 8, 6, 6)).astype(np.float32)} for _ in range(16)]
-    model = convolutions(1, 3, 1, False, False) if convolutional else layers(4)
-    shop, choices = workshop(model, feeds, tmp_path, 4)
-    shop, choices = in_form(shop, choices, name, 4)
+    shop, choices = workshop_in_form(name, tmp_path)
     refined = refine_factors(shop, choices, OPTIONS)
     for one, outcome in zip(replaced_weights(shop.groups, choices)[1:], refined.report.weights[1:], strict=True):
         assert outcome.refined, outcome.reason
@@ -287,6 +294,20 @@ def test_every_form_that_stands_alone_is_solved_again(tmp_path: Path, name: str)
     assert refined.report.error_after is not None
     assert refined.report.error_before is not None
     assert refined.report.error_after < refined.report.error_before
+
+
+@pytest.mark.parametrize("name", ["pair", "pivoted", "conv_input"])
+def test_what_is_begun_on_the_chance_of_being_wanted_changes_nothing(tmp_path: Path, name: str) -> None:
+    """With two threads pulls are tried side by side, with one only those that are asked for."""
+    shop, choices = workshop_in_form(name, tmp_path)
+    found = []
+    for threads in (1, 2):
+        with threadpoolctl.threadpool_limits(threads, user_api="blas"), beside_runtime():
+            found.append(refine_factors(shop, choices, OPTIONS))
+    assert found[0].report == found[1].report
+    for one in replaced_weights(shop.groups, choices):
+        alone, beside = (one.factors(refined.spool).parts() for refined in found)
+        assert all(np.array_equal(alone[part], beside[part]) for part in alone)
 
 
 def bundles(count: int) -> onnx.ModelProto:
