@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,12 @@ from lowrank_onnx.types import Array
 
 MOST_POSITIONS = 2**48
 """Output positions of one feed beyond which a convolution's padding can't be meant."""
+
+
+Precision: TypeAlias = type[np.float32] | type[np.float64]
+
+CACHED_BYTES = 2**19
+"""Of the patches that are laid out at a time."""
 
 
 class RowsError(ValueError):
@@ -39,9 +47,7 @@ def count_rows(layout: RowLayout, shape: tuple[int, ...]) -> int:
     return math.prod(shape) // layout.in_features
 
 
-def gather_rows(
-    layout: RowLayout, activation: Array, indices: NDArray[np.int64], dtype: type[np.float32] | type[np.float64]
-) -> Array:
+def gather_rows(layout: RowLayout, activation: Array, indices: NDArray[np.int64], dtype: Precision) -> Array:
     """Pick rows by number, in the order of the samples and, within one, of the output positions.
 
     Parameters
@@ -68,28 +74,73 @@ def gather_rows(
     return _gather_patches(layout, activation, indices, dtype)
 
 
-def _gather_patches(
-    layout: Patches, activation: Array, indices: NDArray[np.int64], dtype: type[np.float32] | type[np.float64]
-) -> Array:
-    """Kernel position by kernel position: where it lands for every row, and the channels that lie there."""
+def _gather_patches(layout: Patches, activation: Array, indices: NDArray[np.int64], dtype: Precision) -> Array:
+    """Some rows at a time, which stay in cache, kernel position by kernel position."""
+    channels, kernels = activation.shape[1], tuple(itertools.product(*(range(size) for size in layout.kernel)))
+    often = len(indices) * len(kernels) * channels >= activation.size
+    picked = (_channels_together if often else _channels_apart)(layout, activation, indices, dtype)
+    patches: Array = np.empty((len(indices), channels, len(kernels)), dtype)
+    step = max(1, CACHED_BYTES // max(patches[:1].nbytes, 1))
+    for start in range(0, len(indices), step):
+        rows = slice(start, start + step)
+        for number, offsets in enumerate(kernels):
+            patches[rows, :, number] = picked(rows, offsets)
+    by_group: Array = patches.reshape(len(indices), layout.groups, layout.in_features).transpose(1, 0, 2)
+    return by_group
+
+
+Picked: TypeAlias = Callable[[slice, tuple[int, ...]], Array]
+"""The channels (n, channels) that some rows have at one position of their kernel."""
+
+
+def _channels_apart(layout: Patches, activation: Array, indices: NDArray[np.int64], dtype: Precision) -> Picked:
+    """They are picked where they are, one by one."""
     samples, channels, *spatial = activation.shape
     flat = activation.reshape(samples, channels, math.prod(spatial))
     sample, *position = np.unravel_index(indices, (samples, *_output_sizes(layout, activation.shape)))
     begins = _leading_pads(layout, activation.shape)
-    patches: Array = np.zeros((len(indices), channels, math.prod(layout.kernel)), dtype)
-    for number, offsets in enumerate(itertools.product(*(range(size) for size in layout.kernel))):
-        where = np.zeros(len(indices), np.int64)
-        inside = np.ones(len(indices), np.bool_)
+
+    def picked(rows: slice, offsets: tuple[int, ...]) -> Array:
+        where = np.zeros(len(sample[rows]), np.int64)
+        inside = np.ones(len(where), np.bool_)
         for axis, size in enumerate(spatial):
-            at = position[axis] * layout.strides[axis] + offsets[axis] * layout.dilations[axis] - begins[axis]
+            at = position[axis][rows] * layout.strides[axis] + offsets[axis] * layout.dilations[axis] - begins[axis]
             inside &= (at >= 0) & (at < size)
             where = where * size + at
-        if inside.all():
-            patches[:, :, number] = flat[sample, :, where]
-        else:
-            patches[inside, :, number] = flat[sample[inside], :, where[inside]]
-    by_group: Array = patches.reshape(len(indices), layout.groups, layout.in_features).transpose(1, 0, 2)
-    return by_group
+        found: Array = np.zeros((len(where), channels), dtype)
+        found[inside] = flat[sample[rows][inside], :, where[inside]]
+        return found
+
+    return picked
+
+
+def _channels_together(layout: Patches, activation: Array, indices: NDArray[np.int64], dtype: Precision) -> Picked:
+    """All of the activation is laid out anew, padded, with the channels of a position side by side.
+
+    That takes about as long as to pick them at as many positions.
+    """
+    samples, channels, *spatial = activation.shape
+    begins, outputs = _leading_pads(layout, activation.shape), _output_sizes(layout, activation.shape)
+    extents = (
+        (count - 1) * stride + size
+        for count, stride, size in zip(outputs, layout.strides, _extents(layout), strict=True)
+    )
+    sizes = [max(begin + size, extent) for begin, size, extent in zip(begins, spatial, extents, strict=True)]
+    padded: Array = np.zeros((samples, *sizes, channels), dtype)
+    inner = tuple(slice(begin, begin + size) for begin, size in zip(begins, spatial, strict=True))
+    padded[(slice(None), *inner)] = np.moveaxis(activation, 1, -1)
+    flat = padded.reshape(-1, channels)
+    first, *position = np.unravel_index(indices, (samples, *outputs))
+    for axis, size in enumerate(sizes):
+        first = first * size + position[axis] * layout.strides[axis]
+
+    def picked(rows: slice, offsets: tuple[int, ...]) -> Array:
+        behind = 0
+        for axis, size in enumerate(sizes):
+            behind = behind * size + offsets[axis] * layout.dilations[axis]
+        return flat.take(first[rows] + behind, axis=0, mode="clip")
+
+    return picked
 
 
 def _extents(layout: Patches) -> tuple[int, ...]:

@@ -11,18 +11,15 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lowrank_onnx.moments.gather_rows import RowsError, count_rows, gather_rows
+from lowrank_onnx.moments.gather_rows import Precision, RowsError, count_rows, gather_rows
 from lowrank_onnx.moments.row_layout import RowLayout
 from lowrank_onnx.moments.row_sampling import sample_rows
 from lowrank_onnx.refine.pieces import Track, Waiting
 from lowrank_onnx.types import Array
-
-Precision: TypeAlias = type[np.float32] | type[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,10 +40,11 @@ class Reading:
     def rows(self, value: Array, indices: NDArray[np.int64], dtype: Precision) -> Array:
         """Some rows, (groups, n, features)."""
         found = gather_rows(self.layout, value, indices, dtype)
-        if self.scale == 1.0 and isinstance(self.bias, float) and self.bias == 0.0:
-            return found
-        plain: Array = ((found - self.bias) / self.scale).astype(dtype, copy=False)
-        return plain
+        if not isinstance(self.bias, float) or self.bias != 0.0:
+            found -= np.asarray(self.bias, dtype)
+        if self.scale != 1.0:
+            found /= dtype(self.scale)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

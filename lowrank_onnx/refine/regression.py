@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -187,6 +188,16 @@ class Summand:
     targets: Array
     products: tuple[Array, Array, Array] | None
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether the rows are finite, and the products too, where they are there."""
+        if self.products is None:
+            sums: tuple[Any, ...] = (np.sum(self.inputs), np.sum(self.targets))
+        else:
+            gram, _, energy = self.products
+            sums = (np.trace(gram, axis1=1, axis2=2), energy)
+        return all(bool(np.isfinite(one).all()) for one in sums)
+
 
 class RegressionSum:
     """Adds up the rows of a `Regression` in bounded memory: a buffer of rows, and float64 sums.
@@ -236,7 +247,7 @@ class RegressionSum:
         """The equations of everything added; nothing more can be."""
         self._flush()
         for sums in (self._gram, self._cross, self._energy):
-            sums /= max(self._rows, 1)
+            sums *= 1.0 / max(self._rows, 1)
         for matrix in self._gram:
             mirror_upper(matrix)
         return Regression(self._gram, self._cross, self._energy, self._rows)

@@ -30,8 +30,8 @@ from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.stage_clock import StageClock
 from lowrank_onnx.types import Array
 
-GATHERED_ROWS, PARTS_AHEAD = 1024, 4
-"""Rows that a thread lays out at once, and how often that is done before they are added up."""
+GATHERED_BYTES, PARTS_AHEAD = 2**23, 4
+"""Of rows that a thread lays out at once, and how often that is done before they are added up."""
 
 ORIGINAL, COMPRESSED, EQUATIONS, SOLVE, JUDGE = (
     f"refine: {part}" for part in ("run the original", "run the compressed model", "equations", "solve", "judge")
@@ -133,15 +133,20 @@ def _evidence(work: Work, models: Models, number: int, step: Step, targets: Sequ
     shape = (*targets[0].W.shape[:2], sum(target.W.shape[-1] for target in targets))
     few = sum(models.ahead.count(number, feed) for feed in validating) < shape[1]
     kept = RowList(shape, targets[0].W.dtype)
+    most = max(1, GATHERED_BYTES // (shape[0] * (shape[1] + shape[2]) * targets[0].W.itemsize))
     with gram_threads() as executor:
 
         def add_up(feeds: Iterable[int], receive: Callable[[Array, Array], None]) -> Regression:
             total = RegressionSum(shape, targets[0].W.dtype, executor)
 
             def ready(lay_out: Callable[[], Rows]) -> Summand:
-                return total.summand(*lay_out())
+                inputs, targets = lay_out()
+                summand = total.summand(inputs, targets)
+                if not summand.is_finite and not (_is_finite(inputs) and _is_finite(targets)):
+                    raise RowsError("holds NaN or infinity on some feeds")
+                return summand
 
-            jobs = (partial(ready, part) for part in _parts(models, number, step, targets, feeds))
+            jobs = (partial(ready, part) for part in _parts(_pieces(models, number, step, targets, feeds, most), most))
             for summand in in_order(executor, jobs, PARTS_AHEAD):
                 total.add(summand)
                 receive(summand.inputs, summand.targets)
@@ -156,14 +161,12 @@ Rows: TypeAlias = tuple[Array, Array]
 """Rows of X' and T, (groups, n, in) and (groups, n, out)."""
 
 
-def _parts(
-    models: Models, number: int, step: Step, targets: Sequence[Target], feeds: Iterable[int]
-) -> Iterator[Callable[[], Rows]]:
-    """What lays out the rows of some feeds, about `GATHERED_ROWS` at a time."""
+def _parts(pieces: Iterable[tuple[int, Callable[[], Rows]]], most: int) -> Iterator[Callable[[], Rows]]:
+    """What lays out several pieces, about `most` rows together."""
     together: list[Callable[[], Rows]] = []
     size = 0
-    for rows, lay_out in _pieces(models, number, step, targets, feeds):
-        if size + rows > GATHERED_ROWS and together:
+    for rows, lay_out in pieces:
+        if size + rows > most and together:
             yield partial(_concatenated, together)
             together, size = [], 0
         together.append(lay_out)
@@ -180,9 +183,9 @@ def _concatenated(pieces: Sequence[Callable[[], Rows]]) -> Rows:
 
 
 def _pieces(
-    models: Models, number: int, step: Step, targets: Sequence[Target], feeds: Iterable[int]
+    models: Models, number: int, step: Step, targets: Sequence[Target], feeds: Iterable[int], most: int
 ) -> Iterator[tuple[int, Callable[[], Rows]]]:
-    """Of each feed at most `GATHERED_ROWS` at a time: how many rows there are, and what lays them out."""
+    """Of each feed at most `most` rows at a time: how many there are, and what lays them out."""
     readings, dtype = models.readings[number], models.ahead.dtype(number)
     carried = readings.carried if targets[0].carried is not None else None
 
@@ -191,8 +194,6 @@ def _pieces(
         wanted = readings.multiplied(kept[: len(readings.products)], targets)
         if carried is not None and term is not None:
             wanted = wanted + (kept[-1] - gather_rows(carried.layout, term, indices, dtype))
-        if not all(_is_finite(one) for one in (rows, *kept)):
-            raise RowsError("holds NaN or infinity on some feeds")
         return rows, wanted
 
     for feed in feeds:
@@ -202,8 +203,8 @@ def _pieces(
         term = None if carried is None else models.compressed.value(feed, carried.name)
         if carried is not None and term is not None and count_rows(carried.layout, term.shape) != count:
             raise RowsError(f"doesn't go with the term {carried.name!r} of shape {list(term.shape)}")
-        for start in range(0, len(indices), GATHERED_ROWS):
-            place = slice(start, start + GATHERED_ROWS)
+        for start in range(0, len(indices), most):
+            place = slice(start, start + most)
             part = indices[place]
             yield len(part), partial(lay_out, inputs, term, part, [one[:, place] for one in kept])
 
