@@ -133,10 +133,10 @@ def _evidence(work: Work, models: Models, number: int, step: Step, targets: Sequ
     shape = (*targets[0].W.shape[:2], sum(target.W.shape[-1] for target in targets))
     few = sum(models.ahead.count(number, feed) for feed in validating) < shape[1]
     kept = RowList(shape, targets[0].W.dtype)
-    most = max(1, GATHERED_BYTES // (shape[0] * (shape[1] + shape[2]) * targets[0].W.itemsize))
+    room = max(1, GATHERED_BYTES // (shape[0] * (shape[1] + shape[2]) * targets[0].W.itemsize))
     with gram_threads() as executor:
 
-        def add_up(feeds: Iterable[int], receive: Callable[[Array, Array], None]) -> Regression:
+        def add_up(feeds: Sequence[int], receive: Callable[[Array, Array], None]) -> Regression:
             total = RegressionSum(shape, targets[0].W.dtype, executor)
 
             def ready(lay_out: Callable[[], Rows]) -> Summand:
@@ -146,6 +146,7 @@ def _evidence(work: Work, models: Models, number: int, step: Step, targets: Sequ
                     raise RowsError("holds NaN or infinity on some feeds")
                 return summand
 
+            most = min(room, max(1, sum(models.ahead.count(number, feed) for feed in feeds) // PARTS_AHEAD))
             jobs = (partial(ready, part) for part in _parts(_pieces(models, number, step, targets, feeds, most), most))
             for summand in in_order(executor, jobs, PARTS_AHEAD):
                 total.add(summand)
