@@ -58,9 +58,7 @@ class PulledRegression:
             single = xp.astype(weighted, xp.float64 if self.dtype is np.float64 else xp.float32)
             directions = xp.astype(solve(backend, single, rank, options).right[:, :rank], xp.float64)
             left = backend.solve_upper(root, weighted @ directions, transposed=False)
-        norms = xp.sqrt(column_norms(backend, left))
-        left = left / xp.where(norms > 0, norms, xp.ones_like(norms))
-        return self._to_host(left), self._to_host((directions * norms).T)
+        return balanced_factors(backend, left, directions, self.dtype)
 
     def _root(self, pull: float) -> DeviceArray:
         """The Cholesky factor of ``X'X + l I``."""
@@ -71,8 +69,19 @@ class PulledRegression:
             raise FactorizationError(f"normal equations with a pull of {pull:.3g} are singular: give a larger one")
         return root
 
-    def _to_host(self, factor: DeviceArray) -> Array:
-        return np.ascontiguousarray(self.backend.to_host(factor).astype(self.dtype))
+
+def balanced_factors(
+    backend: Backend, left: DeviceArray, directions: DeviceArray, dtype: type[np.float32] | type[np.float64]
+) -> tuple[Array, Array]:
+    """L (in, r) and R (r, out) on the host, whose columns and rows have equal norms, from L and orthonormal columns."""
+    xp = backend.xp
+
+    def to_host(factor: DeviceArray) -> Array:
+        return np.ascontiguousarray(backend.to_host(factor).astype(dtype))
+
+    norms = xp.sqrt(column_norms(backend, left))
+    left = left / xp.where(norms > 0, norms, xp.ones_like(norms))
+    return to_host(left), to_host((directions * norms).T)
 
 
 def pulled_regression(gram: Doubles, cross: Doubles, towards: Array, device: DeviceName) -> PulledRegression:

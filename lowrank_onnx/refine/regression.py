@@ -1,4 +1,4 @@
-"""The least-squares problem of one step: as normal equations where it is solved, as rows where solutions are judged."""
+"""The least-squares problem of one step: its normal equations, or its rows themselves where these are few."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -40,6 +40,17 @@ class Regression:
     cross: Doubles
     energy: Doubles
     rows: int
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether there are rows, all groups have inputs that aren't all 0, and nothing overflowed."""
+        finite = all(np.isfinite(part).all() for part in (self.gram, self.cross, self.energy))
+        return self.rows > 0 and finite and all(scale > 0.0 for scale in self.scales)
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Of each group the mean eigenvalue of X'' X' / n."""
+        return tuple(float(np.trace(gram)) / len(gram) for gram in self.gram)
 
     def of_columns(self, columns: NDArray[np.intp]) -> Regression:
         """The part of some columns of T."""
@@ -75,9 +86,8 @@ class Regression:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class JudgedRows:
-    """Rows of ``X' M ~ T`` that weren't solved for, where they are so few that products with them are cheaper than with
-    their moments.
+class KeptRows:
+    """Rows of ``X' M ~ T`` themselves: so few that products with them are cheaper than with their moments.
 
     Attributes
     ----------
@@ -93,9 +103,28 @@ class JudgedRows:
         """How many there are, n."""
         return int(self.inputs.shape[1])
 
-    def of_columns(self, columns: NDArray[np.intp]) -> JudgedRows:
+    @property
+    def is_usable(self) -> bool:
+        """As that of `Regression`."""
+        finite = bool(np.isfinite(self.inputs).all() and np.isfinite(self.targets).all())
+        return self.rows > 0 and finite and all(0.0 < scale < math.inf for scale in self.scales)
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """As those of `Regression`."""
+        count, features = self.inputs.shape[1:]
+        with np.errstate(over="ignore"):
+            return tuple(float(np.vdot(rows, rows)) / max(count * features, 1) for rows in self.inputs)
+
+    def of_columns(self, columns: NDArray[np.intp]) -> KeptRows:
         """The part of some columns of T."""
-        return JudgedRows(self.inputs, self.targets[:, :, columns])
+        return KeptRows(self.inputs, self.targets[:, :, columns])
+
+    def with_rows_of(self, other: KeptRows) -> KeptRows:
+        """The rows of both."""
+        pairs = ((self.inputs, other.inputs), (self.targets, other.targets))
+        inputs, targets = (np.concatenate(pair, axis=1) for pair in pairs)
+        return KeptRows(inputs, targets)
 
     def error(self, factors: Sequence[Array]) -> float:
         """As that of `Regression`."""
@@ -116,42 +145,45 @@ def _relative(lost: float, energy: float) -> float:
     return math.sqrt(max(lost, 0.0) / energy) if energy > 0.0 else 0.0
 
 
+Known: TypeAlias = Regression | KeptRows
+"""The problem of some feeds."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
     """All that is known of one step.
 
     Attributes
     ----------
-    fit, validate : the equations of the feeds that don't validate, and of those that do.
-    few : the rows of the latter, where there are fewer than features.
+    fit, validate : the problem of the feeds that don't validate, and of those that do; both are of one kind.
+    judge : what solutions of `fit` are judged by: `validate`, or its rows.
     """
 
-    fit: Regression
-    validate: Regression
-    few: JudgedRows | None = None
-
-    @property
-    def judge(self) -> Regression | JudgedRows:
-        """What solutions of `fit` are judged by."""
-        return self.validate if self.few is None else self.few
+    fit: Known
+    validate: Known
+    judge: Known
 
     @property
     def rows(self) -> int:
         """Of all feeds."""
         return self.fit.rows + self.validate.rows
 
-    def whole(self) -> Regression:
-        """The equations of all feeds, made anew each time."""
-        return self.fit.with_rows_of(self.validate)
+    def whole(self) -> Known:
+        """The problem of all feeds, made anew each time."""
+        if isinstance(self.fit, Regression) and isinstance(self.validate, Regression):
+            return self.fit.with_rows_of(self.validate)
+        if isinstance(self.fit, KeptRows) and isinstance(self.validate, KeptRows):
+            return self.fit.with_rows_of(self.validate)
+        raise TypeError("equations and rows don't add up")
 
     def of_columns(self, columns: NDArray[np.intp]) -> Evidence:
         """The part of some columns of T."""
-        few = None if self.few is None else self.few.of_columns(columns)
-        return Evidence(self.fit.of_columns(columns), self.validate.of_columns(columns), few)
+        fit, validate = self.fit.of_columns(columns), self.validate.of_columns(columns)
+        return Evidence(fit, validate, validate if self.judge is self.validate else self.judge.of_columns(columns))
 
 
 class RowList:
-    """Keeps rows for `JudgedRows`.
+    """Keeps rows for `KeptRows`.
 
     Parameters
     ----------
@@ -169,9 +201,9 @@ class RowList:
         self._inputs.append(inputs)
         self._targets.append(targets)
 
-    def finish(self) -> JudgedRows:
+    def finish(self) -> KeptRows:
         """Everything that was kept."""
-        return JudgedRows(np.concatenate(self._inputs, axis=1), np.concatenate(self._targets, axis=1))
+        return KeptRows(np.concatenate(self._inputs, axis=1), np.concatenate(self._targets, axis=1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,8 +14,8 @@ from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.forms import ConvChain
 from lowrank_onnx.linalg.backend import NUMPY, select_backend
 from lowrank_onnx.linalg.lapack import Begin, begin_small
-from lowrank_onnx.refine.regression import Evidence, JudgedRows, Regression
-from lowrank_onnx.refine.write_form import Equations, Parts, Problem, refined_parts
+from lowrank_onnx.refine.regression import Evidence, KeptRows, Known, Regression
+from lowrank_onnx.refine.write_form import Equations, Parts, Problem, Rows, refined_parts
 from lowrank_onnx.types import Array, numpy_dtype
 
 RIDGES = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -48,7 +49,7 @@ def solve_weight(problem: Problem, evidence: Evidence, start: float) -> Solution
     The error is that of the parts that were solved without the feeds that validate. Should those of all feeds, which
     know these rows, not have less, their equations went wrong: then it is these parts that are returned.
     """
-    with begin_small(_work(problem)) as begin:
+    with begin_small(_work(problem, evidence)) as begin:
         search = _Search(problem, evidence, begin)
         place = search.descend(RIDGES.index(start))
         found, last = search.tried(place), search.final(place)
@@ -116,14 +117,15 @@ class _Search:
 
 def _solver_of_all(problem: Problem, evidence: Evidence) -> Callable[[float], Parts | None]:
     whole = evidence.whole()
-    return part_solver(problem, whole) if is_usable(whole) else lambda ridge: None
+    return part_solver(problem, whole) if whole.is_usable else lambda ridge: None
 
 
-def _work(problem: Problem) -> int:
-    """About m n r of a solution: the Cholesky factor of the equations, on the host."""
-    in_features = problem.target.W.shape[1]
-    on_host = select_backend(problem.options.device) is NUMPY
-    return in_features**3 // 3 if on_host else sys.maxsize
+def _work(problem: Problem, evidence: Evidence) -> int:
+    """About m n r of a solution on the host: the Cholesky factor of the equations, or the products of few rows."""
+    if select_backend(problem.options.device) is not NUMPY:
+        return sys.maxsize
+    in_features, out_features = (int(size) for size in problem.target.W.shape[1:])
+    return evidence.rows * in_features * out_features if isinstance(evidence.fit, KeptRows) else in_features**3 // 3
 
 
 def written_factors(problem: Problem, parts: Parts) -> tuple[Array, ...]:
@@ -134,25 +136,16 @@ def written_factors(problem: Problem, parts: Parts) -> tuple[Array, ...]:
     return (*others, problem.target.in_metric(last))
 
 
-def is_usable(regression: Regression) -> bool:
-    """Whether there are rows, all groups have inputs that aren't all 0, and nothing overflowed."""
-    parts = (regression.gram, regression.cross, regression.energy)
-    finite = all(np.isfinite(part).all() for part in parts)
-    return regression.rows > 0 and finite and all(float(np.trace(gram)) > 0.0 for gram in regression.gram)
-
-
-def can_judge(judge: Regression | JudgedRows) -> bool:
-    """Whether there are rows, all groups have inputs that aren't all 0, and nothing overflowed."""
-    if isinstance(judge, Regression):
-        return is_usable(judge)
-    finite = bool(np.isfinite(judge.inputs).all() and np.isfinite(judge.targets).all())
-    return judge.rows > 0 and finite and all(bool(inputs.any()) for inputs in judge.inputs)
-
-
-def part_solver(problem: Problem, fit: Regression) -> Callable[[float], Parts | None]:
+def part_solver(problem: Problem, known: Known) -> Callable[[float], Parts | None]:
     """From a ridge to the best parts for it."""
-    groups = zip(fit.gram, fit.cross, fit.energy, strict=True)
-    equations = [Equations(gram, cross, float(energy.sum())) for gram, cross, energy in groups]
-    solver = refined_parts(problem, equations)
-    scales = [float(np.trace(gram)) / len(gram) for gram in fit.gram]
+    solver = refined_parts(problem, _groups(known))
+    scales = known.scales
     return lambda ridge: solver([ridge * scale for scale in scales])
+
+
+def _groups(known: Known) -> list[Equations | Rows]:
+    if isinstance(known, Regression):
+        groups = zip(known.gram, known.cross, known.energy, strict=True)
+        return [Equations(gram, cross, float(energy.sum())) for gram, cross, energy in groups]
+    unit = known.inputs.dtype.type(1.0 / math.sqrt(known.rows))
+    return [Rows(unit * X, unit * T) for X, T in zip(known.inputs, known.targets, strict=True)]

@@ -91,7 +91,8 @@ def refine_factors(
     batches = together.batches
     replaced = replaced_weights(workshop.groups, choices)
     flow = read_dataflow(workshop.model.skeleton)
-    steps = plan_steps(flow, replaced, [site for group in workshop.groups for site in group.sites])
+    rows = {name: count * len(feeds) for name, count in workshop.original.positions.items()}
+    steps = plan_steps(flow, replaced, [site for group in workshop.groups for site in group.sites], rows)
     walk = cache.scoped(lambda: chain((options, bounds), factor_facts(replaced, workshop.spool), feed_facts(feeds)))
     judges = find_judges(feeds, workshop.original.held_out, every)
     work = Work(

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import onnx
 
+from lowrank_onnx.forms import ConvChain, Form
 from lowrank_onnx.moments.row_layout import Columns, LastAxis, Patches, RowLayout, find_row_layout
 from lowrank_onnx.passes.dataflow import Dataflow, Precedence
 from lowrank_onnx.passes.residual import Residual, find_residual
 from lowrank_onnx.passes.summing import find_summing_sites
 from lowrank_onnx.refine.replaced import Replaced
-from lowrank_onnx.types import Site, WeightRef
+from lowrank_onnx.types import MatrixShape, Site, WeightRef
 
 MAX_EQUATION_BYTES = 2**31
-"""Of the normal equations of one site, of the feeds that are solved for, of the others and of all, and of what a
-solution makes of them, together."""
+"""Of what is solved for one site at once (`solved_bytes`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,12 @@ class Steps:
     reasons: Mapping[WeightRef, str]
 
 
-def plan_steps(flow: Dataflow, weights: Sequence[Replaced], sites: Sequence[Site] = ()) -> Steps:
+def plan_steps(
+    flow: Dataflow,
+    weights: Sequence[Replaced],
+    sites: Sequence[Site] = (),
+    rows: Mapping[str, int] = MappingProxyType({}),
+) -> Steps:
     """Arrange the weights that were replaced by factors.
 
     A site that writes into a sum comes after the other term of the sum, where that doesn't depend on it.
@@ -69,12 +75,13 @@ def plan_steps(flow: Dataflow, weights: Sequence[Replaced], sites: Sequence[Site
     Parameters
     ----------
     sites : all of the model, of which some may sum over the outputs of these weights.
+    rows : about how many there are of what a site reads, by its name; as many as features where that isn't known.
     """
     reasons: dict[WeightRef, str] = {}
     precedence = Precedence(flow)
     solvable: list[tuple[Member, RowLayout]] = []
     for replaced in weights:
-        layout = _layout(flow.skeleton, replaced)
+        layout = _layout(flow.skeleton, replaced, rows)
         if isinstance(layout, str):
             reasons[replaced.weight] = layout
             continue
@@ -121,16 +128,40 @@ def _without_parts_of_bundles(
     return kept
 
 
-def _layout(skeleton: onnx.ModelProto, replaced: Replaced) -> RowLayout | str:
+def _layout(skeleton: onnx.ModelProto, replaced: Replaced, rows: Mapping[str, int]) -> RowLayout | str:
     group = replaced.group
     if len(group.sites) > 1:
         return f"its weight is shared by {len(group.sites)} nodes, whose inputs don't change alike"
     layout = find_row_layout(skeleton, group.sites[0])
     shape = group.shape
-    needed = 4 * 8 * shape.groups * shape.in_features * (shape.in_features + shape.out_features)
+    known = rows.get(group.sites[0].name, shape.in_features)
+    few = takes_rows(replaced.form) and are_few(known, shape.in_features, shape.out_features)
+    needed = solved_bytes(shape, known if few else None)
     if not isinstance(layout, str) and needed > MAX_EQUATION_BYTES:
         return f"its equations take {needed} bytes, more than the {MAX_EQUATION_BYTES} allowed"
     return layout
+
+
+def are_few(rows: int, in_features: int, out_features: int) -> bool:
+    """Whether solving from so many rows themselves takes less than from their equations."""
+    return rows + out_features <= in_features
+
+
+def takes_rows(form: Form) -> bool:
+    """Whether the form can be solved from few rows, without their equations."""
+    return not isinstance(form, ConvChain)
+
+
+def solved_bytes(shape: MatrixShape, rows: int | None) -> int:
+    """What solving takes: of the equations of the feeds that are solved for, of the others, of all and of a solution.
+
+    Of few rows, where `rows` says how many: they themselves twice, the weight three times, and products of its outputs.
+    """
+    groups, in_features, out_features = shape.groups, shape.in_features, shape.out_features
+    if rows is None:
+        return 4 * 8 * groups * in_features * (in_features + out_features)
+    both = in_features + out_features
+    return 4 * groups * (2 * rows * both + 3 * in_features * out_features + 6 * out_features**2)
 
 
 def output_layout(skeleton: onnx.ModelProto, site: Site) -> RowLayout | None:

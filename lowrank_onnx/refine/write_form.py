@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from lowrank_onnx.chain_factors import SWEEPS, family_parts, leading_axes
 from lowrank_onnx.factorize import FactorizeOptions, weight_seed
 from lowrank_onnx.forms import ConvChain, Form, Pivoted
+from lowrank_onnx.linalg.backend import DeviceName
 from lowrank_onnx.linalg.pivoted import pivot_factors
 from lowrank_onnx.linalg.pulled_leading import PulledLeading, pulled_leading
 from lowrank_onnx.linalg.request import checked_options
 from lowrank_onnx.linalg.ridge import PulledRegression, pulled_regression
+from lowrank_onnx.linalg.ridge_rows import PulledRows, pulled_rows
 from lowrank_onnx.refine.target import Target
 from lowrank_onnx.spool import StoredFactors
 from lowrank_onnx.types import Array, MatrixShape, WeightRef, numpy_dtype
@@ -70,25 +72,40 @@ class Equations:
     energy: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Few rows of one group: X (n, in) and T (n, out), in the units of means over all of them."""
+
+    inputs: Array
+    targets: Array
+
+
 Solver = Callable[[Sequence[float]], Parts | None]
 """From a pull for each group to the parts that solve its regression; None where the form can't hold them."""
 
 
-def refined_parts(problem: Problem, groups: Sequence[Equations]) -> Solver:
+def refined_parts(problem: Problem, groups: Sequence[Equations | Rows]) -> Solver:
     """The parts that solve the regressions of all groups.
 
     Parameters
     ----------
-    problem, groups : the weight, and its equations.
+    problem, groups : the weight, and its equations; or its rows, where its form `takes_rows`.
     """
     if isinstance(problem.form, ConvChain):
-        return _chain_solver(problem, problem.form, groups)
-    device = problem.options.device
-    pairs = [pulled_regression(one.gram, one.cross, W, device) for one, W in zip(groups, problem.target.W, strict=True)]
-    return lambda pulls: _matrix_parts(problem, pairs, pulls)
+        return _chain_solver(problem, problem.form, [one for one in groups if isinstance(one, Equations)])
+    pulled = [_pulled(one, W, problem.options.device) for one, W in zip(groups, problem.target.W, strict=True)]
+    return lambda pulls: _matrix_parts(problem, pulled, pulls)
 
 
-def _matrix_parts(problem: Problem, regressions: Sequence[PulledRegression], pulls: Sequence[float]) -> Parts | None:
+def _pulled(one: Equations | Rows, W: Array, device: DeviceName) -> PulledRegression | PulledRows:
+    if isinstance(one, Rows):
+        return pulled_rows(one.inputs, one.targets, W, device)
+    return pulled_regression(one.gram, one.cross, W, device)
+
+
+def _matrix_parts(
+    problem: Problem, regressions: Sequence[PulledRegression | PulledRows], pulls: Sequence[float]
+) -> Parts | None:
     left, right = _pair(problem, regressions, pulls)
     if not isinstance(problem.form, Pivoted):
         return {"left": left, "right": right}
@@ -111,7 +128,9 @@ def _stored(parts: Mapping[str, NDArray[np.float64]], dtype: np.dtype[Any], stor
     return {part: values[None].astype(dtype) for part, values in held.items()}
 
 
-def _pair(problem: Problem, regressions: Sequence[PulledRegression], pulls: Sequence[float]) -> tuple[Array, Array]:
+def _pair(
+    problem: Problem, regressions: Sequence[PulledRegression | PulledRows], pulls: Sequence[float]
+) -> tuple[Array, Array]:
     options = problem.options
     factors = []
     for number, (regression, pull) in enumerate(zip(regressions, pulls, strict=True)):

@@ -7,12 +7,11 @@ from hypothesis import strategies as st
 
 from lowrank_onnx.moments.gram import gram_threads
 from lowrank_onnx.refine import regression
-from lowrank_onnx.refine.regression import JudgedRows, Regression, RegressionSum, RowList
-from lowrank_onnx.refine.solve import can_judge, is_usable
+from lowrank_onnx.refine.regression import KeptRows, Regression, RegressionSum, RowList
 from lowrank_onnx.types import Array
 
 
-def add_up(inputs: Array, targets: Array, chunk: int) -> tuple[Regression, JudgedRows]:
+def add_up(inputs: Array, targets: Array, chunk: int) -> tuple[Regression, KeptRows]:
     with gram_threads() as executor:
         shape = (inputs.shape[0], inputs.shape[2], targets.shape[2])
         total, rows = RegressionSum(shape, inputs.dtype, executor), RowList(shape, inputs.dtype)
@@ -69,6 +68,10 @@ def test_the_equations_of_two_sets_of_rows_are_those_of_all(rows: tuple[int, int
     assert both.rows == whole.rows
     for part in ("gram", "cross", "energy"):
         np.testing.assert_allclose(getattr(both, part), getattr(whole, part), atol=1e-12)
+    kept = add_up(X[:, : rows[0]], T[:, : rows[0]], 7)[1].with_rows_of(add_up(X[:, rows[0] :], T[:, rows[0] :], 7)[1])
+    np.testing.assert_array_equal(kept.inputs, X)
+    np.testing.assert_array_equal(kept.targets, T)
+    np.testing.assert_allclose(kept.scales, whole.scales, atol=1e-12)
 
 
 def test_a_target_of_zeros_has_no_relative_error() -> None:
@@ -88,16 +91,16 @@ def test_no_error_is_no_root_of_what_rounding_makes_of_it() -> None:
 )
 def test_what_can_be_solved(rows: Array, usable: bool) -> None:
     equations, judged = add_up(rows, rows, 3)
-    assert is_usable(equations) is usable
-    assert can_judge(equations) is can_judge(judged) is usable
+    assert equations.is_usable is judged.is_usable is usable
 
 
 def test_what_overflows_cannot_be_solved() -> None:
     equations, judged = add_up(*(np.full((1, 3, 2), 1e30, np.float32),) * 2, 3)
-    assert not is_usable(equations)
-    assert not can_judge(equations)
-    assert can_judge(judged)  # the rows themselves are finite
-    assert not can_judge(JudgedRows(judged.inputs, np.full_like(judged.targets, np.inf)))
+    assert not equations.is_usable
+    assert not judged.is_usable  # their squares aren't finite
+    finite = KeptRows(np.ones_like(judged.inputs), judged.targets)
+    assert finite.is_usable
+    assert not KeptRows(finite.inputs, np.full_like(judged.targets, np.inf)).is_usable
 
 
 def test_a_product_that_overflows_is_infinitely_wrong() -> None:

@@ -22,7 +22,7 @@ from lowrank_onnx.linalg.lapack import beside_runtime
 from lowrank_onnx.model_io import model_bytes
 from lowrank_onnx.refine import refine_factors
 from lowrank_onnx.refine.pieces import Bounds
-from lowrank_onnx.refine.regression import Regression
+from lowrank_onnx.refine.regression import Regression, RegressionSum
 from lowrank_onnx.refine.replaced import replaced_weights
 from lowrank_onnx.refine.solve import part_solver
 from lowrank_onnx.refine.stage import UNDONE
@@ -294,6 +294,53 @@ def test_every_form_that_stands_alone_is_solved_again(tmp_path: Path, name: str)
     assert refined.report.error_after is not None
     assert refined.report.error_before is not None
     assert refined.report.error_after < refined.report.error_before
+
+
+def bottleneck(width: int) -> onnx.ModelProto:
+    """A product with `width` features, a Relu, and one with many more features than outputs."""
+    weights = {"w0": weight(WIDTH, width, seed=1), "w1": weight(width, WIDTH, seed=2)}
+    nodes = [
+        h.make_node("MatMul", ["x", "w0"], ["m"]),
+        h.make_node("Relu", ["m"], ["r"]),
+        h.make_node("MatMul", ["r", "w1"], ["y"]),
+    ]
+    return make_model(nodes, [value("x", ["n", WIDTH])], [value("y", ["n", WIDTH])], weights)
+
+
+@pytest.mark.parametrize("form", ["pair", "pivoted"])
+def test_few_rows_are_solved_as_their_equations_would_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    shop, choices = workshop(bottleneck(200), inputs(16, rows=14), tmp_path, 6, whiten=False)
+    if form == "pivoted":
+        shop, choices = in_form(shop, choices, form, 6)
+    solved: list[RegressionSum] = []
+    original = RegressionSum.finish
+
+    def finish(self: RegressionSum) -> Regression:
+        solved.append(self)
+        return original(self)
+
+    monkeypatch.setattr(RegressionSum, "finish", finish)
+    rows = refine_factors(shop, choices, OPTIONS)
+    assert not solved
+    monkeypatch.setattr("lowrank_onnx.refine.evidence.are_few", lambda *sizes: False)
+    equations = refine_factors(shop, choices, OPTIONS)
+    assert len(solved) == 2
+    assert rows.report.weights[1].refined
+    assert [one.pull for one in rows.report.weights] == [one.pull for one in equations.report.weights]
+    (last,) = replaced_weights(shop.groups, choices)[1:]
+    np.testing.assert_allclose(last.product(rows.spool), last.product(equations.spool), atol=1e-4)
+
+
+def test_more_rows_than_there_is_room_for_are_not_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feeds may be larger than the first one, by which the weight was found to have few rows."""
+    monkeypatch.setattr("lowrank_onnx.refine.steps.MAX_EQUATION_BYTES", 4 * 8 * 199 * 215)
+    monkeypatch.setattr("lowrank_onnx.refine.evidence.MAX_EQUATION_BYTES", 4 * 8 * 199 * 215)
+    feeds = [*inputs(1, rows=8), *inputs(15, rows=48)]
+    shop, choices = workshop(bottleneck(200), feeds, tmp_path, 6)
+    last = refine_factors(shop, choices, OPTIONS).report.weights[1]
+    assert last.reason == "its input 'r' has 536 rows, whose equations take 1382400 bytes, more than 1369120"
 
 
 @pytest.mark.parametrize("name", ["pair", "pivoted", "conv_input"])

@@ -83,6 +83,10 @@ def test_equations_that_are_too_large_are_not_set_up() -> None:
     )
     (reason,) = plan_steps(read_dataflow(model), replaced(model)).reasons.values()
     assert reason == "its equations take 12805120000 bytes, more than the 2147483648 allowed"
+    (site,) = sites_of(model)
+    few, many = (plan_steps(read_dataflow(model), replaced(model), (), {site.name: rows}) for rows in (500, 19_993))
+    assert names(few) == [["w"]]
+    assert list(many.reasons.values()) == [reason]
 
 
 def test_a_gain_scales_the_target_and_is_taken_out_of_the_factors() -> None:
