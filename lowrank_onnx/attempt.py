@@ -150,15 +150,25 @@ def _is_original(choices: Sequence[Choice]) -> bool:
 
 @contextmanager
 def attempt(workshop: Workshop, choices: Sequence[Choice]) -> Iterator[Runner]:
-    """A session of the model that these choices make.
+    """A session of the model that these choices make."""
+    with open_attempt(workshop, attempt_model(workshop, choices)) as session:
+        yield session
+
+
+def attempt_model(workshop: Workshop, choices: Sequence[Choice]) -> Model:
+    """The model that these choices make; factors are read from the workshop's spool each time that it is opened."""
+    spool, expansion = workshop.spool, workshop.expansion
+    return build_candidate(workshop.model, workshop.groups, choices, spool, measure=False, expansion=expansion).model
+
+
+@contextmanager
+def open_attempt(workshop: Workshop, candidate: Model) -> Iterator[Runner]:
+    """A session of such a model.
 
     A small one has no file: to write and remove that takes as long as a few feeds.
     """
-    original, model = workshop.original, workshop.model
-    candidate = build_candidate(
-        model, workshop.groups, choices, workshop.spool, measure=False, expansion=workshop.expansion
-    ).model
-    if not original.sessions.one_at_a_time and model.file_bytes <= MOST_IN_MEMORY:
+    original = workshop.original
+    if not original.sessions.one_at_a_time and workshop.model.file_bytes <= MOST_IN_MEMORY:
         proto, base = model_bytes(candidate), base_dir(candidate)
         yield original.sessions.open(partial(open_session, proto, base_dir=base, provider=original.provider))
         return

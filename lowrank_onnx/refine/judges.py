@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lowrank_onnx.attempt import Workshop, attempt
-from lowrank_onnx.choose import Choice
+from lowrank_onnx.attempt import Workshop, open_attempt
 from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.evaluate.accumulate import OutputComparison
 from lowrank_onnx.evaluate.feeds import split_feeds
 from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
+from lowrank_onnx.model_io import Model
 from lowrank_onnx.types import overall_error
 
 FEW_SAMPLES = 64
@@ -55,12 +55,12 @@ class Judges:
         return after.error < before.error and certain
 
 
-def judge(workshop: Workshop, choices: Sequence[Choice], expected: KeptOutputs) -> Judgement:
-    """Run the model that the choices make of the workshop's factors, and compare it with the original."""
+def judge(workshop: Workshop, candidate: Model, expected: KeptOutputs) -> Judgement:
+    """Run a model that was made of the workshop's factors, as they are now, and compare it with the original."""
     original = workshop.original.session
     together = OutputComparison(original)
     squares = []
-    with attempt(workshop, choices) as model:
+    with open_attempt(workshop, candidate) as model:
         for _, wanted, actual in expected.pair_with(model):
             alone = OutputComparison(original)
             for comparison in (alone, together):

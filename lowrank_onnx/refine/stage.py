@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from lowrank_onnx.attempt import Workshop
+from lowrank_onnx.attempt import Workshop, attempt_model
 from lowrank_onnx.cache import NO_CACHE, Cache, remember
 from lowrank_onnx.cache.facts import feed_facts
 from lowrank_onnx.choose import Choice
@@ -155,15 +155,19 @@ def _keep_what_helps(
     weights = {one.weight: one for one in replaced}
     changed = [outcome.weight for outcome in walked if outcome.ridge is not None]
     expected = _expected(work, workshop, judges)
-    before = judge(workshop, choices, expected)
+    tried = replace(workshop, spool=workshop.spool.branch())
+    candidate = attempt_model(tried, choices)  # its graph is the same with all factors
+    before = judge(tried, candidate, expected)
     kept, after = frozenset[WeightRef](), before
     for share in BEGINNINGS if changed else ():
-        beginning = _whole_bundles(changed[: round(share * len(changed))], weights)
+        beginning = frozenset(_whole_bundles(changed[: round(share * len(changed))], weights))
         if beginning:
-            spool = _adopt(workshop.spool, work.spool, [weights[weight] for weight in beginning])
-            found = judge(replace(workshop, spool=spool), choices, expected)
+            for weight in changed:
+                one = weights[weight]
+                tried.spool.adopt(one.factors(work.spool if weight in beginning else workshop.spool), weight)
+            found = judge(tried, candidate, expected)
             if found.error < after.error and judges.prefer(found, before):
-                kept, after = frozenset(beginning), found
+                kept, after = beginning, found
             if share == 1.0 and kept:
                 break
     places = tuple(place for place, one in enumerate(replaced) if one.weight in kept)

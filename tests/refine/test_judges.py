@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lowrank_onnx.attempt import attempt_model
 from lowrank_onnx.evaluate import Feeds, load_feeds
 from lowrank_onnx.evaluate.feeds import split_feeds
 from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
@@ -72,7 +73,7 @@ def test_errors_are_those_of_the_outputs(tmp_path: Path) -> None:
     given = inputs(16, rows=4)
     shop, choices = workshop(layers(3), given, tmp_path, 6)
     judges = find_judges(shop.original.calibration, shop.original.held_out, 4)
-    found = judge(shop, choices, KeptOutputs(shop.original.session, judges.feeds, tmp_path))
+    found = judge(shop, attempt_model(shop, choices), KeptOutputs(shop.original.session, judges.feeds, tmp_path))
     assert found.error == error_on(shop, choices, shop.spool, list(shop.original.held_out))
     alone = [error_on(shop, choices, shop.spool, [feed]) for feed in judges.feeds]
     np.testing.assert_allclose(found.squares, np.square(alone), rtol=1e-12)
