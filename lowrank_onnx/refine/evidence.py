@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from lowrank_onnx.in_order import in_order
 from lowrank_onnx.moments.gather_rows import RowsError, count_rows, gather_rows
 from lowrank_onnx.moments.gram import gram_threads
+from lowrank_onnx.refine.known import Evidence, KeptRows, RowList
 from lowrank_onnx.refine.models import Models
-from lowrank_onnx.refine.regression import Evidence, KeptRows, Regression, RegressionSum, RowList, Summand
+from lowrank_onnx.refine.regression import Regression, RegressionSum, Summand
 from lowrank_onnx.refine.steps import MAX_EQUATION_BYTES, Step, are_few, solved_bytes, takes_rows
 from lowrank_onnx.refine.target import Target
 from lowrank_onnx.types import Array, MatrixShape

@@ -14,7 +14,8 @@ from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.forms import ConvChain
 from lowrank_onnx.linalg.backend import NUMPY, select_backend
 from lowrank_onnx.linalg.lapack import Begin, begin_small
-from lowrank_onnx.refine.regression import Evidence, KeptRows, Known, Regression
+from lowrank_onnx.refine.known import Evidence, KeptRows, Known
+from lowrank_onnx.refine.regression import Regression
 from lowrank_onnx.refine.write_form import Equations, Parts, Problem, Rows, refined_parts
 from lowrank_onnx.types import Array, numpy_dtype
 

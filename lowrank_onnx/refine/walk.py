@@ -12,9 +12,9 @@ from lowrank_onnx.passes.dataflow import Dataflow
 from lowrank_onnx.progress import StageProgress
 from lowrank_onnx.refine.evidence import find_evidence
 from lowrank_onnx.refine.kept import KeptSteps
+from lowrank_onnx.refine.known import Evidence
 from lowrank_onnx.refine.models import Models
 from lowrank_onnx.refine.outcome import Outcome
-from lowrank_onnx.refine.regression import Evidence
 from lowrank_onnx.refine.solve import FIRST_RIDGE, solve_weight, written_factors
 from lowrank_onnx.refine.steps import Step
 from lowrank_onnx.refine.target import find_target

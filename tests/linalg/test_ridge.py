@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 
 from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.linalg.backend import NUMPY, Backend
-from lowrank_onnx.linalg.ridge import pulled_regression, pulled_regression_on
+from lowrank_onnx.linalg.ridge import PulledRegression, pulled_regression, pulled_regression_on
+from lowrank_onnx.linalg.ridge_rows import PulledRows, pulled_rows_on
 from lowrank_onnx.linalg.solve import SolverOptions
 
 Doubles = NDArray[np.float64]
 EXACT = SolverOptions(method="svd")
+SetUp: TypeAlias = Callable[[Backend, Doubles, Doubles, Doubles], PulledRegression | PulledRows]
 
 
 def problem(rows: int, inputs: int, outputs: int, seed: int) -> tuple[Doubles, Doubles, Doubles]:
@@ -37,6 +40,11 @@ def least_loss(X: Doubles, T: Doubles, W: Doubles, pull: float, rank: int) -> fl
     return loss(X, T, W, pull, product)
 
 
+def by_moments(backend: Backend, X: Doubles, T: Doubles, W: Doubles) -> PulledRegression:
+    return pulled_regression_on(backend, X.T @ X, X.T @ T, W)
+
+
+@pytest.mark.parametrize("set_up", [by_moments, pulled_rows_on])
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.integers(1, 30),
@@ -47,19 +55,21 @@ def least_loss(X: Doubles, T: Doubles, W: Doubles, pull: float, rank: int) -> fl
     data=st.data(),
 )
 def test_no_factors_of_the_rank_have_less_loss(
-    rows: int, inputs: int, outputs: int, pull: float, seed: int, data: st.DataObject
+    set_up: SetUp, rows: int, inputs: int, outputs: int, pull: float, seed: int, data: st.DataObject
 ) -> None:
     X, T, W = problem(rows, inputs, outputs, seed)
     rank = data.draw(st.integers(1, min(inputs, outputs)))
-    left, right = pulled_regression_on(NUMPY, X.T @ X, X.T @ T, W).solve(pull, rank, EXACT)
+    left, right = set_up(NUMPY, X, T, W).solve(pull, rank, EXACT)
     assert left.shape == (inputs, rank)
     assert right.shape == (rank, outputs)
     assert loss(X, T, W, pull, left @ right) <= least_loss(X, T, W, pull, rank) * (1 + 1e-9) + 1e-12
 
 
-def test_it_solves_on_every_backend(backend: Backend) -> None:
-    X, T, W = problem(40, 12, 9, 1)
-    left, right = pulled_regression_on(backend, X.T @ X, X.T @ T, W).solve(0.5, 4, EXACT)
+@pytest.mark.parametrize("set_up", [by_moments, pulled_rows_on])
+@pytest.mark.parametrize("rows", [5, 40])
+def test_it_solves_on_every_backend(backend: Backend, set_up: SetUp, rows: int) -> None:
+    X, T, W = problem(rows, 12, 9, 1)
+    left, right = set_up(backend, X, T, W).solve(0.5, 4, EXACT)
     assert loss(X, T, W, 0.5, left @ right) <= least_loss(X, T, W, 0.5, 4) * (1 + 1e-9)
 
 

@@ -1,42 +1,15 @@
+"""What both ways have in common is in `test_ridge`."""
+
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from lowrank_onnx.errors import FactorizationError
-from lowrank_onnx.linalg.backend import NUMPY, Backend
-from lowrank_onnx.linalg.ridge_rows import pulled_rows, pulled_rows_on
+from lowrank_onnx.linalg.ridge_rows import pulled_rows
 from tests.linalg.test_ridge import EXACT, least_loss, loss, problem
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    rows=st.integers(1, 30),
-    inputs=st.integers(1, 12),
-    outputs=st.integers(1, 12),
-    pull=st.sampled_from([1e-3, 0.1, 10.0]),
-    seed=st.integers(0, 9),
-    data=st.data(),
-)
-def test_no_factors_of_the_rank_have_less_loss(
-    rows: int, inputs: int, outputs: int, pull: float, seed: int, data: st.DataObject
-) -> None:
-    X, T, W = problem(rows, inputs, outputs, seed)
-    rank = data.draw(st.integers(1, min(inputs, outputs)))
-    left, right = pulled_rows_on(NUMPY, X, T, W).solve(pull, rank, EXACT)
-    assert left.shape == (inputs, rank)
-    assert right.shape == (rank, outputs)
-    assert loss(X, T, W, pull, left @ right) <= least_loss(X, T, W, pull, rank) * (1 + 1e-6) + 1e-12
-
-
-def test_it_solves_on_every_backend(backend: Backend) -> None:
-    X, T, W = problem(5, 20, 9, 1)
-    left, right = pulled_rows_on(backend, X, T, W).solve(0.5, 4, EXACT)
-    assert loss(X, T, W, 0.5, left @ right) <= least_loss(X, T, W, 0.5, 4) * (1 + 1e-9)
 
 
 def test_where_nothing_is_to_correct_the_weight_comes_out() -> None:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from lowrank_onnx.moments.gram import gram_threads
 from lowrank_onnx.refine import regression
-from lowrank_onnx.refine.regression import KeptRows, Regression, RegressionSum, RowList
+from lowrank_onnx.refine.known import KeptRows, RowList
+from lowrank_onnx.refine.regression import Regression, RegressionSum
 from lowrank_onnx.types import Array
 
 
