@@ -77,7 +77,8 @@ def gather_rows(layout: RowLayout, activation: Array, indices: NDArray[np.int64]
 def _gather_patches(layout: Patches, activation: Array, indices: NDArray[np.int64], dtype: Precision) -> Array:
     """Some rows at a time, which stay in cache, kernel position by kernel position."""
     channels, kernels = activation.shape[1], tuple(itertools.product(*(range(size) for size in layout.kernel)))
-    often = len(indices) * len(kernels) * channels >= activation.size
+    laid_out = activation.shape[0] * math.prod(_padded_sizes(layout, activation.shape))
+    often = len(indices) * len(kernels) >= laid_out  # then it takes no more memory than the patches, either
     picked = (_channels_together if often else _channels_apart)(layout, activation, indices, dtype)
     patches: Array = np.empty((len(indices), channels, len(kernels)), dtype)
     step = max(1, CACHED_BYTES // max(patches[:1].nbytes, 1))
@@ -121,11 +122,7 @@ def _channels_together(layout: Patches, activation: Array, indices: NDArray[np.i
     """
     samples, channels, *spatial = activation.shape
     begins, outputs = _leading_pads(layout, activation.shape), _output_sizes(layout, activation.shape)
-    extents = (
-        (count - 1) * stride + size
-        for count, stride, size in zip(outputs, layout.strides, _extents(layout), strict=True)
-    )
-    sizes = [max(begin + size, extent) for begin, size, extent in zip(begins, spatial, extents, strict=True)]
+    sizes = _padded_sizes(layout, activation.shape)
     padded: Array = np.zeros((samples, *sizes, channels), dtype)
     inner = tuple(slice(begin, begin + size) for begin, size in zip(begins, spatial, strict=True))
     padded[(slice(None), *inner)] = np.moveaxis(activation, 1, -1)
@@ -141,6 +138,15 @@ def _channels_together(layout: Patches, activation: Array, indices: NDArray[np.i
         return flat.take(first[rows] + behind, axis=0, mode="clip")
 
     return picked
+
+
+def _padded_sizes(layout: Patches, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Along each axis how far the padded activation goes: at least to the end of the last patch."""
+    ends = (
+        (count - 1) * stride + extent
+        for count, stride, extent in zip(_output_sizes(layout, shape), layout.strides, _extents(layout), strict=True)
+    )
+    return tuple(max(b + size, end) for b, size, end in zip(_leading_pads(layout, shape), shape[2:], ends, strict=True))
 
 
 def _extents(layout: Patches) -> tuple[int, ...]:

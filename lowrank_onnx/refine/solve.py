@@ -53,7 +53,8 @@ def solve_weight(problem: Problem, evidence: Evidence, start: float) -> Solution
     with begin_small(_work(problem, evidence)) as begin:
         search = _Search(problem, evidence, begin)
         place = search.descend(RIDGES.index(start))
-        found, last = search.tried(place), search.final(place)
+        found = search.tried(place)
+        last = found if found.parts is None else search.final(place)
     return replace(found, parts=last.parts) if last.parts is not None and last.error <= found.error else found
 
 

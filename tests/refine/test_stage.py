@@ -21,6 +21,7 @@ from lowrank_onnx.evaluate import compare_outputs, load_feeds, open_session
 from lowrank_onnx.linalg.lapack import beside_runtime
 from lowrank_onnx.model_io import model_bytes
 from lowrank_onnx.refine import refine_factors
+from lowrank_onnx.refine.known import Known
 from lowrank_onnx.refine.pieces import Bounds
 from lowrank_onnx.refine.regression import Regression, RegressionSum
 from lowrank_onnx.refine.replaced import replaced_weights
@@ -77,7 +78,7 @@ def test_at_full_rank_nothing_changes_beyond_rounding(tmp_path: Path, residual: 
 def spoil(monkeypatch: pytest.MonkeyPatch, bad: Callable[[Problem], bool]) -> None:
     """Make the solver of some weights turn the sign of L: an error that their own check doesn't stop."""
 
-    def solver(problem: Problem, fit: Regression) -> Callable[[float], Parts | None]:
+    def solver(problem: Problem, fit: Known) -> Callable[[float], Parts | None]:
         honest = part_solver(problem, fit)
 
         def solve(ridge: float) -> Parts | None:
@@ -98,6 +99,22 @@ def test_a_walk_that_makes_it_worse_is_undone(tmp_path: Path, monkeypatch: pytes
     assert refined.report.error_after == refined.report.error_before
     for one in replaced_weights(shop.groups, choices):
         assert one.factors(refined.spool) == one.factors(shop.spool)
+
+
+def test_what_only_all_feeds_solve_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pull was chosen then, and nothing is known of what would come of it."""
+    seen: set[str] = set()
+
+    def solver(problem: Problem, known: Known) -> Callable[[float], Parts | None]:
+        if problem.weight.name in seen:
+            return part_solver(problem, known)
+        seen.add(problem.weight.name)
+        return lambda ridge: None
+
+    shop, choices = workshop(layers(3), FEEDS, tmp_path, 6)
+    monkeypatch.setattr("lowrank_onnx.refine.solve.part_solver", solver)
+    report = refine_factors(shop, choices, OPTIONS).report
+    assert [one.reason for one in report.weights[1:]] == ["the pair form can't hold what was solved"] * 2
 
 
 def test_the_beginning_that_helps_most_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
