@@ -14,7 +14,7 @@ A bias b is added once to the pivots, and what the others see of it through D is
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,25 +61,17 @@ class Pivoted(Form):
     def approximate(self, parts: Mapping[str, Array]) -> Array:
         """[L' D1, L', L' D2], with the columns where they were."""
         left = parts["left"]
-        blocks = [left @ parts["before"]] if "before" in parts else []
-        blocks.append(left)
-        if "after" in parts:
-            blocks.append(left @ parts["after"])
-        return self._in_place(blocks)
+        return self._in_place(left, {part: left @ parts[part] for part in ("before", "after") if part in parts})
 
     def factors(self, parts: Mapping[str, Array]) -> tuple[Array, ...]:
         """L' and [D1, I, D2], with the columns where they were."""
         left = parts["left"]
-        identity = np.eye(left.shape[-1], dtype=left.dtype)[np.newaxis]
-        blocks = [parts["before"]] if "before" in parts else []
-        blocks.append(identity)
-        if "after" in parts:
-            blocks.append(parts["after"])
-        return left, self._in_place(blocks)
+        return left, self._in_place(np.eye(left.shape[-1], dtype=left.dtype)[np.newaxis], parts)
 
-    def _in_place(self, blocks: Sequence[Array]) -> Array:
-        """Blocks of columns before, at and after the pivots, with the columns where they were."""
-        together = np.concatenate(blocks, axis=-1)
+    def _in_place(self, pivots: Array, others: Mapping[str, Array]) -> Array:
+        """The columns of the pivots, and those "before" and "after" them, where they were."""
+        blocks = (others.get("before"), pivots, others.get("after"))
+        together = np.concatenate([block for block in blocks if block is not None], axis=-1)
         return together[..., np.argsort(self.order)] if self.order else together
 
     def ordered(self, outputs: Array) -> Array:

@@ -23,6 +23,7 @@ from lowrank_onnx.linalg.backend import Backend, DeviceArray, DeviceName, select
 from lowrank_onnx.linalg.folded import Folded
 from lowrank_onnx.linalg.leading import LeadingFamily, family_on
 from lowrank_onnx.linalg.precision import accumulation_dtype
+from lowrank_onnx.linalg.ridge import check_pull
 
 Doubles = NDArray[np.float64]
 
@@ -59,8 +60,7 @@ class PulledLeading:
         FactorizationError
             for a pull that isn't above 0, or where ``X'X + l I`` isn't numerically positive definite.
         """
-        if not 0.0 < pull < math.inf:
-            raise FactorizationError(f"pull {pull:g}: expected a finite number above 0")
+        check_pull(pull)
         with self._threads():
             return self._family(pull, first)
 

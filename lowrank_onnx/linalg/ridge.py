@@ -62,12 +62,17 @@ class PulledRegression:
 
     def _root(self, pull: float) -> DeviceArray:
         """The Cholesky factor of ``X'X + l I``."""
-        if not 0.0 < pull < math.inf:
-            raise FactorizationError(f"pull {pull:g}: expected a finite number above 0")
+        check_pull(pull)
         root = self.backend.cholesky_upper(self.backend.shifted(self.gram, pull))
         if root is None:
             raise FactorizationError(f"normal equations with a pull of {pull:.3g} are singular: give a larger one")
         return root
+
+
+def check_pull(pull: float) -> None:
+    """Refuse a pull that isn't above 0 (`FactorizationError`)."""
+    if not 0.0 < pull < math.inf:
+        raise FactorizationError(f"pull {pull:g}: expected a finite number above 0")
 
 
 def balanced_factors(

@@ -13,7 +13,6 @@ there are, or as outputs.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from lowrank_onnx.errors import FactorizationError
 from lowrank_onnx.linalg.backend import Backend, DeviceArray, DeviceName, select_backend
-from lowrank_onnx.linalg.ridge import balanced_factors
+from lowrank_onnx.linalg.ridge import balanced_factors, check_pull
 from lowrank_onnx.linalg.solve import SolverOptions, solve
 from lowrank_onnx.types import Array
 
@@ -69,8 +68,7 @@ class PulledRows:
 
     def _moved(self, pull: float) -> DeviceArray:
         """B, by which the solution is away from W."""
-        if not 0.0 < pull < math.inf:
-            raise FactorizationError(f"pull {pull:g}: expected a finite number above 0")
+        check_pull(pull)
         backend = self.backend
         root = backend.cholesky_upper(backend.shifted(self.gram, pull))
         if root is None:
