@@ -15,7 +15,7 @@ from lowrank_onnx.moments.gather_rows import RowsError, count_rows, gather_rows
 from lowrank_onnx.moments.gram import gram_threads
 from lowrank_onnx.refine.known import Evidence, KeptRows, RowList
 from lowrank_onnx.refine.models import Models
-from lowrank_onnx.refine.regression import Regression, RegressionSum, Summand
+from lowrank_onnx.refine.regression import Regression, RegressionSum, Summand, are_finite
 from lowrank_onnx.refine.steps import MAX_EQUATION_BYTES, Step, are_few, solved_bytes, takes_rows
 from lowrank_onnx.refine.target import Target
 from lowrank_onnx.types import Array, MatrixShape
@@ -165,11 +165,5 @@ def _concatenated(pieces: Sequence[Callable[[], Rows]]) -> Rows:
 
 
 def _check_finite(inputs: Array, targets: Array) -> None:
-    if not (_is_finite(inputs) and _is_finite(targets)):
+    if not (are_finite(inputs) and are_finite(targets)):
         raise RowsError("holds NaN or infinity on some feeds")
-
-
-def _is_finite(rows: Array) -> bool:
-    """Whether all numbers are finite; they are looked at one by one only where their sum isn't."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.sum(rows)) or np.isfinite(rows).all())

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -110,11 +109,15 @@ class Summand:
     def is_finite(self) -> bool:
         """Whether the rows are finite, and the products too, where they are there."""
         if self.products is None:
-            sums: tuple[Any, ...] = (np.sum(self.inputs), np.sum(self.targets))
-        else:
-            gram, _, energy = self.products
-            sums = (np.trace(gram, axis1=1, axis2=2), energy)
-        return all(bool(np.isfinite(one).all()) for one in sums)
+            return are_finite(self.inputs) and are_finite(self.targets)
+        gram, _, energy = self.products
+        return are_finite(np.diagonal(gram, axis1=1, axis2=2)) and are_finite(energy)
+
+
+def are_finite(numbers: Array) -> bool:
+    """Whether all numbers are finite; they are looked at one by one only where their sum isn't."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.sum(numbers)) or np.isfinite(numbers).all())
 
 
 class RegressionSum:

@@ -110,3 +110,16 @@ def test_a_product_that_overflows_is_infinitely_wrong() -> None:
     assert judged.error((weight * np.float32(3e38),)) == np.inf
     equations, _ = add_up(*(np.ones((1, 3, 2)),) * 2, 3)
     assert equations.error((np.full((1, 2, 2), 1e300),)) == np.inf
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+@pytest.mark.usefixtures("_largest_apart")
+def test_rows_that_are_not_finite_show_without_a_warning(bad: float) -> None:
+    X, T = np.ones((1, 4, 3), np.float32), np.ones((1, 4, 2), np.float32)
+    broken = X.copy()
+    broken[0, 0], broken[0, 1] = bad, -bad
+    with gram_threads() as executor:
+        total = RegressionSum((1, 3, 2), X.dtype, executor)
+        assert total.summand(X, T).is_finite
+        assert not total.summand(broken, T).is_finite
+        assert not total.summand(X, broken[..., :2]).is_finite
