@@ -163,20 +163,33 @@ def attempt_model(workshop: Workshop, choices: Sequence[Choice]) -> Model:
 
 @contextmanager
 def open_attempt(workshop: Workshop, candidate: Model) -> Iterator[Runner]:
-    """A session of such a model.
-
-    A small one has no file: to write and remove that takes as long as a few feeds.
-    """
-    original = workshop.original
-    if not original.sessions.one_at_a_time and workshop.model.file_bytes <= MOST_IN_MEMORY:
-        proto, base = model_bytes(candidate), base_dir(candidate)
-        yield original.sessions.open(partial(open_session, proto, base_dir=base, provider=original.provider))
+    """A session of such a model."""
+    if (start := held_attempt(workshop, candidate)) is not None:
+        yield start()
         return
+    original = workshop.original
     with stage_model(candidate, workshop.directory / "attempt.onnx") as staged:
         try:
             yield original.open(staged.path)
         finally:
             original.rest()
+
+
+def held_attempt(workshop: Workshop, candidate: Model, threads: int | None = None) -> Callable[[], Runner] | None:
+    """What opens a session of such a model with the factors as they are now, whatever becomes of them; it is in memory.
+
+    Small ones have no file, as to write and remove that takes as long as a few feeds; None for others.
+
+    Parameters
+    ----------
+    threads : of the session.
+    """
+    original = workshop.original
+    if original.sessions.one_at_a_time or workshop.model.file_bytes > MOST_IN_MEMORY:
+        return None
+    proto, base = model_bytes(candidate), base_dir(candidate)
+    start = partial(open_session, proto, base_dir=base, provider=original.provider, threads=threads)
+    return partial(original.sessions.open, start)
 
 
 def _error(original: Observed, session: Runner) -> float:

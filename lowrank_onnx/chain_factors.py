@@ -28,7 +28,7 @@ from lowrank_onnx.linalg.backend import select_backend
 from lowrank_onnx.linalg.folded import Folded
 from lowrank_onnx.linalg.leading import LeadingFamily, PatchProblem, Projection, patch_problem
 from lowrank_onnx.linalg.tucker import factor_tucker, tucker_errors
-from lowrank_onnx.model_io import Model, save_array
+from lowrank_onnx.model_io import Model, SavedArray, save_array
 from lowrank_onnx.types import Array, MatrixShape, Rearrangement, Tails, WeightRef, rearrange
 from lowrank_onnx.weight_reader import WeightReader
 from lowrank_onnx.weights import SharedWeight
@@ -81,24 +81,20 @@ class _KeptFit:
     outline: Folded
     errors: NDArray[np.float64]
     dtype: np.dtype[Any]
-    first: Path
-    root: Path | None
-    captured: Path
+    first: SavedArray
+    root: SavedArray | None
+    captured: SavedArray
 
     def family(self, rank: int, device: Device) -> LeadingFamily:
         """The fit up to a rank, without the metric: it can't be swept."""
         backend = select_backend(device)
         rows = rank * self.outline.weight.shape[1]
         projection = Projection(
-            backend.to_device(_read(self.first, np.s_[:, :rank]).astype(self.dtype)),
-            None if self.root is None else backend.to_device(_read(self.root, np.s_[:rows, :rows])),
-            backend.to_device(_read(self.captured, np.s_[:rows])),
+            backend.to_device(np.array(self.first.mapped()[:, :rank], self.dtype)),
+            None if self.root is None else backend.to_device(np.array(self.root.mapped()[:rows, :rows])),
+            backend.to_device(np.array(self.captured.mapped()[:rows])),
         )
         return LeadingFamily(backend, self.outline, projection, self.dtype, self.errors[:rank])
-
-
-def _read(path: Path, part: Any) -> Array:
-    return np.array(np.load(path, mmap_mode="r", allow_pickle=False)[part])
 
 
 class LeadingBases:
@@ -134,7 +130,7 @@ class LeadingBases:
             return (None,) * kernel.shape.groups
         if key not in self._kept:
             self.keep(kernel, form, _fit(kernel, form, self._largest[key]))
-        return [_read(kept.first, np.s_[:]) for kept in self._kept[key]]
+        return [kept.first.read() for kept in self._kept[key]]
 
     def draft(
         self, weight: WeightRef, form: ConvChain, shape: MatrixShape, rank: int, device: Device
@@ -146,10 +142,8 @@ class LeadingBases:
         return family_parts([one.family(rank, device) for one in kept], form, shape, rank, sweeps=0)
 
     def _save(self, fit: LeadingFamily, name: str) -> _KeptFit:
-        def save(part: str, values: Array) -> Path:
-            path = self._directory / f"{name}.{part}.npy"
-            save_array(path, np.ascontiguousarray(values))
-            return path
+        def save(part: str, values: Array) -> SavedArray:
+            return save_array(self._directory / f"{name}.{part}.bin", values)
 
         projection, to_host = fit.projection, fit.backend.to_host
         root = None if projection.root is None else save("root", to_host(projection.root).astype(fit.dtype))

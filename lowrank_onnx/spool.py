@@ -14,7 +14,7 @@ import numpy as np
 
 from lowrank_onnx.forms import Form
 from lowrank_onnx.linalg.lapack import solver_of_small
-from lowrank_onnx.model_io import save_array
+from lowrank_onnx.model_io import SavedArray, save_array
 from lowrank_onnx.types import Array, Factors, NewTensor, WeightRef, numpy_dtype, rearrange
 
 
@@ -33,7 +33,7 @@ class StoredFactors:
 
     form: Form
     rank: int
-    files: Mapping[str, Path]
+    files: Mapping[str, SavedArray]
     nested: bool
     dtype: str
     accumulation: str
@@ -41,10 +41,9 @@ class StoredFactors:
 
     def values(self, part: str) -> Array:
         """One part as it was computed, in the accumulation dtype."""
-        held = np.load(self.files[part], mmap_mode="r", allow_pickle=False)
         if not self.nested:
-            return np.array(held)
-        prefix = np.array(held[:, : self.rank])
+            return self.files[part].read()
+        prefix = np.array(self.files[part].mapped()[:, : self.rank])
         return prefix.transpose(0, 2, 1) if part == "left" else prefix
 
     def read(self, part: str) -> Array:
@@ -122,8 +121,8 @@ class FactorSpool:
         accumulation = next(iter(parts.values())).dtype.name
         self._made[key] = StoredFactors(form, rank, files, False, weight.dtype, accumulation, solver)
         self._borrowed -= {key}
-        for path in replaced.files.values() if replaced else ():
-            path.unlink()
+        for saved in replaced.files.values() if replaced else ():
+            saved.path.unlink()
 
     def get(self, weight: WeightRef, form: Form, rank: int) -> StoredFactors:
         """The factors of one weight in a form at a rank (`KeyError` where there are none, and none can be made)."""
@@ -168,7 +167,5 @@ class FactorSpool:
         values = stored.form.write_bias(new.part, bias.astype(stored.accumulation), stored.parts())
         return rearrange(values.astype(numpy_dtype(new.dtype)), new.arrangement)
 
-    def _save(self, part: str, values: Array) -> Path:
-        path = self._directory / f"{next(self._numbers)}.{part}.npy"
-        save_array(path, np.ascontiguousarray(values))
-        return path
+    def _save(self, part: str, values: Array) -> SavedArray:
+        return save_array(self._directory / f"{next(self._numbers)}.{part}.bin", values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,7 @@ class OutputFile:
         self._place = Path(tempfile.gettempdir()) if directory is None else directory
         with self._reporting_errors():
             self._file = tempfile.TemporaryFile(dir=self._place)  # noqa: SIM115 - closed by `__exit__`
+        self._reading = threading.Lock()
         self._count = 0
         self.nbytes = 0
 
@@ -70,11 +72,15 @@ class OutputFile:
         self.nbytes += _LENGTH_BYTES + len(head) + sum(array.nbytes for array in arrays)
 
     def __iter__(self) -> Iterator[Any]:
-        """All values, one at a time in memory; nothing can be added meanwhile."""
-        self._file.seek(0)
+        """All values, one at a time in memory; nothing can be added meanwhile. Several threads can go through them."""
+        place = 0
         for _ in range(self._count):
-            length = int.from_bytes(self._file.read(_LENGTH_BYTES), "little")
-            yield self._restore(json.loads(self._file.read(length)))
+            with self._reading:
+                self._file.seek(place)
+                length = int.from_bytes(self._file.read(_LENGTH_BYTES), "little")
+                value = self._restore(json.loads(self._file.read(length)))
+                place = self._file.tell()
+            yield value
 
     def _restore(self, node: Any) -> Any:
         kind, *content = node

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -231,6 +232,7 @@ def _not_started(name: str, asked: Provider, reason: str) -> UsageError:
     )
 
 
+@cache
 def _import_onnxruntime() -> Any:
     installed = [name for name in DISTRIBUTIONS if _is_installed(name)]
     if len(installed) > 1:

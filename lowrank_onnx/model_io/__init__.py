@@ -10,13 +10,14 @@ from __future__ import annotations
 from lowrank_onnx.model_io.assembly import complete_proto, model_bytes, model_chunks
 from lowrank_onnx.model_io.loading import ModelSource, load_model
 from lowrank_onnx.model_io.model import Model, base_dir
-from lowrank_onnx.model_io.scratch import save_array, scratch_directory
+from lowrank_onnx.model_io.scratch import SavedArray, save_array, scratch_directory
 from lowrank_onnx.model_io.staging import StagedModel, check_target, stage_model
 from lowrank_onnx.model_io.store import WeightStore, new_tensor_proto
 
 __all__ = [
     "Model",
     "ModelSource",
+    "SavedArray",
     "StagedModel",
     "WeightStore",
     "base_dir",

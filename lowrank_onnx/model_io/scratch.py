@@ -5,7 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,15 +15,35 @@ from lowrank_onnx.model_io.workspace import open_workspace, report_os_errors, re
 from lowrank_onnx.types import Array
 
 
-def save_array(path: Path, values: Array) -> None:
-    """Write an array into a scratch directory, to be read with `numpy.load`.
+@dataclass(frozen=True, slots=True)
+class SavedArray:
+    """An array in a file of nothing but its values: to read the header of an ``.npy`` file takes as long as 1 MB."""
+
+    path: Path
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def read(self) -> Array:
+        """All values."""
+        return np.fromfile(self.path, self.dtype).reshape(self.shape)
+
+    def mapped(self) -> Array:
+        """The values, read-only, each read from the file when it is looked at."""
+        if 0 in self.shape:
+            return self.read()
+        return np.memmap(self.path, self.dtype, "r", shape=self.shape)
+
+
+def save_array(path: Path, values: Array) -> SavedArray:
+    """Write an array into a scratch directory.
 
     Raises
     ------
     OutputError : there is no room for it.
     """
     with report_os_errors(path):
-        np.save(path, values, allow_pickle=False)
+        np.ascontiguousarray(values).tofile(path)
+    return SavedArray(path, values.dtype, values.shape)
 
 
 @contextmanager

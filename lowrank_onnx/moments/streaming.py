@@ -24,7 +24,7 @@ from lowrank_onnx.moments.pass_plan import Wanted, plan_passes
 from lowrank_onnx.moments.row_layout import Lookup, RowLayout, find_row_layout
 from lowrank_onnx.observe import add_shape_outputs
 from lowrank_onnx.progress import SILENT, Progress
-from lowrank_onnx.types import Array, Feed, Site
+from lowrank_onnx.types import Feed, Site
 
 
 def observe_moments(
@@ -45,7 +45,7 @@ def observe_moments(
     Parameters
     ----------
     skeleton, sites, run, feeds, seed, max_bytes, max_rows, first_shapes, progress : as in `stream_moments`.
-    directory : where finished moments are kept, as ``.npy`` files that are mapped into memory when read; the caller
+    directory : where finished moments are kept, as files that are mapped into memory when read; the caller
         owns and removes it. None keeps all of them in memory, which `max_bytes` does not bound: it bounds one pass.
 
     Returns
@@ -76,10 +76,8 @@ def observe_moments(
 
 def keep_moment(moment: Moment, directory: Path, number: int) -> Moment:
     """The same moment, its large part in a file of that number in `directory` instead of in memory."""
-    path = directory / f"moment.{number}.npy"
-    save_array(path, moment.second_moment)
-    second: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    return Moment(second, moment.mean, moment.rows, moment.positions)
+    second = save_array(directory / f"moment.{number}.bin", moment.second_moment)
+    return Moment(second.mapped(), moment.mean, moment.rows, moment.positions)
 
 
 def stream_moments(

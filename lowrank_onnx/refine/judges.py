@@ -9,17 +9,20 @@ comes from one feed alone never does, and a typical feed has to gain as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from lowrank_onnx.attempt import Workshop, open_attempt
-from lowrank_onnx.evaluate import Feeds
+from lowrank_onnx.attempt import Workshop, held_attempt, open_attempt
+from lowrank_onnx.evaluate import Feeds, Runner
 from lowrank_onnx.evaluate.accumulate import OutputComparison
 from lowrank_onnx.evaluate.feeds import split_feeds
 from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
+from lowrank_onnx.in_order import in_order
 from lowrank_onnx.model_io import Model
+from lowrank_onnx.refine.side_by_side import side_by_side
 from lowrank_onnx.types import overall_error
 
 FEW_SAMPLES = 64
@@ -55,17 +58,41 @@ class Judges:
         return after.error < before.error and certain
 
 
-def judge(workshop: Workshop, candidate: Model, expected: KeptOutputs) -> Judgement:
-    """Run a model that was made of the workshop's factors, as they are now, and compare it with the original."""
+def judge(workshop: Workshop, candidates: Iterable[Model], expected: KeptOutputs) -> list[Judgement]:
+    """Run models that are made of the workshop's factors, and compare each with the original.
+
+    Parameters
+    ----------
+    candidates : each is asked for when the one before it has its factors, which may then be replaced.
+    """
+    expected.prepare()
+    at_once, threads = side_by_side(workshop.original)
+    with ThreadPoolExecutor(at_once, "judges") as executor:
+        jobs = (_judging(workshop, candidate, threads, expected) for candidate in candidates)
+        return list(in_order(executor, jobs, at_once - 1))
+
+
+def _judging(
+    workshop: Workshop, candidate: Model, threads: int | None, expected: KeptOutputs
+) -> Callable[[], Judgement]:
+    """What judges a model with the factors as they are now; a model that isn't held in memory is judged at once."""
     original = workshop.original.session
+    start = held_attempt(workshop, candidate, threads)
+    if start is not None:
+        return lambda: _judge(original, start(), expected)
+    with open_attempt(workshop, candidate) as model:
+        found = _judge(original, model, expected)
+    return lambda: found
+
+
+def _judge(original: Runner, model: Runner, expected: KeptOutputs) -> Judgement:
     together = OutputComparison(original)
     squares = []
-    with open_attempt(workshop, candidate) as model:
-        for _, wanted, actual in expected.pair_with(model):
-            alone = OutputComparison(original)
-            for comparison in (alone, together):
-                comparison.add(wanted, actual)
-            squares.append(overall_error(alone.statistics()) ** 2)
+    for _, wanted, actual in expected.pair_with(model):
+        alone = OutputComparison(original)
+        for comparison in (alone, together):
+            comparison.add(wanted, actual)
+        squares.append(overall_error(alone.statistics()) ** 2)
     return Judgement(overall_error(together.statistics()), tuple(squares))
 
 

@@ -5,7 +5,6 @@ Every value of the original that passes a cut is one of the compressed model as 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,6 @@ import onnx
 
 from lowrank_onnx.attempt import Workshop
 from lowrank_onnx.evaluate import Session, open_session
-from lowrank_onnx.evaluate.session import CPU
 from lowrank_onnx.forms import Pivoted
 from lowrank_onnx.model_io import Model, base_dir, model_bytes, new_tensor_proto
 from lowrank_onnx.model_io.store import Provider as TensorProvider
@@ -27,6 +25,7 @@ from lowrank_onnx.refine.batches import Batches
 from lowrank_onnx.refine.pieces import Bounds, Course, Track, Waiting
 from lowrank_onnx.refine.readings import StepReadings, find_readings
 from lowrank_onnx.refine.replaced import Replaced
+from lowrank_onnx.refine.side_by_side import side_by_side
 from lowrank_onnx.refine.steps import Step, Steps
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import Array, NewTensor, Site, SiteChoice
@@ -43,9 +42,6 @@ LEAST_ROWS = 6144
 WORK_SHARE = 0.5
 """On the shipped VGG with 512 or 2,048 images, eight times as many rows take 1 to 2 % of the error on unseen ones;
 twice as many take nothing that shows, on it, the ViT or MiniLM-L6."""
-
-FEEDS_AT_ONCE = 2
-"""Run side by side on the CPU, each on its part of the cores: on two the shipped ViT takes a fifth less time."""
 
 SHARE_AHEAD = 4
 """Of the memory for values that wait, one part in so many is for rows of the original."""
@@ -109,7 +105,7 @@ def open_models(
         applied = positions[steps.steps[number].members[0].site.name] * runs
         wanted[number] = _wanted(steps.steps[number], found, places, applied, -(-applied // len(feeds.batches)))
     waiting = Waiting(workshop.directory, bounds, len(feeds.batches))
-    at_once, threads = _side_by_side(workshop)
+    at_once, threads = side_by_side(workshop.original)
     course = Course(flow, steps.order, feeds.load, waiting, at_once)
 
     def start(providers: Mapping[str, TensorProvider], piece: onnx.ModelProto) -> Session:
@@ -124,14 +120,6 @@ def open_models(
         readings=readings,
         waiting=waiting,
     )
-
-
-def _side_by_side(workshop: Workshop) -> tuple[int, int | None]:
-    """How many feeds are run at once, and how many threads each has; None is onnxruntime's choice."""
-    original, cores = workshop.original, os.cpu_count() or 1
-    if original.sessions.one_at_a_time or original.session.providers_used != (CPU,) or cores < FEEDS_AT_ONCE:
-        return 1, None
-    return FEEDS_AT_ONCE, cores // FEEDS_AT_ONCE
 
 
 def wanted_rows(in_features: int, out_features: int, positions: int) -> int:
@@ -185,7 +173,9 @@ def _compressed(
         bias = None if new.bias is None else WeightReader(model, [new.bias]).read(new.bias)
         return spool.tensor(new, forms[new.weight], bias)
 
-    redirected = redirect_weights(model.skeleton, [one.group.sites for one in whole], product)
+    redirected = model.skeleton
+    if whole:
+        redirected = redirect_weights(model.skeleton, [one.group.sites for one in whole], product)
     choices = [
         SiteChoice(site, forms[one.weight], one.rank, "", 0.0, 0.0)
         for one in replaced

@@ -22,6 +22,7 @@ from lowrank_onnx.choose import Choice
 from lowrank_onnx.evaluate.feeds import is_held_out
 from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
 from lowrank_onnx.factorize import FactorizeOptions
+from lowrank_onnx.model_io import Model
 from lowrank_onnx.passes.dataflow import read_dataflow
 from lowrank_onnx.progress import SILENT, Progress
 from lowrank_onnx.refine.batches import Batches, batch_feeds
@@ -157,19 +158,25 @@ def _keep_what_helps(
     expected = _expected(work, workshop, judges)
     tried = replace(workshop, spool=workshop.spool.branch())
     candidate = attempt_model(tried, choices)  # its graph is the same with all factors
-    before = judge(tried, candidate, expected)
-    kept, after = frozenset[WeightRef](), before
-    for share in BEGINNINGS if changed else ():
-        beginning = frozenset(_whole_bundles(changed[: round(share * len(changed))], weights))
-        if beginning:
-            for weight in changed:
-                one = weights[weight]
-                tried.spool.adopt(one.factors(work.spool if weight in beginning else workshop.spool), weight)
-            found = judge(tried, candidate, expected)
+
+    def with_beginning(beginning: frozenset[WeightRef]) -> Model:
+        for weight in changed:
+            one = weights[weight]
+            tried.spool.adopt(one.factors(work.spool if weight in beginning else workshop.spool), weight)
+        return candidate
+
+    shares = (changed[: round(share * len(changed))] for share in BEGINNINGS)
+    first, *others = (frozenset(_whole_bundles(share, weights)) for share in shares)
+    kept: frozenset[WeightRef] = frozenset()
+    before, *judged = judge(tried, map(with_beginning, [kept, first] if first else [kept]), expected)
+    after = before
+    if judged and judges.prefer(judged[0], before):
+        kept, after = first, judged[0]
+    elif judged:
+        others = [beginning for beginning in others if beginning]
+        for beginning, found in zip(others, judge(tried, map(with_beginning, others), expected), strict=True):
             if found.error < after.error and judges.prefer(found, before):
                 kept, after = beginning, found
-            if share == 1.0 and kept:
-                break
     places = tuple(place for place, one in enumerate(replaced) if one.weight in kept)
     return Trial(places, before.error, after.error)
 

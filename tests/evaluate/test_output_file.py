@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -83,3 +84,14 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.TemporaryFile", full)
     with pytest.raises(OutputError, match="No space left on device"), OutputFile(tmp_path) as kept:
         kept.add({"y": np.zeros(10)})
+
+
+def test_several_threads_can_go_through_it_at_once(tmp_path: Path) -> None:
+    values = [np.full(20_000, number, np.float32) for number in range(30)]
+    with OutputFile(tmp_path) as kept:
+        for value in values:
+            kept.add({"y": value})
+        with ThreadPoolExecutor(4) as executor:
+            for found in executor.map(lambda _: [value["y"] for value in kept], range(4)):
+                for number, (one, expected) in enumerate(zip(found, values, strict=True)):
+                    np.testing.assert_array_equal(one, expected, str(number))

@@ -313,6 +313,7 @@ def _install(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr("importlib.metadata.distribution", distribution)
+    session_module._import_onnxruntime.cache_clear()
 
 
 def test_no_onnxruntime_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

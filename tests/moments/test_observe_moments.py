@@ -336,7 +336,7 @@ def test_malformed_attributes_give_a_reason(attributes: dict[str, Any], reason: 
 def test_finished_moments_can_live_on_disk(tmp_path: Path) -> None:
     model, arrays = three_layers(), batches(2)
     kept, held = observe(model, arrays, directory=tmp_path), observe(model, arrays)
-    assert len(list(tmp_path.glob("*.npy"))) == 2
+    assert len(list(tmp_path.glob("*.bin"))) == 2
     for name in ("q", "o"):
         on_disk = moment_of(kept, name).second_moment
         assert isinstance(on_disk, np.memmap)

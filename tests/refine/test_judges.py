@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from lowrank_onnx.evaluate import Feeds, load_feeds
 from lowrank_onnx.evaluate.feeds import split_feeds
 from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
 from lowrank_onnx.evaluate.values import InputSpec
+from lowrank_onnx.forms import PAIR
+from lowrank_onnx.model_io import Model
 from lowrank_onnx.refine.judges import FEW_SAMPLES, Judgement, Judges, find_judges, judge
 from lowrank_onnx.types import Array
 from tests.refine.builders import error_on, inputs, layers, workshop
@@ -73,7 +76,37 @@ def test_errors_are_those_of_the_outputs(tmp_path: Path) -> None:
     given = inputs(16, rows=4)
     shop, choices = workshop(layers(3), given, tmp_path, 6)
     judges = find_judges(shop.original.calibration, shop.original.held_out, 4)
-    found = judge(shop, attempt_model(shop, choices), KeptOutputs(shop.original.session, judges.feeds, tmp_path))
+    expected = KeptOutputs(shop.original.session, judges.feeds, tmp_path)
+    (found,) = judge(shop, [attempt_model(shop, choices)], expected)
     assert found.error == error_on(shop, choices, shop.spool, list(shop.original.held_out))
     alone = [error_on(shop, choices, shop.spool, [feed]) for feed in judges.feeds]
     np.testing.assert_allclose(found.squares, np.square(alone), rtol=1e-12)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 5])
+@pytest.mark.parametrize("most_in_memory", [0, 2**20])
+@pytest.mark.parametrize("most_kept", [0, 2**20])
+def test_each_model_has_the_factors_of_its_turn(
+    cores: int, most_in_memory: int, most_kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr("lowrank_onnx.attempt.MOST_IN_MEMORY", most_in_memory)
+    shop, choices = workshop(layers(3), inputs(16, rows=4), tmp_path, 6)
+    tried = replace(shop, spool=shop.spool.branch())
+    candidate = attempt_model(tried, choices)
+    weights = [group.weight for group in shop.groups]
+    spools = []
+
+    def candidates() -> Iterator[Model]:
+        for place in (0, 1, 2, 1, 0):
+            halves = {part: values / 2 for part, values in shop.spool.get(weights[place], PAIR, 6).parts().items()}
+            halved = shop.spool.branch()
+            halved.put(weights[place], PAIR, 6, halves, "halved")
+            tried.spool.adopt(halved.get(weights[place], PAIR, 6), weights[place])
+            spools.append(tried.spool.branch())
+            yield candidate
+
+    held_out = shop.original.held_out
+    found = judge(tried, candidates(), KeptOutputs(shop.original.session, held_out, tmp_path, most_kept))
+    assert [one.error for one in found] == [error_on(shop, choices, spool, list(held_out)) for spool in spools]
+    assert len({one.error for one in found}) == 3  # what is put in again changes nothing
