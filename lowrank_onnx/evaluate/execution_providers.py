@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 from lowrank_onnx.errors import UsageError, how_to_install
@@ -14,7 +16,8 @@ CPU = "CPUExecutionProvider"
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 """The session's setting that makes onnxruntime remember which provider got which node."""
 
-_CUDA = f"in place of onnxruntime, {how_to_install('cuda12', 'onnxruntime-gpu cupy-cuda12x')}, or cuda13 likewise"
+_CUDA_12 = "'onnxruntime-gpu[cuda,cudnn]<1.27' 'cupy-cuda12x[ctk]'"
+_CUDA = f"in place of onnxruntime, {how_to_install('cuda12', _CUDA_12)}, or cuda13 and a newer onnxruntime-gpu likewise"
 
 _PACKAGES: Mapping[str, str] = {
     "CUDAExecutionProvider": _CUDA,
@@ -53,6 +56,17 @@ def resolve_provider(wanted: str, available: Sequence[str]) -> str:
         f"provider {wanted!r}: this onnxruntime has {there}; "
         "choose one of them, or install the build of onnxruntime that has it"
     )
+
+
+def load_libraries(onnxruntime: Any, name: str) -> None:
+    """Load what a provider needs of CUDA from NVIDIA's packages, where they are installed: no linker looks there.
+
+    What isn't found there is left to the linker.
+    """
+    load = getattr(onnxruntime, "preload_dlls", None)
+    if load is not None and name in ("CUDAExecutionProvider", "TensorrtExecutionProvider"):
+        with redirect_stdout(StringIO()):  # what it misses it prints; why a provider doesn't start is asked for later
+            load()
 
 
 def install_hint(name: str) -> str:

@@ -20,6 +20,7 @@ from lowrank_onnx.evaluate.execution_providers import (
     RECORD_PLACEMENT,
     check_options,
     install_hint,
+    load_libraries,
     placed_nodes,
     resolve_provider,
 )
@@ -183,6 +184,7 @@ def open_session(
     onnxruntime = _import_onnxruntime()
     asked = Provider(provider) if isinstance(provider, str) else provider
     name = resolve_provider(asked.name, onnxruntime.get_available_providers())
+    load_libraries(onnxruntime, name)
 
     def session_options(*, fallback: bool) -> Any:
         options = onnxruntime.SessionOptions()

@@ -7,6 +7,7 @@ matter for speed: symmetric products, Cholesky factors that may fail, leading ei
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -233,7 +234,27 @@ def cuda_problem() -> str | None:
     try:
         import cupy
     except ImportError:
-        return f"CuPy is not installed: {how_to_install('cuda12', 'cupy-cuda12x')}; cuda13 for a driver of CUDA 13"
+        return f"CuPy is not installed: {_HOW_TO_INSTALL}; cuda13 for a driver of CUDA 13"
     if not cupy.cuda.is_available():
         return "CuPy is installed but sees no CUDA device: check the driver with nvidia-smi"
+    return _library_problem()
+
+
+_HOW_TO_INSTALL = how_to_install("cuda12", "'cupy-cuda12x[ctk]'")
+
+
+@functools.cache
+def _library_problem() -> str | None:
+    """Which of CUDA's libraries CuPy can't load, and what to do about it; None where it has those that are used."""
+    import cupy
+
+    try:
+        import cupyx.scipy.linalg
+
+        identity = cupy.eye(2, dtype=cupy.float32)
+        cupyx.scipy.linalg.solve_triangular(cupy.linalg.cholesky(identity + identity), identity)  # a kernel of its own
+        cupy.linalg.svd(identity @ identity)
+    except Exception as error:  # the loader's, the compiler's and those of each library have no common base below it
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return f"CuPy can't use the device ({reason}): {_HOW_TO_INSTALL} brings CUDA's libraries, cuda13 likewise"
     return None

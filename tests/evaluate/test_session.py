@@ -197,7 +197,7 @@ def test_nodes_left_to_the_cpu_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "fix"),
     [
-        ("cuda", r"for CUDAExecutionProvider, in place of onnxruntime, pip install onnxruntime-gpu .*\.\[cuda12\]"),
+        ("cuda", r"for CUDAExecutionProvider, in place of onnxruntime, pip install .onnxruntime-gpu.*\.\[cuda12\]"),
         ("TensorrtExecutionProvider", r"\.\[cuda12\].*, and TensorRT"),
         ("openvino", "pip install onnxruntime-openvino"),
     ],
@@ -259,6 +259,29 @@ def _with_cuda(start: Callable[..., Any]) -> SimpleNamespace:
         InferenceSession=start,
         set_default_logger_severity=lambda severity: None,
     )
+
+
+@pytest.mark.parametrize("provider", ["cuda", "cpu"])
+def test_libraries_of_cuda_are_loaded_first_and_in_silence(
+    provider: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[str] = []
+
+    def preload() -> None:
+        calls.append("preload")
+        print("Failed to load libcublas.so")
+
+    def start(*args: Any, **kwargs: Any) -> Any:
+        calls.append("start")
+        raise RuntimeError("far enough")
+
+    fake = _with_cuda(start)
+    fake.preload_dlls = preload
+    monkeypatch.setattr(session_module, "_import_onnxruntime", lambda: fake)
+    with pytest.raises((UsageError, ModelError), match="far enough"):
+        open_session(b"", provider=provider)
+    assert calls[:2] == (["preload", "start"] if provider == "cuda" else ["start"])
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["falls back", "refused, as the CPU isn't allowed"])

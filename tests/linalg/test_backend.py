@@ -5,13 +5,16 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.spectra import SPECTRA, matrix
+from lowrank_onnx.errors import MissingDependencyError
 from lowrank_onnx.linalg import FactorRequest, lapack
 from lowrank_onnx.linalg import backend as backend_module
 from lowrank_onnx.linalg.backend import NUMPY, Backend, DeviceMemoryError, select_backend
@@ -93,6 +96,25 @@ def test_a_full_device_is_answered_on_the_cpu_and_said() -> None:
 
 def test_the_cpu_is_taken_where_it_is_asked_for() -> None:
     assert select_backend("cpu") is NUMPY
+
+
+def test_a_device_whose_libraries_are_missing_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def eye(*_: object, **__: object) -> Any:
+        raise ImportError("libcublas.so.12: cannot open\nshared object file")
+
+    cupy, cupyx = ModuleType("cupy"), ModuleType("cupyx.scipy.linalg")
+    cupy.cuda = SimpleNamespace(is_available=lambda: True)  # type: ignore[attr-defined]
+    cupy.eye, cupy.float32 = eye, np.float32  # type: ignore[attr-defined]
+    for name, module in (("cupy", cupy), ("cupyx", cupyx), ("cupyx.scipy", cupyx), ("cupyx.scipy.linalg", cupyx)):
+        monkeypatch.setitem(sys.modules, name, module)
+    backend_module._library_problem.cache_clear()
+    try:
+        assert select_backend("auto") is NUMPY
+        missing = r"'cuda': CuPy .* \(libcublas.so.12: cannot open shared .*\[ctk"
+        with pytest.raises(MissingDependencyError, match=missing):
+            select_backend("cuda")
+    finally:
+        backend_module._library_problem.cache_clear()
 
 
 def test_cupy_has_every_name_that_is_used_of_it() -> None:
