@@ -103,7 +103,7 @@ def refinement_section(result: CompressionResult) -> Section | None:
     caption = "Weights; errors of what was solved for, relative, on feeds that were not solved for"
     before, after = significant(refinement.error_before), significant(refinement.error_after)
     outputs = ("relative error of the outputs", before, after)
-    held_out = f"The whole model on {plural(refinement.held_out, 'held-out feed')} of {count(refinement.feeds)}"
+    held_out = f"The whole model on {plural(refinement.held_out, 'held-out feed')}"
     return Section(
         "refinement",
         "Factors solved again",
