@@ -279,7 +279,7 @@ def test_what_ran_where_is_in_the_report(files: tuple[Path, Path]) -> None:
     [
         (
             ["--provider", "cuda"],
-            "for CUDAExecutionProvider, in place of onnxruntime, pip install onnxruntime-gpu cupy-cuda12x",
+            "for CUDAExecutionProvider, in place of onnxruntime, pip install 'onnxruntime-gpu[cuda,cudnn]<1.27' 'cupy-",
         ),
         (["--provider", "azure"], "it can't run every node of the model, and onnxruntime would run the others on the"),
         (["--provider-option", "device_id=1"], "--provider-option device_id: CPUExecutionProvider has no such option"),
