@@ -84,7 +84,9 @@ def open_model(model: Model, provider: Provider | str) -> Session:
 def open_instrumented(model: Model, instrumented: onnx.ModelProto, provider: Provider | str) -> Session:
     """A session for a changed copy of the model's skeleton, with the model's weights."""
     proto = model_bytes(model.with_rewrite(instrumented, {}))
-    return open_session(proto, base_dir=base_dir(model), provider=provider)
+    inputs = {given.name for given in instrumented.graph.input}
+    overridden = not inputs.isdisjoint(tensor.name for tensor in instrumented.graph.initializer)
+    return open_session(proto, base_dir=base_dir(model), provider=provider, overridden=overridden)
 
 
 def find_feeds(model: Model, session: Runner, source: FeedSource | None, seed: int) -> Feeds:

@@ -156,6 +156,11 @@ class Session:
         return {name: read_value(result) for name, result in zip(names, results, strict=True)}
 
 
+CRASHES, NO_CRASH = "FuseFp16InitializerToFp32NodeTransformer", (1, 30)
+"""An optimization that ends the process where a float16 initializer is an input too, on a CPU; and the first version of
+onnxruntime that was seen without that (1.23 to 1.28 were seen with it)."""
+
+
 def open_session(
     model: Path | bytes,
     *,
@@ -163,6 +168,7 @@ def open_session(
     provider: Provider | str = CPU,
     threads: int | None = None,
     optimize: bool = True,
+    overridden: bool = False,
 ) -> Session:
     """Open a model in onnxruntime on one execution provider, with no silent fallback to another.
 
@@ -174,6 +180,7 @@ def open_session(
         options for it.
     threads : threads of one operator; None takes onnxruntime's choice (the physical cores).
     optimize : False turns onnxruntime's graph optimizations off.
+    overridden : whether the model has initializers that feeds give other values for.
 
     Raises
     ------
@@ -204,10 +211,11 @@ def open_session(
 
     source = model if isinstance(model, bytes) else str(model)
     wanted = (name, dict(asked.options))
+    disabled = {"disabled_optimizers": [CRASHES]} if overridden and _is_before(onnxruntime, NO_CRASH) else {}
     try:
         with nullcontext() if name == CPU else silent_log(onnxruntime):
             options = session_options(fallback=name == CPU)
-            inner = onnxruntime.InferenceSession(source, options, providers=[wanted], enable_fallback=0)
+            inner = onnxruntime.InferenceSession(source, options, providers=[wanted], enable_fallback=0, **disabled)
     except Exception as error:  # onnxruntime's own errors have no common base below Exception
         if name != CPU and (reason := why_not_started(onnxruntime, name, asked.options)) is not None:
             raise _not_started(name, asked, reason) from error
@@ -232,6 +240,11 @@ def _not_started(name: str, asked: Provider, reason: str) -> UsageError:
         f"provider {name}: onnxruntime couldn't start it{given and f' with {given}'}: {reason}: "
         f"{fix}, or use --provider cpu"
     )
+
+
+def _is_before(onnxruntime: Any, version: tuple[int, int]) -> bool:
+    major, minor, *_ = onnxruntime.__version__.split(".")
+    return (int(major), int(minor)) < version
 
 
 @cache

@@ -261,6 +261,26 @@ def _with_cuda(start: Callable[..., Any]) -> SimpleNamespace:
     )
 
 
+@pytest.mark.parametrize(
+    ("version", "overridden", "left_out"), [("1.28.0", True, True), ("1.28.0", False, False), ("1.30.1", True, False)]
+)
+def test_an_optimization_that_crashes_is_left_out_where_it_does(
+    version: str, overridden: bool, left_out: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def start(*args: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs.get("disabled_optimizers"))
+        raise RuntimeError("far enough")
+
+    fake = _with_cuda(start)
+    fake.__version__ = version
+    monkeypatch.setattr(session_module, "_import_onnxruntime", lambda: fake)
+    with pytest.raises(ModelError, match="far enough"):
+        open_session(b"", overridden=overridden)
+    assert seen == [["FuseFp16InitializerToFp32NodeTransformer"] if left_out else None]
+
+
 @pytest.mark.parametrize("provider", ["cuda", "cpu"])
 def test_libraries_of_cuda_are_loaded_first_and_in_silence(
     provider: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

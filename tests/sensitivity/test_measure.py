@@ -30,7 +30,7 @@ EYE = np.eye(6, dtype=np.float32)
 
 
 def opened(model: onnx.ModelProto) -> Session:
-    return open_session(model.SerializeToString(), threads=1)
+    return open_session(model.SerializeToString(), threads=1, overridden=True)
 
 
 def groups_of(model: onnx.ModelProto) -> tuple[SharedWeight, ...]:
@@ -489,7 +489,7 @@ def test_weights_may_stay_in_the_model_file(tmp_path: Path) -> None:
 
     def run(proto: onnx.ModelProto) -> Session:
         data = model_bytes(loaded.with_rewrite(proto, {}))
-        return open_session(data, base_dir=base_dir(loaded), threads=1)
+        return open_session(data, base_dir=base_dir(loaded), threads=1, overridden=True)
 
     feeds = [{"x": weight(4, 128, seed=1)}]
     found = measure_sensitivity(

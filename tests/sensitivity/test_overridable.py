@@ -23,7 +23,7 @@ def groups_of(model: onnx.ModelProto) -> tuple[SharedWeight, ...]:
 
 
 def opened(model: onnx.ModelProto) -> Session:
-    return open_session(model.SerializeToString(), threads=1)
+    return open_session(model.SerializeToString(), threads=1, overridden=True)
 
 
 def stored_names(model: onnx.ModelProto) -> set[str]:
