@@ -166,17 +166,16 @@ def _keep_what_helps(
         return candidate
 
     shares = (changed[: round(share * len(changed))] for share in BEGINNINGS)
-    first, *others = (frozenset(_whole_bundles(share, weights)) for share in shares)
+    found = dict.fromkeys(frozenset(_whole_bundles(share, weights)) for share in shares)
+    beginnings = [beginning for beginning in found if beginning]
     kept: frozenset[WeightRef] = frozenset()
-    before, *judged = judge(tried, map(with_beginning, [kept, first] if first else [kept]), expected)
+    before, *judged = judge(tried, map(with_beginning, [kept, *beginnings[:1]]), expected)
+    if judged and not judges.prefer(judged[0], before):
+        judged += judge(tried, map(with_beginning, beginnings[1:]), expected)
     after = before
-    if judged and judges.prefer(judged[0], before):
-        kept, after = first, judged[0]
-    elif judged:
-        others = [beginning for beginning in others if beginning]
-        for beginning, found in zip(others, judge(tried, map(with_beginning, others), expected), strict=True):
-            if found.error < after.error and judges.prefer(found, before):
-                kept, after = beginning, found
+    for beginning, judgement in zip(beginnings, judged, strict=False):  # the others only where all of it doesn't help
+        if judgement.error < after.error and judges.prefer(judgement, before):
+            kept, after = beginning, judgement
     places = tuple(place for place, one in enumerate(replaced) if one.weight in kept)
     return Trial(places, before.error, after.error)
 
