@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +26,7 @@ from lowrank_onnx.evaluate.execution_providers import (
 from lowrank_onnx.evaluate.log_text import first_line
 from lowrank_onnx.evaluate.provider_start import left_to_the_cpu, silent_log, why_not_started
 from lowrank_onnx.evaluate.values import EXTENSION_TYPES, InputSpec, describe_inputs, numpy_name, read_value
+from lowrank_onnx.installed import installed_version
 from lowrank_onnx.provider import Provider
 from lowrank_onnx.types import Feed
 
@@ -249,7 +249,7 @@ def _is_before(onnxruntime: Any, version: tuple[int, int]) -> bool:
 
 @cache
 def _import_onnxruntime() -> Any:
-    installed = [name for name in DISTRIBUTIONS if _is_installed(name)]
+    installed = [name for name in DISTRIBUTIONS if installed_version(name) is not None]
     if len(installed) > 1:
         raise MissingDependencyError(
             f"{' and '.join(installed)} are both installed and overwrite each other's files: "
@@ -263,14 +263,6 @@ def _import_onnxruntime() -> Any:
             f"{how_to_install('cpu', 'onnxruntime')}; for an NVIDIA GPU the extra is cuda12 or cuda13"
         ) from error
     return onnxruntime
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        metadata.distribution(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _first_line(error: BaseException) -> str:

@@ -274,12 +274,15 @@ def test_what_ran_where_is_in_the_report(files: tuple[Path, Path]) -> None:
     assert (placed["original"], placed["candidate"]) == (5, 6)
 
 
+CUDA_12 = "'onnxruntime-gpu[cuda,cudnn]<1.27' 'cupy-cuda12x[ctk]'"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (
             ["--provider", "cuda"],
-            "for CUDAExecutionProvider, in place of onnxruntime, pip install 'onnxruntime-gpu[cuda,cudnn]<1.27' 'cupy-",
+            f"for CUDAExecutionProvider, in place of onnxruntime, pip install {CUDA_12}",
         ),
         (["--provider", "azure"], "it can't run every node of the model, and onnxruntime would run the others on the"),
         (["--provider-option", "device_id=1"], "--provider-option device_id: CPUExecutionProvider has no such option"),

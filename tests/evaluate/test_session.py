@@ -194,10 +194,16 @@ def test_nodes_left_to_the_cpu_are_refused() -> None:
         open_session(_double().SerializeToString(), provider="azure")
 
 
+FOR_CUDA = (
+    r"for CUDAExecutionProvider, in place of onnxruntime, pip install '"
+    r"onnxruntime-gpu\[cuda,cudnn\]<1\.27' 'cupy-cuda12x\[ctk\]' .*\.\[cuda12\]"
+)
+
+
 @pytest.mark.parametrize(
     ("name", "fix"),
     [
-        ("cuda", r"for CUDAExecutionProvider, in place of onnxruntime, pip install .onnxruntime-gpu.*\.\[cuda12\]"),
+        ("cuda", FOR_CUDA),
         ("TensorrtExecutionProvider", r"\.\[cuda12\].*, and TensorRT"),
         ("openvino", "pip install onnxruntime-openvino"),
     ],
@@ -352,7 +358,7 @@ def test_openvino_runs_whole_models_and_names_what_is_wrong_with_its_options() -
 def _install(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     def distribution(name: str) -> object:
         if name in names:
-            return object()
+            return SimpleNamespace(version="1.0")
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr("importlib.metadata.distribution", distribution)
