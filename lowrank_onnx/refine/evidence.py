@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from lowrank_onnx.in_order import in_order
 from lowrank_onnx.moments.gather_rows import RowsError, count_rows, gather_rows
 from lowrank_onnx.moments.gram import gram_threads
+from lowrank_onnx.refine.ahead import Reading
 from lowrank_onnx.refine.known import Evidence, KeptRows, RowList
 from lowrank_onnx.refine.models import Models
+from lowrank_onnx.refine.readings import StepReadings
 from lowrank_onnx.refine.regression import Regression, RegressionSum, Summand, are_finite
 from lowrank_onnx.refine.steps import MAX_EQUATION_BYTES, Step, are_few, solved_bytes, takes_rows
 from lowrank_onnx.refine.target import Target
@@ -24,7 +26,7 @@ GATHERED_BYTES, PARTS_AHEAD = 2**23, 4
 """Of rows that a thread lays out at once, and how often that is done before they are added up."""
 
 Rows: TypeAlias = tuple[Array, Array]
-"""Rows of X' and T, (groups, n, in) and (groups, n, out)."""
+"""Rows of X' and of T, or of what T is a product of: (groups, n, in) and (groups, n, out)."""
 
 
 def find_evidence(
@@ -76,6 +78,27 @@ class _Source:
         return groups, in_features, sum(target.W.shape[-1] for target in self.targets)
 
     @property
+    def laid_out(self) -> tuple[int, int, int]:
+        """(groups, in, out) of the rows: those of T, or of X, which are multiplied by W afterwards."""
+        groups, in_features, out_features = self.shape
+        return groups, in_features, in_features if self.multiplies else out_features
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether T is but a product of what was read of the original."""
+        return not self.readings.outputs and self.carried is None
+
+    @property
+    def readings(self) -> StepReadings:
+        """What was read of the original."""
+        return self.models.readings[self.number]
+
+    @property
+    def carried(self) -> Reading | None:
+        """The other term of the sum that the only site writes into, if its target says so."""
+        return None if self.targets[0].carried is None else self.readings.carried
+
+    @property
     def dtype(self) -> np.dtype[np.floating]:
         """Of the rows."""
         return self.targets[0].W.dtype
@@ -95,13 +118,14 @@ class _Source:
         for lay_out in self._parts(feeds):
             inputs, targets = lay_out()
             _check_finite(inputs, targets)
-            kept.add(inputs, targets)
+            kept.add(inputs, self._targets_of(targets))
         return kept.finish()
 
     def add_up(self, feeds: Sequence[int], receive: Callable[[Array, Array], None] | None = None) -> Regression:
         """Their equations; `receive` is given the rows as well."""
+        through = np.concatenate([target.W for target in self.targets], axis=-1) if self.multiplies else None
         with gram_threads() as executor:
-            total = RegressionSum(self.shape, self.dtype, executor)
+            total = RegressionSum(self.laid_out, self.dtype, executor, through)
 
             def ready(lay_out: Callable[[], Rows]) -> Summand:
                 inputs, targets = lay_out()
@@ -113,12 +137,16 @@ class _Source:
             for summand in in_order(executor, (partial(ready, part) for part in self._parts(feeds)), PARTS_AHEAD):
                 total.add(summand)
                 if receive is not None:
-                    receive(summand.inputs, summand.targets)
+                    receive(summand.inputs, self._targets_of(summand.targets))
             return total.finish()
+
+    def _targets_of(self, laid_out: Array) -> Array:
+        """Rows of T from rows as they are laid out."""
+        return self.readings.multiplied([laid_out], self.targets) if self.multiplies else laid_out
 
     def _parts(self, feeds: Sequence[int]) -> Iterator[Callable[[], Rows]]:
         """What lays out their rows, so many at a time that there is work for all threads, and room for it."""
-        room = GATHERED_BYTES // (self.shape[0] * sum(self.shape[1:]) * self.dtype.itemsize)
+        room = GATHERED_BYTES // (self.shape[0] * sum(self.laid_out[1:]) * self.dtype.itemsize)
         most = max(1, min(room, self.count(feeds) // PARTS_AHEAD))
         together: list[Callable[[], Rows]] = []
         size = 0
@@ -134,7 +162,7 @@ class _Source:
     def _pieces(self, feeds: Iterable[int], most: int) -> Iterator[tuple[int, Callable[[], Rows]]]:
         """Of each feed at most `most` rows at a time: how many there are, and what lays them out."""
         models, layout = self.models, self.step.layout
-        carried = models.readings[self.number].carried if self.targets[0].carried is not None else None
+        carried = self.carried
         for feed in feeds:
             inputs = models.compressed.value(feed, self.step.value)
             count = count_rows(layout, inputs.shape)
@@ -149,8 +177,10 @@ class _Source:
 
     def _lay_out(self, inputs: Array, term: Array | None, indices: NDArray[np.int64], kept: Sequence[Array]) -> Rows:
         """Some rows of one feed, from X' and from what was kept of the original; the term is what the other carries."""
-        readings, dtype = self.models.readings[self.number], self.models.ahead.dtype(self.number)
+        readings, dtype = self.readings, self.models.ahead.dtype(self.number)
         rows = gather_rows(self.step.layout, inputs, indices, dtype)
+        if self.multiplies:
+            return rows, kept[0]
         wanted = readings.multiplied(kept[: len(readings.products)], self.targets)
         if readings.carried is not None and term is not None:
             wanted = wanted + (kept[-1] - gather_rows(readings.carried.layout, term, indices, dtype))

@@ -93,17 +93,15 @@ def open_models(
     """
     model = workshop.model
     changed = changed_values(flow, {_outer_node(site) for one in replaced for site in one.group.sites})
-    readings = {
-        number: find_readings(model, flow, step, changed)
-        for number, step in enumerate(steps.steps)
-        if step.value in changed or any(one.residual and one.residual.carried in changed for one in step.members)
-    }
     positions, runs = workshop.original.positions, len(feeds.feeds)
     places = {node: place for place, node in enumerate(steps.order)}
-    wanted = {}
-    for number, found in readings.items():
-        applied = positions[steps.steps[number].members[0].site.name] * runs
-        wanted[number] = _wanted(steps.steps[number], found, places, applied, -(-applied // len(feeds.batches)))
+    readings, wanted = {}, {}
+    for number, step in enumerate(steps.steps):
+        if step.value in changed or any(one.residual and one.residual.carried in changed for one in step.members):
+            applied = positions[step.members[0].site.name] * runs
+            rows = _rows_of(step, applied)
+            readings[number] = find_readings(model, flow, step, changed, min(rows, applied))
+            wanted[number] = _wanted(step, readings[number], places, rows, applied, -(-applied // len(feeds.batches)))
     waiting = Waiting(workshop.directory, bounds, len(feeds.batches))
     at_once, threads = side_by_side(workshop.original)
     course = Course(flow, steps.order, feeds.load, waiting, at_once)
@@ -128,12 +126,17 @@ def wanted_rows(in_features: int, out_features: int, positions: int) -> int:
     return max(least, LEAST_ROWS, min(most, int(WORK_SHARE * positions * out_features) // in_features))
 
 
-def _wanted(step: Step, readings: StepReadings, places: Mapping[int, int], positions: int, at_once: int) -> Wanted:
-    """What is wanted of the original for a step whose sites are applied at so many positions, in all and in one run."""
+def _rows_of(step: Step, positions: int) -> int:
+    """Rows of a step whose sites are applied at so many positions."""
     sites = [member.site for member in step.members]
-    shape = sites[0].shape
-    out_features = sum(site.shape.out_features for site in sites)
-    rows = wanted_rows(shape.in_features, out_features, positions)
+    return wanted_rows(sites[0].shape.in_features, sum(site.shape.out_features for site in sites), positions)
+
+
+def _wanted(
+    step: Step, readings: StepReadings, places: Mapping[int, int], rows: int, positions: int, at_once: int
+) -> Wanted:
+    """What is wanted of the original for a step: so many rows of its positions in all, of which one run has some."""
+    sites = [member.site for member in step.members]
     dtype = np.float64 if sites[0].weight.dtype == "float64" else np.float32
     kept = sum(one.layout.groups * one.layout.in_features for one in readings.all)
     at = [places[site.node_index] for site in sites]

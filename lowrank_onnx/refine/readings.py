@@ -52,22 +52,36 @@ class StepReadings:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
-def find_readings(model: Model, flow: Dataflow, step: Step, changed: frozenset[str]) -> StepReadings:
+def find_readings(model: Model, flow: Dataflow, step: Step, changed: frozenset[str], rows: int) -> StepReadings:
     """What to read for a step.
 
     Parameters
     ----------
     changed : values that may differ in the compressed model.
+    rows : how many will be read.
     """
-    found = [_output(model, flow, member.site) for member in step.members]
-    outputs = tuple(one for one in found if one is not None)
-    everywhere = len(outputs) == len(found)
-    products = outputs if everywhere else (Reading(step.value, step.layout),)
     residual, layout = step.members[0].residual, output_layout(flow.skeleton, step.members[0].site)
     carried = None
     if residual is not None and layout is not None and residual.carried in changed:
         carried = Reading(residual.carried, layout)
-    return StepReadings(products, everywhere, carried)
+    inputs = (Reading(step.value, step.layout),)
+    if carried is None and _are_cheaper_inputs(step, rows):
+        return StepReadings(inputs, False, None)
+    found = [_output(model, flow, member.site) for member in step.members]
+    outputs = tuple(one for one in found if one is not None)
+    everywhere = len(outputs) == len(found)
+    return StepReadings(outputs if everywhere else inputs, everywhere, carried)
+
+
+def _are_cheaper_inputs(step: Step, rows: int) -> bool:
+    """Whether equations from inputs and their products take less time, for outputs that are far more than inputs.
+
+    Adding up takes ``in out`` multiplications a row from outputs Y, and ``3/2 in**2`` from X: X'' X and X' X; then once
+    ``2 in**2 out``, for what W makes of these.
+    """
+    size = step.members[0].site.shape.in_features
+    outputs = sum(member.site.shape.out_features for member in step.members)
+    return rows * outputs > 1.5 * rows * size + 2 * size * outputs
 
 
 def _output(model: Model, flow: Dataflow, site: Site) -> Reading | None:

@@ -97,8 +97,8 @@ class Summand:
 
     Attributes
     ----------
-    inputs, targets : rows of X', (groups, n, in), and of T, (groups, n, out).
-    products : upper triangles of X'' X', (groups, in, in), X'' T, and the sums of the squares of T's columns; or None.
+    inputs, targets : rows of X', (groups, n, in), and of T or what it is a product of, (groups, n, out).
+    products : what they add to the sums of a `RegressionSum`; or None.
     """
 
     inputs: Array
@@ -128,14 +128,19 @@ class RegressionSum:
     shape : (groups, in, out).
     dtype : of the rows.
     executor : multiplies in several threads.
+    through : (groups, out, m), a matrix that the rows of T that are added have yet to be multiplied by, which is done
+        once for all of them: the equations are those of T through it, with m outputs.
     """
 
-    def __init__(self, shape: tuple[int, int, int], dtype: DTypeLike, executor: Executor) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], dtype: DTypeLike, executor: Executor, through: Array | None = None
+    ) -> None:
         groups, in_features, out_features = shape
-        self._executor = executor
+        self._executor, self._through = executor, through
         self._gram: Doubles = np.zeros((groups, in_features, in_features))
         self._cross: Doubles = np.zeros((groups, in_features, out_features))
-        self._energy: Doubles = np.zeros((groups, out_features))
+        # Of T the squares of its columns, or all its products, as the squares through a matrix need them.
+        self._energy: Doubles = np.zeros((groups, out_features) if through is None else (groups, *[out_features] * 2))
         self._apart = in_features <= MULTIPLIED_APART
         size = 0 if self._apart else max(in_features, BUFFERED_ROWS)
         self._inputs: Array = np.empty((groups, size, in_features), dtype)
@@ -145,7 +150,9 @@ class RegressionSum:
 
     def summand(self, inputs: Array, targets: Array) -> Summand:
         """Make ready to be added rows of X', (groups, n, in), and of T, (groups, n, out): in any thread."""
-        return Summand(inputs, targets, _multiplied(inputs, targets) if self._apart else None)
+        if not self._apart:
+            return Summand(inputs, targets, None)
+        return Summand(inputs, targets, _multiplied(inputs, targets, squares=self._through is None))
 
     def add(self, summand: Summand) -> None:
         """Add rows that were made ready."""
@@ -171,27 +178,47 @@ class RegressionSum:
             sums *= 1.0 / max(self._rows, 1)
         for matrix in self._gram:
             mirror_upper(matrix)
-        return Regression(self._gram, self._cross, self._energy, self._rows)
+        cross, energy = self._cross, self._energy
+        if self._through is not None:
+            for matrix in energy:
+                mirror_upper(matrix)
+            cross, energy = _passed_on(cross, energy, self._through.astype(np.float64, copy=False))
+        return Regression(self._gram, cross, energy, self._rows)
 
     def _flush(self) -> None:
         filled = slice(0, self._filled)
         self._rows += self._filled
         for group, (gram, cross) in enumerate(zip(self._gram, self._cross, strict=True)):
             inputs, targets = self._inputs[group, filled], self._targets[group, filled]
-            self._energy[group] += _squares(targets)
+            if self._through is None:
+                self._energy[group] += _squares(targets)
+            else:
+                add_upper_gram(self._energy[group], targets, self._executor)
             add_upper_gram(gram, inputs, self._executor)
             _add_product(self._executor, cross, inputs.T, targets)
         self._filled = 0
 
 
-def _multiplied(inputs: Array, targets: Array) -> tuple[Array, Array, Array]:
-    groups, _, features = inputs.shape
-    gram = np.zeros((groups, features, features), inputs.dtype)
-    for upper, rows in zip(gram, inputs, strict=True):
-        add_upper_gram(upper, rows)
+def _multiplied(inputs: Array, targets: Array, *, squares: bool) -> tuple[Array, Array, Array]:
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows stays infinite, and shows in the result
         cross = inputs.transpose(0, 2, 1) @ targets
-    return gram, cross, np.stack([_squares(rows) for rows in targets])
+    energy = np.stack([_squares(rows) for rows in targets]) if squares else _upper_grams(targets)
+    return _upper_grams(inputs), cross, energy
+
+
+def _upper_grams(matrices: Array) -> Array:
+    groups, _, features = matrices.shape
+    grams = np.zeros((groups, features, features), matrices.dtype)
+    for upper, rows in zip(grams, matrices, strict=True):
+        add_upper_gram(upper, rows)
+    return grams
+
+
+def _passed_on(cross: Doubles, products: Doubles, through: Doubles) -> tuple[Doubles, Doubles]:
+    """``X'' T`` and the squares of T's columns for ``T = Z through``, from ``X'' Z`` and ``Z' Z``."""
+    with threads_for_work(through.size * cross.shape[1]), np.errstate(over="ignore", invalid="ignore"):
+        energy: Doubles = np.sum(through * (products @ through), axis=1)
+        return cross @ through, np.maximum(energy, 0.0)  # rounding may leave less than nothing of very little
 
 
 def _squares(rows: Array) -> Array:

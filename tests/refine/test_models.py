@@ -152,7 +152,7 @@ def test_what_is_read_gives_what_the_weight_makes_of_the_inputs(
     flow = read_dataflow(model)
     (step,) = plan_steps(flow, replaced_of(model)).steps
     loaded = load_model(model)
-    readings = find_readings(loaded, flow, step, frozenset())
+    readings = find_readings(loaded, flow, step, frozenset(), 1)
     assert readings.outputs is outputs
     target = find_target(loaded, flow, step.members[0])
     X = np.random.default_rng(3).standard_normal(shape).astype(np.float32)
@@ -173,7 +173,7 @@ def test_outputs_that_were_rounded_are_not_read() -> None:
     )
     flow = read_dataflow(model)
     (step,) = plan_steps(flow, replaced_of(model)).steps
-    assert not find_readings(load_model(model), flow, step, frozenset()).outputs
+    assert not find_readings(load_model(model), flow, step, frozenset(), 1).outputs
 
 
 def want(first: int, last: int, nbytes: int) -> Wanted:

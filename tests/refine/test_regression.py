@@ -12,10 +12,10 @@ from lowrank_onnx.refine.regression import Regression, RegressionSum
 from lowrank_onnx.types import Array
 
 
-def add_up(inputs: Array, targets: Array, chunk: int) -> tuple[Regression, KeptRows]:
+def add_up(inputs: Array, targets: Array, chunk: int, through: Array | None = None) -> tuple[Regression, KeptRows]:
     with gram_threads() as executor:
         shape = (inputs.shape[0], inputs.shape[2], targets.shape[2])
-        total, rows = RegressionSum(shape, inputs.dtype, executor), RowList(shape, inputs.dtype)
+        total, rows = RegressionSum(shape, inputs.dtype, executor, through), RowList(shape, inputs.dtype)
         for start in range(0, inputs.shape[1], chunk):
             X, T = (side[:, start : start + chunk] for side in (inputs, targets))
             total.add(total.summand(X, T))
@@ -57,6 +57,26 @@ def test_the_equations_and_the_kept_rows_are_those_that_were_added(
         for judge in (equations.of_columns(columns), judged.of_columns(columns)):
             for factors in ((M,), (L, R[..., columns])):
                 assert judge.error(factors) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.usefixtures("_largest_apart")
+@pytest.mark.parametrize("scale", [1.0, 0.0])
+def test_what_rows_are_multiplied_by_can_be_multiplied_by_afterwards(scale: float) -> None:
+    generator = np.random.default_rng(0)
+    X, Z = generator.standard_normal((2, 3000, 5)), scale * generator.standard_normal((2, 3000, 4))
+    W = generator.standard_normal((2, 4, 9))
+    expected, _ = add_up(X, Z @ W, 700)
+    found, _ = add_up(X, Z, 700, through=W)
+    assert found.rows == expected.rows
+    for part in ("gram", "cross", "energy"):
+        np.testing.assert_allclose(getattr(found, part), getattr(expected, part), atol=1e-11)
+
+
+@pytest.mark.usefixtures("_largest_apart")
+def test_what_overflows_afterwards_cannot_be_solved() -> None:
+    rows = np.ones((1, 3, 2), np.float32)
+    found, _ = add_up(rows, rows, 3, through=np.full((1, 2, 7), 1e200))
+    assert not found.is_usable
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,0 +1,88 @@
+"""Evidence from the original's inputs, which W multiplies once it is added up, against that from its outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper as h
+
+from lowrank_onnx.passes.dataflow import read_dataflow
+from lowrank_onnx.refine.batches import Batch, Batches
+from lowrank_onnx.refine.evidence import find_evidence
+from lowrank_onnx.refine.known import Evidence, KeptRows
+from lowrank_onnx.refine.models import open_models
+from lowrank_onnx.refine.replaced import replaced_weights
+from lowrank_onnx.refine.stage import BOUNDS
+from lowrank_onnx.refine.steps import plan_steps
+from lowrank_onnx.refine.target import find_target
+from tests.passes.models import make_model, value, weight
+from tests.refine.builders import WIDTH, inputs, workshop
+
+
+def widening(*widths: int) -> onnx.ModelProto:
+    """A product and a Relu, and products of that, side by side."""
+    weights = {"w0": weight(WIDTH, WIDTH, seed=9)} | {
+        f"v{index}": weight(WIDTH, width, seed=index) for index, width in enumerate(widths)
+    }
+    nodes = [
+        h.make_node("MatMul", ["x", "w0"], ["m"]),
+        h.make_node("Relu", ["m"], ["r"]),
+        *(h.make_node("MatMul", ["r", f"v{index}"], [f"y{index}"]) for index in range(len(widths))),
+    ]
+    outputs = [value(f"y{index}", ["n", width]) for index, width in enumerate(widths)]
+    return make_model(nodes, [value("x", ["n", WIDTH])], outputs, weights)
+
+
+def evidence(model: onnx.ModelProto, rows: int, directory: Path) -> tuple[Evidence, bool]:
+    """What is known of the second step, and whether the original's outputs were read for it."""
+    shop, choices = workshop(model, inputs(16, rows), directory, 5)
+    flow, replaced, feeds = read_dataflow(model), replaced_weights(shop.groups, choices), shop.original.calibration
+    steps = plan_steps(flow, replaced)
+    step = steps.steps[1]
+    batches = Batches(feeds, tuple(Batch((number,), number % 4 == 0) for number in range(len(feeds))))
+    models = open_models(shop, flow, steps, replaced, shop.spool.branch(), batches, BOUNDS, 0)
+    models.ahead.run_to(1)
+    models.compressed.run_to(step.cut)
+    targets = [find_target(shop.model, flow, member) for member in step.members]
+    found = find_evidence(models, 1, step, targets, lambda feed: batches.batches[feed].validates)
+    models.close()
+    return found, models.readings[1].outputs
+
+
+@pytest.mark.parametrize("apart", [0, 768], ids=["divided among threads", "each part in a thread"])
+@pytest.mark.parametrize("rows", [48, 1], ids=["equations", "few rows that validate"])
+@pytest.mark.parametrize("few", [False, True], ids=["added up", "kept"])
+def test_inputs_say_what_outputs_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, few: bool, apart: int
+) -> None:
+    monkeypatch.setattr("lowrank_onnx.refine.regression.MULTIPLIED_APART", apart)
+    monkeypatch.setattr("lowrank_onnx.refine.evidence.are_few", lambda *sizes: few)
+    found = []
+    for cheaper in (True, False):
+        monkeypatch.setattr("lowrank_onnx.refine.readings._are_cheaper_inputs", lambda *_, cheaper=cheaper: cheaper)
+        (tmp_path / str(cheaper)).mkdir()
+        known, outputs = evidence(widening(30, 40), rows, tmp_path / str(cheaper))
+        assert outputs is not cheaper
+        found.append(known)
+    for part in ("fit", "validate", "judge"):
+        ours, others = (getattr(one, part) for one in found)
+        assert type(ours) is type(others)
+        assert ours.rows == others.rows > 0
+        names = ("inputs", "targets") if isinstance(ours, KeptRows) else ("gram", "cross", "energy")
+        assert isinstance(ours, KeptRows) is (few or (part == "judge" and rows == 1))
+        for name in names:
+            np.testing.assert_allclose(getattr(ours, name), getattr(others, name), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("widths", "rows", "outputs"),
+    [((60,), 48, False), ((20,), 48, True), ((20, 20), 48, False), ((60,), 2, True)],
+    ids=["wide", "narrow", "wide together", "wide, of few rows"],
+)
+def test_inputs_are_read_where_that_takes_less_time(
+    tmp_path: Path, widths: tuple[int, ...], rows: int, outputs: bool
+) -> None:
+    assert evidence(widening(*widths), rows, tmp_path)[1] is outputs
