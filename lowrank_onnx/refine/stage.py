@@ -42,7 +42,7 @@ from lowrank_onnx.types import WeightRef
 VALIDATE_EVERY = 4
 """One calibration feed in so many validates; one in all where there are fewer."""
 
-BEGINNINGS = (1.0, 0.75, 0.5, 0.25)
+BEGINNINGS = (1.0, 0.6, 0.25)
 """Shares of the weights, from the first on, whose new factors are tried: the others where all of them don't help."""
 
 VERDICT = "validate"
