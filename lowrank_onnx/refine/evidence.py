@@ -85,8 +85,8 @@ class _Source:
 
     @property
     def multiplies(self) -> bool:
-        """Whether T is but a product of what was read of the original."""
-        return not self.readings.outputs and self.carried is None
+        """Whether W multiplies what rows of X add up to."""
+        return self.readings.afterwards
 
     @property
     def readings(self) -> StepReadings:

@@ -31,11 +31,13 @@ class StepReadings:
     products : of each site its output; or what all of them read, where one's output doesn't say what W made of that.
     outputs : whether `products` are outputs.
     carried : the other term of the sum that the only site writes into, where that differs in the two models.
+    afterwards : whether W multiplies not what is read, row by row, but what its rows add up to.
     """
 
     products: tuple[Reading, ...]
     outputs: bool
     carried: Reading | None
+    afterwards: bool = False
 
     @property
     def all(self) -> tuple[Reading, ...]:
@@ -65,23 +67,25 @@ def find_readings(model: Model, flow: Dataflow, step: Step, changed: frozenset[s
     if residual is not None and layout is not None and residual.carried in changed:
         carried = Reading(residual.carried, layout)
     inputs = (Reading(step.value, step.layout),)
-    if carried is None and _are_cheaper_inputs(step, rows):
-        return StepReadings(inputs, False, None)
+    if carried is None and _is_cheaper_afterwards(step, rows, products=1):
+        return StepReadings(inputs, False, None, True)
     found = [_output(model, flow, member.site) for member in step.members]
     outputs = tuple(one for one in found if one is not None)
-    everywhere = len(outputs) == len(found)
-    return StepReadings(outputs if everywhere else inputs, everywhere, carried)
+    if len(outputs) == len(found):
+        return StepReadings(outputs, True, carried)
+    return StepReadings(inputs, False, carried, carried is None and _is_cheaper_afterwards(step, rows, products=2))
 
 
-def _are_cheaper_inputs(step: Step, rows: int) -> bool:
-    """Whether equations from inputs and their products take less time, for outputs that are far more than inputs.
+def _is_cheaper_afterwards(step: Step, rows: int, *, products: int) -> bool:
+    """Whether equations take less time from inputs X that W multiplies when they are added up.
 
-    Adding up takes ``in out`` multiplications a row from outputs Y, and ``3/2 in**2`` from X: X'' X and X' X; then once
-    ``2 in**2 out``, for what W makes of these.
+    That takes ``3/2 in**2`` multiplications a row, X'' X and X' X, and once ``2 in**2 out``, for what W makes of these;
+    otherwise it is ``in out`` a row, from outputs, and as much again where X has to be multiplied first: so many
+    `products`.
     """
     size = step.members[0].site.shape.in_features
     outputs = sum(member.site.shape.out_features for member in step.members)
-    return rows * outputs > 1.5 * rows * size + 2 * size * outputs
+    return rows * products * outputs > 1.5 * rows * size + 2 * size * outputs
 
 
 def _output(model: Model, flow: Dataflow, site: Site) -> Reading | None:

@@ -14,6 +14,7 @@ from lowrank_onnx.refine.batches import Batch, Batches
 from lowrank_onnx.refine.evidence import find_evidence
 from lowrank_onnx.refine.known import Evidence, KeptRows
 from lowrank_onnx.refine.models import open_models
+from lowrank_onnx.refine.readings import StepReadings
 from lowrank_onnx.refine.replaced import replaced_weights
 from lowrank_onnx.refine.stage import BOUNDS
 from lowrank_onnx.refine.steps import plan_steps
@@ -36,8 +37,8 @@ def widening(*widths: int) -> onnx.ModelProto:
     return make_model(nodes, [value("x", ["n", WIDTH])], outputs, weights)
 
 
-def evidence(model: onnx.ModelProto, rows: int, directory: Path) -> tuple[Evidence, bool]:
-    """What is known of the second step, and whether the original's outputs were read for it."""
+def evidence(model: onnx.ModelProto, rows: int, directory: Path) -> tuple[Evidence, StepReadings]:
+    """What is known of the second step, and what was read of the original for it."""
     shop, choices = workshop(model, inputs(16, rows), directory, 5)
     flow, replaced, feeds = read_dataflow(model), replaced_weights(shop.groups, choices), shop.original.calibration
     steps = plan_steps(flow, replaced)
@@ -49,7 +50,7 @@ def evidence(model: onnx.ModelProto, rows: int, directory: Path) -> tuple[Eviden
     targets = [find_target(shop.model, flow, member) for member in step.members]
     found = find_evidence(models, 1, step, targets, lambda feed: batches.batches[feed].validates)
     models.close()
-    return found, models.readings[1].outputs
+    return found, models.readings[1]
 
 
 @pytest.mark.parametrize("apart", [0, 768], ids=["divided among threads", "each part in a thread"])
@@ -62,10 +63,12 @@ def test_inputs_say_what_outputs_would(
     monkeypatch.setattr("lowrank_onnx.refine.evidence.are_few", lambda *sizes: few)
     found = []
     for cheaper in (True, False):
-        monkeypatch.setattr("lowrank_onnx.refine.readings._are_cheaper_inputs", lambda *_, cheaper=cheaper: cheaper)
+        monkeypatch.setattr(
+            "lowrank_onnx.refine.readings._is_cheaper_afterwards", lambda *_, cheaper=cheaper, **__: cheaper
+        )
         (tmp_path / str(cheaper)).mkdir()
-        known, outputs = evidence(widening(30, 40), rows, tmp_path / str(cheaper))
-        assert outputs is not cheaper
+        known, readings = evidence(widening(30, 40), rows, tmp_path / str(cheaper))
+        assert (readings.outputs, readings.afterwards) == (not cheaper, cheaper)
         found.append(known)
     for part in ("fit", "validate", "judge"):
         ours, others = (getattr(one, part) for one in found)
@@ -78,11 +81,17 @@ def test_inputs_say_what_outputs_would(
 
 
 @pytest.mark.parametrize(
-    ("widths", "rows", "outputs"),
-    [((60,), 48, False), ((20,), 48, True), ((20, 20), 48, False), ((60,), 2, True)],
+    ("widths", "rows", "cheaper"),
+    [((60,), 48, True), ((20,), 48, False), ((20, 20), 48, True), ((60,), 2, False)],
     ids=["wide", "narrow", "wide together", "wide, of few rows"],
 )
-def test_inputs_are_read_where_that_takes_less_time(
-    tmp_path: Path, widths: tuple[int, ...], rows: int, outputs: bool
+@pytest.mark.parametrize("rounded", [False, True], ids=["outputs", "rounded outputs"])
+def test_inputs_are_added_up_where_that_takes_less_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, widths: tuple[int, ...], rows: int, cheaper: bool, rounded: bool
 ) -> None:
-    assert evidence(widening(*widths), rows, tmp_path)[1] is outputs
+    if rounded:  # row by row, each of X would have to be multiplied, which takes as much time again
+        monkeypatch.setattr("lowrank_onnx.refine.readings.EXACT", ())
+        widths = tuple(width // 2 for width in widths)
+    readings = evidence(widening(*widths), rows, tmp_path)[1]
+    assert readings.afterwards is cheaper
+    assert readings.outputs is not (cheaper or rounded)
