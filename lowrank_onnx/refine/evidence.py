@@ -81,12 +81,7 @@ class _Source:
     def laid_out(self) -> tuple[int, int, int]:
         """(groups, in, out) of the rows: those of T, or of X, which are multiplied by W afterwards."""
         groups, in_features, out_features = self.shape
-        return groups, in_features, in_features if self.multiplies else out_features
-
-    @property
-    def multiplies(self) -> bool:
-        """Whether W multiplies what rows of X add up to."""
-        return self.readings.afterwards
+        return groups, in_features, in_features if self.readings.afterwards else out_features
 
     @property
     def readings(self) -> StepReadings:
@@ -123,7 +118,7 @@ class _Source:
 
     def add_up(self, feeds: Sequence[int], receive: Callable[[Array, Array], None] | None = None) -> Regression:
         """Their equations; `receive` is given the rows as well."""
-        through = np.concatenate([target.W for target in self.targets], axis=-1) if self.multiplies else None
+        through = np.concatenate([target.W for target in self.targets], axis=-1) if self.readings.afterwards else None
         with gram_threads() as executor:
             total = RegressionSum(self.laid_out, self.dtype, executor, through)
 
@@ -142,7 +137,7 @@ class _Source:
 
     def _targets_of(self, laid_out: Array) -> Array:
         """Rows of T from rows as they are laid out."""
-        return self.readings.multiplied([laid_out], self.targets) if self.multiplies else laid_out
+        return self.readings.multiplied([laid_out], self.targets) if self.readings.afterwards else laid_out
 
     def _parts(self, feeds: Sequence[int]) -> Iterator[Callable[[], Rows]]:
         """What lays out their rows, so many at a time that there is work for all threads, and room for it."""
@@ -179,7 +174,7 @@ class _Source:
         """Some rows of one feed, from X' and from what was kept of the original; the term is what the other carries."""
         readings, dtype = self.readings, self.models.ahead.dtype(self.number)
         rows = gather_rows(self.step.layout, inputs, indices, dtype)
-        if self.multiplies:
+        if self.readings.afterwards:
             return rows, kept[0]
         wanted = readings.multiplied(kept[: len(readings.products)], self.targets)
         if readings.carried is not None and term is not None:

@@ -26,8 +26,15 @@ from lowrank_onnx.model_io import load_model, model_bytes
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.moments.shrinkage import ShrunkMoments
 from lowrank_onnx.observed import observe
+from lowrank_onnx.passes.dataflow import read_dataflow
 from lowrank_onnx.preparation import factorize_options
 from lowrank_onnx.progress import SILENT
+from lowrank_onnx.refine.batches import Batch, Batches
+from lowrank_onnx.refine.models import Models, open_models
+from lowrank_onnx.refine.pieces import Bounds
+from lowrank_onnx.refine.replaced import replaced_weights
+from lowrank_onnx.refine.stage import BOUNDS
+from lowrank_onnx.refine.steps import Steps, plan_steps
 from lowrank_onnx.spool import FactorSpool
 from lowrank_onnx.types import Array
 from lowrank_onnx.weights import group_by_weight
@@ -107,6 +114,16 @@ def in_form(shop: Workshop, choices: Sequence[Choice], name: str, rank: int) -> 
         parts = {"left": found.left[None].astype(np.float32), "after": found.after[None].astype(np.float32)}
         spool.put(group.weight, Pivoted(0), rank, parts, "svd")
     return replace(shop, spool=spool), tuple(Choice(replace(choice.candidate, form=name)) for choice in choices)
+
+
+def opened(shop: Workshop, choices: Sequence[Choice], bounds: Bounds = BOUNDS) -> tuple[Models, Steps]:
+    """Both models as a walk has them before its first step, and the steps; the first feed validates."""
+    flow = read_dataflow(shop.model.skeleton)
+    weights = replaced_weights(shop.groups, choices)
+    steps = plan_steps(flow, weights)
+    feeds = load_feeds(list(shop.original.calibration), shop.original.session.inputs)
+    batches = Batches(feeds, tuple(Batch((number,), number == 0) for number in range(len(feeds))))
+    return open_models(shop, flow, steps, weights, shop.spool, batches, bounds, seed=0), steps
 
 
 def compressed(shop: Workshop, choices: Sequence[Choice], spool: FactorSpool) -> Session:

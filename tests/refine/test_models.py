@@ -15,7 +15,6 @@ from onnx import helper as h
 
 from lowrank_onnx.attempt import Workshop
 from lowrank_onnx.choose import Choice
-from lowrank_onnx.evaluate import load_feeds
 from lowrank_onnx.forms import PAIR, Pivoted
 from lowrank_onnx.linalg.pivoted import pivot_factors
 from lowrank_onnx.model_io import load_model
@@ -23,29 +22,17 @@ from lowrank_onnx.moments.feed_pass import add_value_outputs
 from lowrank_onnx.moments.gather_rows import RowsError, gather_rows
 from lowrank_onnx.passes.dataflow import read_dataflow
 from lowrank_onnx.refine.ahead import Wanted, plan_segments
-from lowrank_onnx.refine.batches import Batch, Batches
-from lowrank_onnx.refine.models import Models, open_models
 from lowrank_onnx.refine.pieces import Bounds
 from lowrank_onnx.refine.readings import find_readings
 from lowrank_onnx.refine.replaced import replaced_weights
-from lowrank_onnx.refine.steps import Steps, plan_steps
+from lowrank_onnx.refine.steps import plan_steps
 from lowrank_onnx.refine.target import find_target
 from lowrank_onnx.types import Array
 from tests.passes.models import make_model, run_ort, value, weight
-from tests.refine.builders import WIDTH, inputs, layers, workshop
+from tests.refine.builders import WIDTH, inputs, layers, opened, workshop
 from tests.refine.test_steps import replaced as replaced_of
 
 FEEDS = inputs(3)
-BOUNDS = Bounds()
-
-
-def opened(shop: Workshop, choices: Sequence[Choice], bounds: Bounds = BOUNDS) -> tuple[Models, Steps]:
-    flow = read_dataflow(shop.model.skeleton)
-    weights = replaced_weights(shop.groups, choices)
-    steps = plan_steps(flow, weights)
-    feeds = load_feeds(list(shop.original.calibration), shop.original.session.inputs)
-    batches = Batches(feeds, tuple(Batch((number,), number == 0) for number in range(len(feeds))))
-    return open_models(shop, flow, steps, weights, shop.spool, batches, bounds, seed=0), steps
 
 
 def value_of(model: onnx.ModelProto, name: str, feed: int) -> Array:
