@@ -50,6 +50,8 @@ def validate_moments(
     """
     if not folds:
         return {}
+    shown = [fold.shown for fold in folds]
+    groups = [group for group in groups if known_in_all(shown, group.weight) is not None]
     weights = [group.weight for group in groups]
     slot = cache.slot("validated", lambda: chain((seed, [group.sites for group in groups]), feed_facts(feeds)))
     known = slot.get(validated_codec(weights))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
+from types import MappingProxyType
 
 from lowrank_onnx.cache import NO_CACHE, Cache
 from lowrank_onnx.calibration import RunModel, weight_moments
@@ -18,12 +20,14 @@ from lowrank_onnx.evaluate.folds import fold_samples, single_samples
 from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.moments import Moment, merge_moments
+from lowrank_onnx.moments.cross_validation import PULLS
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.types import Feed, WeightRef
 from lowrank_onnx.weights import SharedWeight, total_positions
 
 ENOUGH_SAMPLES = 128
-"""From so many samples on they are taken together, and moments are pulled only as far as their rows ask for.
+"""From so many samples on they are taken together, and moments are pulled only as far as their rows ask for; but for
+weights that saw fewer rows than they have features, of which parts still tell how far.
 
 Of those of plans without folds, plans with folds leave, at 0.8 to 0.4 of the parameters, from 32 images 0.54 to 0.97 of
 the error (two draws, the shipped VGG) and 0.53 to 1.03 (the ViT), from 64 0.53 to 0.82 and 0.65 to 1.19, refined and on
@@ -42,6 +46,9 @@ MOST_MACS = 2e12
 """Multiplications of the sites' weights that trying each weight alone may take, by two kinds of factors at
 `FEWEST_RANKS`: some 20 s on two cores. MiniLM-L6 with 8 sentences takes 1.2e12, the shipped ViT 1.6e11; a text detector
 on whole pages would take 1.5e13, and is learnt from without folds: it has rows enough in few samples."""
+
+EIGENPROBLEM = 10
+"""Multiplications of a symmetric eigenproblem with vectors, in cubes of its side: about what LAPACK's take."""
 
 FEWEST_RANKS = 2
 """At which each weight's effect is measured: one tells little of what a few samples promise at others."""
@@ -81,14 +88,19 @@ def fold_feeds(
     progress: Progress,
     cache: Cache = NO_CACHE,
     tried: int,
+    moments: Mapping[WeightRef, Moment | str] = MappingProxyType({}),
 ) -> tuple[Fold, ...]:
-    """Part the samples and observe each part; none where there are samples enough, or too few to part.
+    """Part the samples and observe each part; none where there are too few to part.
 
-    `tried` is how many samples of each part are kept to try factors on; with 0 the folds serve the moments alone.
+    `tried` is how many samples of each part are kept to try factors on; with 0 the folds serve the moments alone. Where
+    there are samples enough to take them together, only the weights are observed whose `moments`, of all of them, come
+    from fewer rows than features (`weights_short_of_rows`); there are no folds where there is no such weight.
 
     `cache` is for results that depend on this model and how it is run.
     """
     if feeds.samples >= (ENOUGH_SAMPLES if tried else ENOUGH_FOR_MOMENTS):
+        groups, tried = weights_short_of_rows(groups, moments), 0
+    if not groups:
         return ()
     folds = []
     for number, part in enumerate(fold_samples(feeds, inputs, PARTS)):
@@ -105,9 +117,29 @@ def fold_feeds(
     return tuple(folds)
 
 
+def weights_short_of_rows(
+    groups: Sequence[SharedWeight], moments: Mapping[WeightRef, Moment | str]
+) -> list[SharedWeight]:
+    """The weights whose inputs gave fewer rows than they have features, so that some directions were never seen.
+
+    The smallest of them, as far as there is time to validate them (`MOST_MACS`), in the order of `groups`.
+    """
+    short = [group for group in groups if _is_short(moments.get(group.weight))]
+    ascending = sorted(short, key=lambda group: group.shape.max_rank)
+    spent = accumulate(EIGENPROBLEM * PARTS * len(PULLS) * group.shape.max_rank**3 for group in ascending)
+    there_is_time = {group.weight for group, macs in zip(ascending, spent, strict=True) if macs <= MOST_MACS}
+    return [group for group in short if group.weight in there_is_time]
+
+
+def _is_short(moment: Moment | str | None) -> bool:
+    if not isinstance(moment, Moment) or moment.diagonal or moment.mirrored is not None:
+        return False
+    return moment.rows < moment.in_features
+
+
 def known_in_all(parts: Sequence[Mapping[WeightRef, Moment | str]], weight: WeightRef) -> list[Moment] | None:
     """What the weight's inputs look like on each part, or None where some part doesn't tell."""
-    shown = [part[weight] for part in parts]
+    shown = [part.get(weight) for part in parts]
     known = [moment for moment in shown if isinstance(moment, Moment)]
     return known if len(known) == len(shown) else None
 

@@ -95,6 +95,7 @@ def learn_inputs(
         progress=progress,
         cache=cache,
         tried=samples_to_try(groups, observed.positions, feeds) if _plans_by_effects(observed, config) else 0,
+        moments=moments,
     )
     validated = validate_moments(model, groups, moments, feeds, folds, seed=config.seed, cache=cache)
     return Inputs(believed(moments, validated), folds, validated)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
 import lowrank_onnx
-from lowrank_onnx import few_samples
+from lowrank_onnx import few_samples, folds
 from lowrank_onnx.cache import NO_CACHE, Cache, open_cache
+from lowrank_onnx.calibration import weight_moments
 from lowrank_onnx.candidates import tail_energy
 from lowrank_onnx.config import Config, KeepParams
 from lowrank_onnx.evaluate import Feeds
@@ -41,8 +43,8 @@ def folded(samples: int, directory: Path) -> tuple[dict[WeightRef, Moment | str]
     x = rows("plain", samples, 96, 0).astype(np.float64)
     moment = Moment((x.T @ x / samples)[None], x.mean(axis=0)[None], samples, samples)
     run, inputs, feeds = observed.run, observed.session.inputs, observed.feeds
-    folds = fold_feeds(MODEL, GROUPS, run, inputs, feeds, seed=0, directory=directory, progress=SILENT, tried=4)
-    return {WEIGHT: moment}, feeds, folds
+    parts = fold_feeds(MODEL, GROUPS, run, inputs, feeds, seed=0, directory=directory, progress=SILENT, tried=4)
+    return {WEIGHT: moment}, feeds, parts
 
 
 def validated(samples: int, directory: Path, cache: Cache = NO_CACHE) -> dict[WeightRef, Validated]:
@@ -72,11 +74,11 @@ def test_too_few_samples_to_part_are_taken_as_they_are(tmp_path: Path) -> None:
 
 
 def test_factors_that_know_nothing_of_the_inputs_are_held_out_too(tmp_path: Path) -> None:
-    moments, feeds, folds = folded(8, tmp_path)
-    found = validate_moments(MODEL, GROUPS, moments, feeds, folds, seed=0)
+    moments, feeds, parts = folded(8, tmp_path)
+    found = validate_moments(MODEL, GROUPS, moments, feeds, parts, seed=0)
     assert believed(moments, found) == moments
-    assert without_moments(MODEL, GROUPS, folds, found, ()) == found
-    changed = without_moments(MODEL, GROUPS, folds, found, {WEIGHT})
+    assert without_moments(MODEL, GROUPS, parts, found, ()) == found
+    changed = without_moments(MODEL, GROUPS, parts, found, {WEIGHT})
     assert changed[WEIGHT].share == 1.0
     assert believed(moments, changed) == {WEIGHT: NOTHING_LEFT}
     # What is lost of plain singular vectors, on samples that had no part in them.
@@ -115,6 +117,51 @@ def test_eight_samples_are_never_worse_than_none(kind: str, seed: int) -> None:
     plain = held_out_error(model, Config(budget=KeepParams(0.6), whiten=False), feeds, test)
     assert np.isfinite(weighted)
     assert weighted <= plain * 1.02
+
+
+def test_of_enough_samples_only_weights_with_fewer_rows_than_features_are_validated(tmp_path: Path) -> None:
+    narrow = np.random.default_rng(1).standard_normal((24, 2 * ENOUGH_SAMPLES))
+    model = linear(narrow)
+    wide = np.random.default_rng(2).standard_normal((2 * ENOUGH_SAMPLES, 32)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(wide, "wide"))
+    model.graph.node[0].output[0] = "h"
+    model.graph.node.append(helper.make_node("MatMul", ["h", "wide"], ["y"], name="second"))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 32
+    loaded = load_model(model)
+    sites = sites_of(loaded.skeleton)
+    groups = group_by_weight(sites)
+    observed = observe(loaded, sites, [{"x": rows("plain", ENOUGH_SAMPLES, 24, 0)}], provider="cpu", seed=0)
+    run, inputs, feeds = observed.run, observed.session.inputs, observed.feeds
+    moments = weight_moments(
+        loaded.skeleton, groups, run, feeds, seed=0, directory=tmp_path, progress=SILENT, seen=observed.sites
+    )
+    parts = fold_feeds(
+        loaded, groups, run, inputs, feeds, seed=0, directory=tmp_path, progress=SILENT, tried=4, moments=moments
+    )
+    found = validate_moments(loaded, groups, moments, feeds, parts, seed=0)
+    assert [weight.name for weight in found] == ["wide"]
+    assert {weight.name for weight in moments} == {"w", "wide"}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_fewer_rows_than_features_are_pulled_as_far_as_other_rows_say(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where some rows are many times as long as others, their number says too much."""
+    size, draw = 4 * ENOUGH_SAMPLES, np.random.default_rng(seed)
+    basis = draw.standard_normal((size, size)) * 0.99 ** np.arange(float(size))[:, None]
+
+    def made(count: int) -> np.ndarray:
+        lengths = np.exp(draw.standard_normal((count, 1)))
+        return (draw.standard_normal((count, size)) @ basis * lengths).astype(np.float32)
+
+    turned = np.linalg.qr(draw.standard_normal((64, 64)))[0]
+    model = linear(draw.standard_normal((size, 64)) * 0.93 ** np.arange(64.0) @ turned)
+    feeds: list[Mapping[str, np.ndarray]] = [{"x": made(ENOUGH_SAMPLES // 2)} for _ in range(4)]
+    test, config = made(2000), Config(budget=KeepParams(0.5), objective="size", refine=False)
+    pulled = held_out_error(model, config, feeds, test)
+    monkeypatch.setattr(folds, "_is_short", lambda moment: False)
+    assert pulled < 0.97 * held_out_error(model, config, feeds, test)
 
 
 def test_eight_samples_of_a_wide_layer_end_to_end() -> None:

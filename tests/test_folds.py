@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from lowrank_onnx.folds import (
     OtherMoments,
     fold_feeds,
     samples_to_try,
+    weights_short_of_rows,
 )
 from lowrank_onnx.model_io import load_model
 from lowrank_onnx.moments import Moment
@@ -40,21 +43,33 @@ def moment_of(x: Array, mirrored: Moment | None = None) -> Moment:
     return Moment((wide.T @ wide / len(x))[None], wide.mean(axis=0)[None], len(x), len(x), mirrored)
 
 
-def folds_of(samples: int, directory: Path, tried: int = MOST_TRIED) -> tuple[Fold, ...]:
+def folds_of(
+    samples: int, directory: Path, tried: int = MOST_TRIED, moments: Mapping[WeightRef, Moment | str] | None = None
+) -> tuple[Fold, ...]:
     observed = observe(MODEL, SITES, [{"x": rows("plain", samples, 24, 0)}], provider="cpu", seed=0)
-    run, inputs, feeds = observed.run, observed.session.inputs, observed.feeds
-    return fold_feeds(MODEL, GROUPS, run, inputs, feeds, seed=0, directory=directory, progress=SILENT, tried=tried)
+    return fold_feeds(
+        MODEL,
+        GROUPS,
+        observed.run,
+        observed.session.inputs,
+        observed.feeds,
+        seed=0,
+        directory=directory,
+        progress=SILENT,
+        tried=tried,
+        moments=moments or {},
+    )
 
 
 def test_each_part_is_held_out_of_what_the_others_show(tmp_path: Path) -> None:
     x = rows("plain", 9, 24, 0)
-    folds = folds_of(9, tmp_path)
-    assert len(folds) == PARTS
-    for number, fold in enumerate(folds):
+    parts = folds_of(9, tmp_path)
+    assert len(parts) == PARTS
+    for number, fold in enumerate(parts):
         own = np.concatenate([feed["x"] for feed in fold.tried])
         np.testing.assert_array_equal(own, x[number::PARTS])
         assert len(own) <= MOST_TRIED
-        others = OtherMoments(folds, number)
+        others = OtherMoments(parts, number)
         assert list(others) == [WEIGHT]
         assert len(others) == 1
         rest = np.concatenate([x[other::PARTS] for other in range(PARTS) if other != number])
@@ -72,6 +87,44 @@ def test_enough_samples_are_taken_together_and_too_few_are_not_parted(tmp_path: 
 def test_without_trials_fewer_samples_are_enough(tmp_path: Path) -> None:
     assert folds_of(ENOUGH_FOR_MOMENTS, tmp_path, tried=0) == ()
     assert [fold.tried for fold in folds_of(ENOUGH_FOR_MOMENTS - 1, tmp_path, tried=0)] == [()] * PARTS
+
+
+@pytest.mark.parametrize(("samples", "tried"), [(ENOUGH_SAMPLES, MOST_TRIED), (ENOUGH_FOR_MOMENTS, 0)])
+def test_weights_seen_at_fewer_rows_than_features_are_parted_whatever_the_samples(
+    samples: int, tried: int, tmp_path: Path
+) -> None:
+    x = rows("plain", samples, 24, 0)
+    parts = folds_of(samples, tmp_path, tried, {WEIGHT: replace(moment_of(x), rows=23)})
+    assert [fold.tried for fold in parts] == [()] * PARTS
+    for number, fold in enumerate(parts):
+        found = fold.shown[WEIGHT]
+        assert isinstance(found, Moment)
+        np.testing.assert_allclose(found.second_moment, moment_of(x[number::PARTS]).second_moment, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        replace(moment_of(rows("plain", 23, 24, 0)), rows=24),
+        replace(moment_of(rows("plain", 23, 24, 0)), second_moment=np.ones((1, 24))),
+        moment_of(rows("plain", 23, 24, 0), moment_of(rows("plain", 23, 16, 1))),
+        "not reached",
+    ],
+    ids=["as many rows as features", "lookups", "transposed uses too", "not known"],
+)
+def test_other_weights_are_not_parted_where_samples_are_enough(moment: Moment | str, tmp_path: Path) -> None:
+    assert folds_of(ENOUGH_SAMPLES, tmp_path, moments={WEIGHT: moment}) == ()
+
+
+def test_of_weights_short_of_rows_the_smallest_are_taken_as_far_as_there_is_time() -> None:
+    moment = Moment(np.eye(4096)[None], np.zeros((1, 4096)), 10, 10)
+    weights = [linear(np.zeros((4096, side))) for side in (512, 2048, 256)]
+    groups = [group for model in weights for group in group_by_weight(sites_of(load_model(model).skeleton))]
+    named = [replace(group, weight=replace(group.weight, name=str(number))) for number, group in enumerate(groups)]
+    taken = weights_short_of_rows(named, {group.weight: moment for group in named})
+    assert [group.weight.name for group in taken] == ["0", "2"]
+    assert weights_short_of_rows(named[1:2], {named[1].weight: moment}) == []
+    assert weights_short_of_rows(named, {}) == []
 
 
 def test_much_work_is_tried_on_fewer_samples_and_more_on_none() -> None:
@@ -107,10 +160,10 @@ def test_a_model_that_runs_only_on_whole_feeds_has_no_folds(tmp_path: Path) -> N
 
 def test_what_one_part_does_not_tell_the_others_do_not_tell_together() -> None:
     known = moment_of(rows("plain", 4, 24, 0))
-    folds = [Fold((), {WEIGHT: moment}) for moment in (known, "not reached", known)]
-    without_it = OtherMoments(folds, 1)
+    parts = [Fold((), {WEIGHT: moment}) for moment in (known, "not reached", known)]
+    without_it = OtherMoments(parts, 1)
     assert list(without_it) == [WEIGHT]
-    with_it = OtherMoments(folds, 0)
+    with_it = OtherMoments(parts, 0)
     assert list(with_it) == []
     with pytest.raises(KeyError):
         with_it[WEIGHT]
@@ -120,8 +173,8 @@ def test_rows_of_transposed_uses_are_merged_too() -> None:
     tied = WeightRef((), "tied", "initializer", "float32", (24, 16))
     first, second = (moment_of(rows("plain", 4, 16, seed)) for seed in (1, 2))
     shown = [moment_of(rows("plain", 4, 24, 0), mirrored) for mirrored in (first, second, first)]
-    folds = [Fold((), {tied: moment, WEIGHT: first}) for moment in shown]
-    mirrored = MirroredMoments(OtherMoments(folds, 2))
+    parts = [Fold((), {tied: moment, WEIGHT: first}) for moment in shown]
+    mirrored = MirroredMoments(OtherMoments(parts, 2))
     expected = (first.second_moment + second.second_moment) / 2
     np.testing.assert_allclose(mirrored[tied].second_moment, expected)
     assert list(mirrored) == [tied]

@@ -21,9 +21,10 @@ def shrinkage(matrix: Array, rows: int) -> float:
     estimation", IEEE Trans. Signal Processing 58(10), 2010, equation 23. It vanishes as rows grow beyond what the
     spectrum of the moment asks for, and is 1 where the rows say next to nothing about most directions.
 
-    Where there are fewer rows than features, more would sometimes be better: pulled by the share of directions that no
-    row can span, the shipped VGG keeps 0.66 to 0.93 of its error with 256 to 512 images (one row of 2,304 features
-    each), but the ViT with 600 rows of 768 features, whose spectrum is steep, has twice its error.
+    It takes rows for Gaussian. Where there are fewer than features, more would sometimes be better: pulled by the share
+    of directions that no row can span, the shipped VGG keeps 0.66 to 0.93 of its error with 256 to 512 images (one row
+    of 2,304 features each), but the ViT with 600 rows of 768 features, whose spectrum is steep, has twice its error. So
+    how far is then decided by rows that the moment was not made of (`lowrank_onnx.folds`).
     """
     size = matrix.shape[0]
     trace: float = float(np.trace(matrix))
