@@ -110,7 +110,11 @@ def _problems(
             continue
         least = min(shrinkage(matrix, whole.rows) for matrix in whole.second_moment)
         matrices = rearrange(weights.read(group.weight), group.sites[0].to_matrices)
-        yield group.weight, partial(validate_shrinkage, matrices, parts, least, _ranks(group)), ON_ONE_THREAD
+        yield (
+            group.weight,
+            partial(validate_shrinkage, matrices, parts, least, _ranks(group), sum(fold.held_out for fold in folds)),
+            ON_ONE_THREAD,
+        )
 
 
 def honest_curves(curves: Curves, validated: Validated | None) -> Curves:

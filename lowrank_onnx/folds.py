@@ -19,8 +19,8 @@ from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.evaluate.folds import fold_samples, single_samples
 from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.model_io import Model
-from lowrank_onnx.moments import Moment, merge_moments
-from lowrank_onnx.moments.cross_validation import PULLS
+from lowrank_onnx.moments import Moment, merge_moments, without_rows
+from lowrank_onnx.moments.cross_validation import LARGEST_SIDE, PULLS
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.types import Feed, WeightRef
 from lowrank_onnx.weights import SharedWeight, total_positions
@@ -38,6 +38,9 @@ ENOUGH_FOR_MOMENTS = 16
 
 PARTS = 4
 """Of the samples; each is held out once."""
+
+TOLD_BY = 2
+"""Parts that are held out where only moments are looked at: all others are what is left of the whole."""
 
 MOST_TRIED = 4
 """Samples of each part that factors are tried on, at the most."""
@@ -70,10 +73,12 @@ class Fold:
     ----------
     tried : some samples of it, which factors that all others make are tried on.
     shown : what the inputs of each weight look like on it, or the reason why that isn't known.
+    held_out : whether it is, or only learnt from.
     """
 
     tried: tuple[Feed, ...]
     shown: Mapping[WeightRef, Moment | str]
+    held_out: bool = True
 
 
 def fold_feeds(
@@ -98,12 +103,13 @@ def fold_feeds(
 
     `cache` is for results that depend on this model and how it is run.
     """
-    if feeds.samples >= (ENOUGH_SAMPLES if tried else ENOUGH_FOR_MOMENTS):
+    enough = feeds.samples >= (ENOUGH_SAMPLES if tried else ENOUGH_FOR_MOMENTS)
+    if enough:
         groups, tried = weights_short_of_rows(groups, moments), 0
     if not groups:
         return ()
     folds = []
-    for number, part in enumerate(fold_samples(feeds, inputs, PARTS)):
+    for number, part in enumerate(fold_samples(feeds, inputs, PARTS)[: TOLD_BY if enough else PARTS]):
         place = directory / f"part.{number}"
         place.mkdir()
         try:
@@ -114,7 +120,17 @@ def fold_feeds(
             # Its inputs leave the number of samples open, but the model only runs on as many as there were in a feed.
             return ()
         folds.append(Fold(single_samples(part, inputs, tried) if tried else (), shown))
+    if enough and folds:
+        folds.append(Fold((), {group.weight: _rest(moments, folds, group.weight) for group in groups}, held_out=False))
     return tuple(folds)
+
+
+def _rest(moments: Mapping[WeightRef, Moment | str], folds: Sequence[Fold], weight: WeightRef) -> Moment | str:
+    """What the samples show that are in none of the folds, from what all of them do."""
+    parts, whole = known_in_all([fold.shown for fold in folds], weight), moments[weight]
+    if parts is None or isinstance(whole, str):
+        return "not known in all parts"
+    return without_rows(whole, parts)
 
 
 def weights_short_of_rows(
@@ -125,8 +141,9 @@ def weights_short_of_rows(
     The smallest of them, as far as there is time to validate them (`MOST_MACS`), in the order of `groups`.
     """
     short = [group for group in groups if _is_short(moments.get(group.weight))]
+    short = [group for group in short if group.shape.max_rank <= LARGEST_SIDE]
     ascending = sorted(short, key=lambda group: group.shape.max_rank)
-    spent = accumulate(EIGENPROBLEM * PARTS * len(PULLS) * group.shape.max_rank**3 for group in ascending)
+    spent = accumulate(EIGENPROBLEM * TOLD_BY * len(PULLS) * group.shape.max_rank**3 for group in ascending)
     there_is_time = {group.weight for group, macs in zip(ascending, spent, strict=True) if macs <= MOST_MACS}
     return [group for group in short if group.weight in there_is_time]
 

@@ -16,6 +16,7 @@ from lowrank_onnx.folds import (
     MOST_MACS,
     MOST_TRIED,
     PARTS,
+    TOLD_BY,
     Fold,
     MirroredMoments,
     OtherMoments,
@@ -23,7 +24,7 @@ from lowrank_onnx.folds import (
     samples_to_try,
     weights_short_of_rows,
 )
-from lowrank_onnx.model_io import load_model
+from lowrank_onnx.model_io import Model, load_model
 from lowrank_onnx.moments import Moment
 from lowrank_onnx.observed import observe
 from lowrank_onnx.progress import SILENT
@@ -44,12 +45,18 @@ def moment_of(x: Array, mirrored: Moment | None = None) -> Moment:
 
 
 def folds_of(
-    samples: int, directory: Path, tried: int = MOST_TRIED, moments: Mapping[WeightRef, Moment | str] | None = None
+    samples: int,
+    directory: Path,
+    tried: int = MOST_TRIED,
+    moments: Mapping[WeightRef, Moment | str] | None = None,
+    model: Model = MODEL,
 ) -> tuple[Fold, ...]:
-    observed = observe(MODEL, SITES, [{"x": rows("plain", samples, 24, 0)}], provider="cpu", seed=0)
+    sites = sites_of(model.skeleton)
+    x = rows("plain", samples, sites[0].shape.in_features, 0)
+    observed = observe(model, sites, [{"x": x}], provider="cpu", seed=0)
     return fold_feeds(
-        MODEL,
-        GROUPS,
+        model,
+        group_by_weight(sites),
         observed.run,
         observed.session.inputs,
         observed.feeds,
@@ -93,13 +100,19 @@ def test_without_trials_fewer_samples_are_enough(tmp_path: Path) -> None:
 def test_weights_seen_at_fewer_rows_than_features_are_parted_whatever_the_samples(
     samples: int, tried: int, tmp_path: Path
 ) -> None:
-    x = rows("plain", samples, 24, 0)
-    parts = folds_of(samples, tmp_path, tried, {WEIGHT: replace(moment_of(x), rows=23)})
-    assert [fold.tried for fold in parts] == [()] * PARTS
-    for number, fold in enumerate(parts):
-        found = fold.shown[WEIGHT]
+    wide = 2 * samples
+    model = load_model(linear(np.random.default_rng(1).standard_normal((wide, 16))))
+    (group,) = group_by_weight(sites_of(model.skeleton))
+    x = rows("plain", samples, wide, 0)
+    parts = folds_of(samples, tmp_path, tried, {group.weight: moment_of(x)}, model)
+    assert [(fold.tried, fold.held_out) for fold in parts] == [((), True)] * TOLD_BY + [((), False)]
+    of_parts = [x[number::PARTS] for number in range(PARTS)]
+    expected = [*of_parts[:TOLD_BY], np.concatenate(of_parts[TOLD_BY:])]
+    for fold, rows_of_part in zip(parts, expected, strict=True):
+        found = fold.shown[group.weight]
         assert isinstance(found, Moment)
-        np.testing.assert_allclose(found.second_moment, moment_of(x[number::PARTS]).second_moment, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(found.second_moment, moment_of(rows_of_part).second_moment, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(found.mean, moment_of(rows_of_part).mean, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -118,12 +131,12 @@ def test_other_weights_are_not_parted_where_samples_are_enough(moment: Moment | 
 
 def test_of_weights_short_of_rows_the_smallest_are_taken_as_far_as_there_is_time() -> None:
     moment = Moment(np.eye(4096)[None], np.zeros((1, 4096)), 10, 10)
-    weights = [linear(np.zeros((4096, side))) for side in (512, 2048, 256)]
+    weights = [linear(np.zeros((4096, side))) for side in (512, 2048, 256, 2047, 2049)]
     groups = [group for model in weights for group in group_by_weight(sites_of(load_model(model).skeleton))]
     named = [replace(group, weight=replace(group.weight, name=str(number))) for number, group in enumerate(groups)]
     taken = weights_short_of_rows(named, {group.weight: moment for group in named})
-    assert [group.weight.name for group in taken] == ["0", "2"]
-    assert weights_short_of_rows(named[1:2], {named[1].weight: moment}) == []
+    assert [group.weight.name for group in taken] == ["0", "2", "3"]
+    assert weights_short_of_rows(named[4:], {named[4].weight: moment}) == []
     assert weights_short_of_rows(named, {}) == []
 
 

@@ -6,6 +6,7 @@ from lowrank_onnx.moments.moment import (
     effective_rank,
     estimate_condition,
     merge_moments,
+    without_rows,
 )
 from lowrank_onnx.moments.streaming import keep_moment, observe_moments, stream_moments
 
@@ -18,4 +19,5 @@ __all__ = [
     "merge_moments",
     "observe_moments",
     "stream_moments",
+    "without_rows",
 ]

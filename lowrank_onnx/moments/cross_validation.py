@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +69,7 @@ class Validated:
 
 
 def validate_shrinkage(
-    matrices: Array, parts: Sequence[Moment], least: float, ranks: Sequence[int]
+    matrices: Array, parts: Sequence[Moment], least: float, ranks: Sequence[int], held_out: int | None = None
 ) -> Validated | None:
     """Choose the share of the identity by parts of the samples that the moment was not made of.
 
@@ -79,6 +79,7 @@ def validate_shrinkage(
     parts : the moment of each part of the samples, at least two.
     least : the least share of the identity that is considered.
     ranks : the ranks at which errors count, ascending.
+    held_out : how many of the parts, the first ones, are held out in turn; None for all.
 
     Returns
     -------
@@ -87,14 +88,15 @@ def validate_shrinkage(
     if min(matrices.shape[1:]) > LARGEST_SIDE or len(parts) < 2 or not ranks:
         return None
     problems = [_Problem.of(matrix, parts, group) for group, matrix in enumerate(matrices)]
-    total = sum(float(np.trace(gram)) for problem in problems for gram in problem.grams)
+    held = range(len(parts) if held_out is None else held_out)
+    total = sum(float(np.trace(problem.grams[part])) for problem in problems for part in held)
     if not 0.0 < total < math.inf:
         return None
     chosen = np.asarray(ranks) - 1
     best: tuple[float, float, NDArray[np.float64]] | None = None
     worse = 0
     for share in dict.fromkeys(1.0 - (1.0 - least) * (1.0 - pull) for pull in PULLS):
-        missed = np.sum([problem.missed(share)[chosen] for problem in problems], axis=0) / total
+        missed = np.sum([problem.missed(share, held)[chosen] for problem in problems], axis=0) / total
         missed = np.maximum(missed, _SMALLEST)
         score = float(np.mean(np.log(missed)))
         if best is None or score <= best[0]:
@@ -142,10 +144,11 @@ class _Problem:
         mixed: NDArray[np.float64] = (1.0 - share) * seen + share * level * self.plain
         return mixed
 
-    def missed(self, share: float) -> NDArray[np.float64]:
-        """The squared error on parts not seen, added up, at each rank from 1."""
+    def missed(self, share: float, held: Iterable[int]) -> NDArray[np.float64]:
+        """The squared error on some parts by factors of all others, added up, at each rank from 1."""
         missed = np.zeros(len(self.plain))
-        for part, gram in enumerate(self.grams):
+        for part in held:
+            gram = self.grams[part]
             _, vectors = np.linalg.eigh(self.shrunk(share, part))
             leading = vectors[:, ::-1]
             captured = np.cumsum(np.sum((gram @ leading) * leading, axis=0))

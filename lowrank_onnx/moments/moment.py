@@ -181,6 +181,24 @@ def merge_moments(moments: Sequence[Moment]) -> Moment:
     return Moment(second, mean, sum(moment.rows for moment in moments), positions)
 
 
+def without_rows(moment: Moment, parts: Sequence[Moment]) -> Moment:
+    """The moment of the rows that are in none of some parts of those that it was made of, of which none was sampled.
+
+    Raises
+    ------
+    ValueError : there are no others.
+    """
+    rows = moment.rows - sum(part.rows for part in parts)
+    positions = moment.positions - sum(part.positions for part in parts)
+    if rows < 1 or positions < 1:
+        raise ValueError(f"{len(parts)} parts with all of the {moment.rows} rows")
+    second, mean = moment.second_moment * (moment.positions / positions), moment.mean * (moment.positions / positions)
+    for part in parts:
+        second -= part.second_moment * (part.positions / positions)
+        mean -= part.mean * (part.positions / positions)
+    return Moment(second, mean, rows, positions)
+
+
 def _written_out(moment: Moment) -> Moment:
     return replace(moment, second_moment=np.stack([np.diag(shares) for shares in moment.second_moment]))
 

@@ -72,14 +72,14 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     """With an empty cache."""
-    write_classifier(tmp_path, samples=160)
+    write_classifier(tmp_path, samples=480)
     return Bench(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("first")
-    write_classifier(directory, samples=160)
+    write_classifier(directory, samples=480)
     Bench(directory).run()
     return directory
 

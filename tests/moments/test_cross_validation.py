@@ -58,13 +58,14 @@ def test_what_few_rows_hide_is_found_on_the_others(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
+@pytest.mark.parametrize("held_out", [None, 1, 2])
 def test_the_error_on_a_part_is_that_of_the_factors_made_of_the_others(
-    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    held_out: int | None, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cross_validation, "PULLS", (0.3,))
     weight, rows = weight_of(*shape), drawn(32, shape[0], 0.9)
     missed = energy = 0.0
-    for part in range(4):
+    for part in range(held_out or 4):
         others = np.concatenate([rows[other::4] for other in range(4) if other != part])
         C = others.T @ others / len(others)
         pulled = 0.7 * C + 0.3 * np.trace(C) / len(C) * np.eye(len(C))
@@ -72,7 +73,7 @@ def test_the_error_on_a_part_is_that_of_the_factors_made_of_the_others(
         held = rows[part::4]
         missed += float(np.linalg.norm(held @ (weight[0] - made.left @ made.right))) ** 2
         energy += float(np.linalg.norm(held @ weight[0])) ** 2
-    found = validate_shrinkage(weight, parts_of(rows), 0.0, (4,))
+    found = validate_shrinkage(weight, parts_of(rows), 0.0, (4,), held_out)
     assert found is not None
     ((_, honest),) = found.tails
     assert honest == pytest.approx(missed / energy, rel=1e-6)

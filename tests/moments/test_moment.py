@@ -17,6 +17,7 @@ from lowrank_onnx.moments.moment import (
     effective_rank,
     estimate_condition,
     merge_moments,
+    without_rows,
 )
 from lowrank_onnx.types import Array
 from tests.moments.builders import exact_moment, whole_numbers
@@ -171,3 +172,14 @@ def test_advice() -> None:
     assert advise_rows(seen(10, 1000, 20)) == "input of 20 features seen at only 10 rows of 1000: let 80 rows go in"
     assert advise_rows(seen(79, 79, 20)) is not None
     assert advise_rows(seen(80, 80, 20)) is None
+
+
+def test_rows_of_no_part() -> None:
+    rows = whole_numbers(2, 20, 3)
+    whole, first, second, rest = (moment_of_rows(part) for part in (rows, rows[:, :4], rows[:, 4:9], rows[:, 9:]))
+    found = without_rows(whole, [first, second])
+    np.testing.assert_allclose(found.second_moment, rest.second_moment, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.mean, rest.mean, rtol=1e-9, atol=1e-9)
+    assert (found.rows, found.positions) == (11, 11)
+    with pytest.raises(ValueError, match="2 parts with all of the 20 rows"):
+        without_rows(whole, [first, moment_of_rows(rows[:, 4:])])

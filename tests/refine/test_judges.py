@@ -18,7 +18,7 @@ from lowrank_onnx.evaluate.kept_outputs import KeptOutputs
 from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.forms import PAIR
 from lowrank_onnx.model_io import Model
-from lowrank_onnx.refine.judges import FEW_SAMPLES, Judgement, Judges, find_judges, judge
+from lowrank_onnx.refine.judges import FEW_SAMPLES, LEAST_GAIN, Judgement, Judges, find_judges, judge
 from lowrank_onnx.types import Array
 from tests.refine.builders import error_on, inputs, layers, workshop
 
@@ -56,6 +56,13 @@ BEFORE = Judgement(0.5, (0.3, 0.3, 0.3, 0.3))
 def test_a_gain_on_few_samples_has_to_be_certain(after: Judgement, many: bool, few: bool) -> None:
     assert Judges(feeds(FEW_SAMPLES)).prefer(after, BEFORE) is many
     assert Judges(feeds(FEW_SAMPLES - 1)).prefer(after, BEFORE) is few
+
+
+@pytest.mark.parametrize("count", [1, FEW_SAMPLES])
+def test_a_gain_has_to_be_worth_it(count: int) -> None:
+    judges = Judges(feeds(count))
+    for share, worth in ((1.0 - 1.01 * LEAST_GAIN, True), (1.0 - 0.99 * LEAST_GAIN, False)):
+        assert judges.prefer(Judgement(0.5 * share, (0.25 * share**2,)), Judgement(0.5, (0.25,))) is worth
 
 
 def test_one_feed_has_no_spread() -> None:
