@@ -128,7 +128,7 @@ def fold_feeds(
 def _rest(moments: Mapping[WeightRef, Moment | str], folds: Sequence[Fold], weight: WeightRef) -> Moment | str:
     """What the samples show that are in none of the folds, from what all of them do."""
     parts, whole = known_in_all([fold.shown for fold in folds], weight), moments[weight]
-    if parts is None or isinstance(whole, str):
+    if parts is None or isinstance(whole, str) or sum(part.rows for part in parts) >= whole.rows:
         return "not known in all parts"
     return without_rows(whole, parts)
 

@@ -115,6 +115,16 @@ def test_weights_seen_at_fewer_rows_than_features_are_parted_whatever_the_sample
         np.testing.assert_allclose(found.mean, moment_of(rows_of_part).mean, rtol=1e-3, atol=1e-6)
 
 
+def test_a_weight_that_the_other_samples_do_not_reach_is_not_known_there(tmp_path: Path) -> None:
+    """As where an expert sees rows on some feeds alone."""
+    model = load_model(linear(np.random.default_rng(1).standard_normal((2 * ENOUGH_SAMPLES, 16))))
+    (group,) = group_by_weight(sites_of(model.skeleton))
+    seen = ENOUGH_SAMPLES * TOLD_BY // PARTS
+    whole = moment_of(rows("plain", seen, 2 * ENOUGH_SAMPLES, 0))
+    parts = folds_of(ENOUGH_SAMPLES, tmp_path, moments={group.weight: whole}, model=model)
+    assert isinstance(parts[-1].shown[group.weight], str)
+
+
 @pytest.mark.parametrize(
     "moment",
     [
