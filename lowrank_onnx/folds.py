@@ -19,7 +19,7 @@ from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.evaluate.folds import fold_samples, single_samples
 from lowrank_onnx.evaluate.values import InputSpec
 from lowrank_onnx.model_io import Model
-from lowrank_onnx.moments import Moment, merge_moments, without_rows
+from lowrank_onnx.moments import Moment, keep_moment, merge_moments, without_rows
 from lowrank_onnx.moments.cross_validation import LARGEST_SIDE, PULLS
 from lowrank_onnx.progress import Progress
 from lowrank_onnx.types import Feed, WeightRef
@@ -121,16 +121,26 @@ def fold_feeds(
             return ()
         folds.append(Fold(single_samples(part, inputs, tried) if tried else (), shown))
     if enough and folds:
-        folds.append(Fold((), {group.weight: _rest(moments, folds, group.weight) for group in groups}, held_out=False))
+        folds.append(Fold((), _rest(groups, moments, folds, directory / "rest"), held_out=False))
     return tuple(folds)
 
 
-def _rest(moments: Mapping[WeightRef, Moment | str], folds: Sequence[Fold], weight: WeightRef) -> Moment | str:
-    """What the samples show that are in none of the folds, from what all of them do."""
-    parts, whole = known_in_all([fold.shown for fold in folds], weight), moments[weight]
-    if parts is None or isinstance(whole, str) or sum(part.rows for part in parts) >= whole.rows:
-        return "not known in all parts"
-    return without_rows(whole, parts)
+def _rest(
+    groups: Sequence[SharedWeight],
+    moments: Mapping[WeightRef, Moment | str],
+    folds: Sequence[Fold],
+    directory: Path,
+) -> dict[WeightRef, Moment | str]:
+    """What the samples show that are in none of the folds, from what all of them do; kept in a new directory."""
+    directory.mkdir()
+    found: dict[WeightRef, Moment | str] = {}
+    for number, weight in enumerate(group.weight for group in groups):
+        whole, parts = moments[weight], known_in_all([fold.shown for fold in folds], weight)
+        if parts is None or isinstance(whole, str) or sum(part.rows for part in parts) >= whole.rows:
+            found[weight] = "not known in all parts"
+        else:
+            found[weight] = keep_moment(without_rows(whole, parts), directory, number)
+    return found
 
 
 def weights_short_of_rows(
@@ -140,16 +150,23 @@ def weights_short_of_rows(
 
     The smallest of them, as far as there is time to validate them (`MOST_MACS`), in the order of `groups`.
 
-    On the shipped VGG, not refined, validating them leaves from 512, 1,024 and 2,048 images .66, .80 and .88 of the error
-    at 0.8 of the parameters, and .83, .91 and .93 at 0.6. Up to four times as many rows as features it would leave from
-    4,096 images .95 and .98.
+    On the shipped VGG, not refined, validating them leaves from 512, 1,024 and 2,048 images .66, .80 and .88 of the
+    error at 0.8 of the parameters, and .83, .91 and .93 at 0.6. Up to four times as many rows as features it would
+    leave from 4,096 images .95 and .98.
     """
     short = [group for group in groups if _is_short(moments.get(group.weight))]
     short = [group for group in short if group.shape.max_rank <= LARGEST_SIDE]
     ascending = sorted(short, key=lambda group: group.shape.max_rank)
-    spent = accumulate(EIGENPROBLEM * TOLD_BY * len(PULLS) * group.shape.max_rank**3 for group in ascending)
+    spent = accumulate(map(_validation_macs, ascending))
     there_is_time = {group.weight for group, macs in zip(ascending, spent, strict=True) if macs <= MOST_MACS}
     return [group for group in short if group.weight in there_is_time]
+
+
+def _validation_macs(group: SharedWeight) -> int:
+    """Eigenproblems of the smaller side for each part and pull, and the products that lead there, of parts and rest."""
+    shape = group.shape
+    eigenproblems = TOLD_BY * len(PULLS) * shape.groups * EIGENPROBLEM * shape.max_rank**3
+    return eigenproblems + (TOLD_BY + 1) * shape.parameters * shape.in_features
 
 
 def _is_short(moment: Moment | str | None) -> bool:
