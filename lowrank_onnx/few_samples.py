@@ -103,18 +103,14 @@ def _problems(
 ) -> Iterator[Problem[WeightRef, Validated | None]]:
     """One for each weight whose inputs are known in all parts."""
     weights = WeightReader(model, (group.weight for group in groups))
-    shown = [fold.shown for fold in folds]
+    shown, held_out = [fold.shown for fold in folds], sum(fold.held_out for fold in folds)
     for group in groups:
         whole, parts = moments[group.weight], known_in_all(shown, group.weight)
         if not isinstance(whole, Moment) or whole.diagonal or whole.mirrored or parts is None:
             continue
         least = min(shrinkage(matrix, whole.rows) for matrix in whole.second_moment)
         matrices = rearrange(weights.read(group.weight), group.sites[0].to_matrices)
-        yield (
-            group.weight,
-            partial(validate_shrinkage, matrices, parts, least, _ranks(group), sum(fold.held_out for fold in folds)),
-            ON_ONE_THREAD,
-        )
+        yield group.weight, partial(validate_shrinkage, matrices, parts, least, _ranks(group), held_out), ON_ONE_THREAD
 
 
 def honest_curves(curves: Curves, validated: Validated | None) -> Curves:

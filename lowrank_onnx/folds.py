@@ -18,6 +18,7 @@ from lowrank_onnx.errors import ModelError
 from lowrank_onnx.evaluate import Feeds
 from lowrank_onnx.evaluate.folds import fold_samples, single_samples
 from lowrank_onnx.evaluate.values import InputSpec
+from lowrank_onnx.factor_families import work_of
 from lowrank_onnx.model_io import Model
 from lowrank_onnx.moments import Moment, keep_moment, merge_moments, without_rows
 from lowrank_onnx.moments.cross_validation import LARGEST_SIDE, PULLS
@@ -37,7 +38,7 @@ ENOUGH_FOR_MOMENTS = 16
 """The same where no effects are measured, and folds only tell how far to pull."""
 
 PARTS = 4
-"""Of the samples; each is held out once."""
+"""Of the samples; each is held out once, or the first `TOLD_BY` are."""
 
 TOLD_BY = 2
 """Parts that are held out where only moments are looked at: all others are what is left of the whole."""
@@ -166,7 +167,7 @@ def _validation_macs(group: SharedWeight) -> int:
     """Eigenproblems of the smaller side for each part and pull, and the products that lead there, of parts and rest."""
     shape = group.shape
     eigenproblems = TOLD_BY * len(PULLS) * shape.groups * EIGENPROBLEM * shape.max_rank**3
-    return eigenproblems + (TOLD_BY + 1) * shape.parameters * shape.in_features
+    return eigenproblems + (TOLD_BY + 1) * work_of(group)
 
 
 def _is_short(moment: Moment | str | None) -> bool:

@@ -39,7 +39,7 @@ class Inputs:
     Attributes
     ----------
     moments : over all samples that are learnt from, or the reason why a weight's factors know nothing of them.
-    folds : the samples in parts, where they are few.
+    folds : the samples in parts, where they are few, or some weights saw fewer rows than they have features.
     validated : what the parts say of the moments.
     """
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import helper, numpy_helper
 
 import lowrank_onnx
 from lowrank_onnx import few_samples, folds
@@ -27,6 +26,7 @@ from lowrank_onnx.weight_reader import WeightReader
 from lowrank_onnx.weights import group_by_weight
 from tests.passes.models import sites_of
 from tests.test_calibration import held_out_error, linear, rows
+from tests.tiny_model import classifier
 
 KINDS = ["plain", "duplicated features", "constant inputs", "dead inputs"]
 
@@ -120,14 +120,7 @@ def test_eight_samples_are_never_worse_than_none(kind: str, seed: int) -> None:
 
 
 def test_of_enough_samples_only_weights_with_fewer_rows_than_features_are_validated(tmp_path: Path) -> None:
-    narrow = np.random.default_rng(1).standard_normal((24, 2 * ENOUGH_SAMPLES))
-    model = linear(narrow)
-    wide = np.random.default_rng(2).standard_normal((2 * ENOUGH_SAMPLES, 32)).astype(np.float32)
-    model.graph.initializer.append(numpy_helper.from_array(wide, "wide"))
-    model.graph.node[0].output[0] = "h"
-    model.graph.node.append(helper.make_node("MatMul", ["h", "wide"], ["y"], name="second"))
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 32
-    loaded = load_model(model)
+    loaded = load_model(classifier(features=24, hidden=2 * ENOUGH_SAMPLES))
     sites = sites_of(loaded.skeleton)
     groups = group_by_weight(sites)
     observed = observe(loaded, sites, [{"x": rows("plain", ENOUGH_SAMPLES, 24, 0)}], provider="cpu", seed=0)
@@ -139,8 +132,8 @@ def test_of_enough_samples_only_weights_with_fewer_rows_than_features_are_valida
         loaded, groups, run, inputs, feeds, seed=0, directory=tmp_path, progress=SILENT, tried=4, moments=moments
     )
     found = validate_moments(loaded, groups, moments, feeds, parts, seed=0)
-    assert [weight.name for weight in found] == ["wide"]
-    assert {weight.name for weight in moments} == {"w", "wide"}
+    assert [weight.name for weight in found] == ["w1"]
+    assert {weight.name for weight in moments} == {"w0", "w1"}
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -31,7 +31,6 @@ FEW_SAMPLES = 64
 STANDARD_ERRORS = 1.05
 """By which the mean gain of a feed has to exceed 0. One feed that gains alone gains just one standard error."""
 
-
 LEAST_GAIN = 0.005
 """Of the error, below which a gain on the feeds that judge says nothing of others: on the shipped VGG at 0.6 of the
 parameters new factors gained a tenth of a percent on 128 images, and lost 10 % on 2,000 others."""
