@@ -20,13 +20,14 @@ import platform
 import sys
 import time
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.kernel_measure import RESULTS, SPECTRA, Case, Run, measure
 
 SHAPES = ((768, 768), (768, 3072), (1280, 1000), (512, 4608), (4096, 4096), (4096, 11008), (4096, 25088))
-SCHEMA = 2
+SCHEMA = 3
 """Of the JSON that is saved."""
 
 
@@ -94,7 +95,15 @@ def _machine(threads: int) -> dict[str, Any]:
         "blas": _blas(),
         "threads": threads,
         "python": platform.python_version(),
+        "peers": [f"{name} {version(name)}" for name in ("scikit-learn", "torch", "scipy") if _installed(name)],
     }
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False
 
 
 def _blas() -> str:
@@ -127,9 +136,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--spectra", nargs="*", choices=SPECTRA, default=SPECTRA)
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--enough-seconds", type=float, default=0.6, help="stop repeating a solver after this long")
-    parser.add_argument(
-        "--peer-seconds", type=float, default=120.0, help="stop adding power iterations after this long"
-    )
     parser.add_argument("--no-exact", action="store_true", help="leave out the exact SVD")
     parser.add_argument("--no-peers", action="store_true", help="leave out scikit-learn and torch")
     parser.add_argument("--ranks", type=int, nargs="*", help="these ranks only")

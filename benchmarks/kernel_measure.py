@@ -17,13 +17,12 @@ PAPER_RANKS = (200, 1000)
 """Of the shapes whose smaller side is at least 2048; the quarter of 4096 is left to r = 1000."""
 
 LARGE = 2048 * 2048
-"""Entries from which on the textbook algorithm runs on one spectrum only, and peers start from the power iterations
-that served them on a smaller shape."""
+"""Entries from which on the textbook algorithm runs on one spectrum only."""
 
 LOOSE_TOLERANCE = 1.3
 """About what the paper's algorithm reaches with q = 2 on the slow spectrum: asked of `auto` too, for its table."""
 
-ITERATIONS = (2, 4, 7, 12, 20)
+MOST_ITERATIONS = 20
 PEER_ERROR = 1.05
 
 
@@ -85,7 +84,7 @@ def _measure_case(
     clock: Callable[[], float],
     done: list[Case],
 ) -> Case:
-    from benchmarks.kernel_solvers import auto, peers, solve_exact, solve_svds, textbook_rsi
+    from benchmarks.kernel_solvers import Peer, auto, peers, solve_exact, solve_svds, textbook_rsi
 
     m, n = W.shape
     k = min(m, n)
@@ -96,9 +95,12 @@ def _measure_case(
     if m * n < LARGE or (spectrum == SPECTRA[0] and rank <= max(PAPER_RANKS) and not papers):
         solvers["rsi"] = textbook_rsi(4)
     for peer in () if arguments.no_peers else peers():
-        count = _iterations_before(peer.name, done, case) if m * n >= LARGE else None
-        count = count or _iterations(peer, W, values, rank, arguments.peer_seconds, clock)
-        solvers[peer.name] = _peer_solver(peer, count)
+        guess = iterations_before(peer.name, done, case)
+
+        def reaches(iterations: int, peer: Peer = peer) -> bool:
+            return spectral_error(W, peer.solve(W, rank, iterations)) <= PEER_ERROR * float(values[rank])
+
+        solvers[peer.name] = _peer_solver(peer, fewest_iterations(reaches, guess))
     case.runs += _interleaved(solvers, W, values, rank, arguments, clock)
     if not arguments.no_exact:
         before = [run.seconds for c in done if (c.rows, c.columns) == W.shape and (run := c.run("exact"))]
@@ -116,26 +118,29 @@ def _measure_case(
     return case
 
 
-def _iterations_before(peer: str, done: list[Case], case: Case) -> int | None:
-    """The power iterations that a peer took for the same spectrum at the most similar share of a smaller shape."""
+def iterations_before(peer: str, done: list[Case], case: Case) -> int:
+    """Where to start: the power iterations of a peer on the same spectrum at the most similar share, or 2."""
     share = case.rank / min(case.rows, case.columns)
     similar = [
         (abs(math.log(c.rank / min(c.rows, c.columns) / share)), int(run.detail.removeprefix("n_iter=")))
         for c in done
-        if c.spectrum == case.spectrum and c.rows * c.columns < LARGE and (run := c.run(peer))
+        if c.spectrum == case.spectrum and (run := c.run(peer))
     ]
-    return min(similar)[1] if similar else None
+    return min(similar)[1] if similar else 2
 
 
-def _iterations(peer: Any, W: Any, values: Any, rank: int, most_seconds: float, clock: Callable[[], float]) -> int:
-    """The fewest power iterations at which a peer reaches PEER_ERROR, or the most that there is time for."""
-    for iterations in ITERATIONS:
-        started = clock()
-        factors = peer.solve(W, rank, iterations)
-        seconds = clock() - started
-        if spectral_error(W, factors) / values[rank] <= PEER_ERROR or seconds > most_seconds:
-            return iterations
-    return ITERATIONS[-1]
+def fewest_iterations(reaches: Callable[[int], bool], guess: int) -> int:
+    """The fewest power iterations that are enough, sought from `guess` on in steps of one, or MOST_ITERATIONS."""
+    iterations = guess
+    if reaches(iterations):
+        while iterations > 0 and reaches(iterations - 1):
+            iterations -= 1
+        return iterations
+    while iterations < MOST_ITERATIONS:
+        iterations += 1
+        if reaches(iterations):
+            break
+    return iterations
 
 
 def _interleaved(

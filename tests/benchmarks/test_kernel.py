@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.kernel_measure import Case, Run, _iterations_before, ranks_for, spectral_error
+from benchmarks.kernel_measure import (
+    MOST_ITERATIONS,
+    Case,
+    Run,
+    fewest_iterations,
+    iterations_before,
+    ranks_for,
+    spectral_error,
+)
 from benchmarks.kernel_report import markdown, spent_flops, verdicts
 from benchmarks.spectra import SPECTRA, matrix
 
@@ -51,8 +59,9 @@ def test_a_faster_peer_and_a_missed_floor_are_said() -> None:
 def test_the_paper_has_its_own_table() -> None:
     paper = case(columns=25088)
     paper["runs"].append({"solver": "rsi q=2", "detail": "", "seconds": 0.5, "spectral": 1.3, "frobenius": 1.0})
-    machine = {"processor": "p", "blas": "b", "threads": 1, "python": "3"}
+    machine = {"processor": "p", "blas": "b", "threads": 1, "python": "3", "peers": ["torch 2"]}
     text = markdown({"machine": machine, "clock": "wall", "cases": [paper]})
+    assert "Python 3, torch 2;" in text
     assert "| 200 | slow | rsi q=2 | 0.5 | 100.0 | 1.300 | 76 |" in text
     assert "| 4096 x 25088 | 200 | slow | 1 | 1.010 |" in text
 
@@ -72,19 +81,21 @@ def test_the_flops_are_those_of_the_solver(detail: str, flops: float) -> None:
     assert spent_flops(measured) == flops
 
 
-def test_a_peer_of_a_large_matrix_starts_where_it_ended_on_a_smaller_one() -> None:
+def test_a_search_starts_where_a_peer_ended_at_the_most_similar_share() -> None:
     def done(rows: int, rank: int, spectrum: str, iterations: int) -> Case:
         return Case(rows, rows, rank, spectrum, 1.0, 1.0, [Run("sklearn", f"n_iter={iterations}", 1.0, 1.0, 1.0)])
 
     large = Case(4096, 4096, 1000, "slow", 1.0, 1.0)
-    cases = [
-        done(800, 100, "slow", 4),
-        done(800, 200, "slow", 7),
-        done(800, 200, "step", 2),
-        done(4096, 1000, "slow", 12),
-    ]
-    assert _iterations_before("sklearn", cases, large) == 7
-    assert _iterations_before("torch", cases, large) is None
+    cases = [done(800, 100, "slow", 4), done(800, 200, "slow", 7), done(800, 200, "step", 1)]
+    assert iterations_before("sklearn", cases, large) == 7
+    assert iterations_before("torch", cases, large) == 2
+
+
+@pytest.mark.parametrize("guess", [0, 2, 5, 7, 12])
+def test_a_peer_runs_as_often_as_it_has_to_and_no_more(guess: int) -> None:
+    for needed in (0, 1, 5, 6, MOST_ITERATIONS):
+        assert fewest_iterations(needed.__le__, guess) == needed
+    assert fewest_iterations((MOST_ITERATIONS + 1).__le__, guess) == MOST_ITERATIONS
 
 
 def test_ranks_are_those_of_the_grid() -> None:
