@@ -25,6 +25,10 @@ DeviceArray: TypeAlias = Any
 
 DeviceName: TypeAlias = Literal["auto", "cpu", "cuda"]
 
+CACHED_ENTRIES = 4_000_000
+"""Of a matrix that stays in the last level of cache, roughly. Of a larger one BLAS reads contiguous columns faster as
+the right-hand factor: times 64 columns, 4096 x 4096 takes 0.72 of the time and 4096 x 25088 0.92, a small one 1.2."""
+
 
 class DeviceMemoryError(Exception):
     """The device can't hold what was asked for; the same work fits on the host."""
@@ -69,6 +73,10 @@ class Backend:
         """The number of threads that suits the factorization of one matrix; only NumPy cares."""
         del shape, rank
         return contextlib.nullcontext()
+
+    def product(self, A: DeviceArray, X: DeviceArray) -> DeviceArray:
+        """``A X`` for an X of few columns; NumPy takes the transposes where that reads a large A faster."""
+        return A @ X
 
     def gram(self, A: DeviceArray) -> DeviceArray:
         """``A' A``; NumPy computes one triangle of such a product and mirrors it."""
@@ -120,6 +128,9 @@ class NumpyBackend(Backend):
 
     def threads_for(self, shape: tuple[int, ...], rank: int) -> contextlib.AbstractContextManager[object]:  # noqa: D102
         return lapack.threads_for_work(math.prod(shape) * rank)
+
+    def product(self, A: DeviceArray, X: DeviceArray) -> DeviceArray:  # noqa: D102
+        return (X.T @ A.T).T if A.size > CACHED_ENTRIES and A.flags.f_contiguous else A @ X
 
     def shifted(self, G: DeviceArray, shift: float) -> DeviceArray:  # noqa: D102
         moved = G.copy()

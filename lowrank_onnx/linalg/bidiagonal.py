@@ -38,7 +38,7 @@ def solve_bidiagonal(
     left = xp.empty((capacity, m), dtype=W.dtype, device=backend.device)
     right = xp.empty((capacity, n), dtype=W.dtype, device=backend.device)
     images = xp.empty((capacity, n), dtype=W.dtype, device=backend.device)
-    X = W @ backend.to_device(draw_gaussian(n, block, seed, backend.numpy_dtype(W)))
+    X = backend.product(W, backend.to_device(draw_gaussian(n, block, seed, backend.numpy_dtype(W))))
     size = 0
     while True:
         while size < target:
@@ -46,11 +46,11 @@ def solve_bidiagonal(
             stop = size + X.shape[1]
             U = orthonormal_complement(backend, left[:size, :].T, X)
             left[size:stop, :] = U.T
-            image = W.T @ U
+            image = backend.product(W.T, U)
             images[size:stop, :] = image.T
             Q = orthonormal_complement(backend, right[:size, :].T, image)
             right[size:stop, :] = Q.T
-            X = W @ Q
+            X = backend.product(W, Q)
             size = stop
         V, values, St = xp.linalg.svd(images[:size, :].T, full_matrices=False)
         scaled_left = (left[:size, :].T @ St[:rank, :].T) * values[:rank]

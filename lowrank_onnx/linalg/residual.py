@@ -49,9 +49,9 @@ def residual_norm_estimate(
             for known in blocks:
                 X = X - known @ (known.T @ X)
             X = orthonormalize(backend, X)
-        image = W @ X - scaled_left @ (right.T @ X)
+        image = backend.product(W, X) - scaled_left @ (right.T @ X)
         blocks.append(X)
         images.append(image)
-        X = W.T @ image - right @ (scaled_left.T @ image)
+        X = backend.product(W.T, image) - right @ (scaled_left.T @ image)
     stacked = xp.concat(images, axis=1)
     return float(xp.linalg.svdvals(xp.linalg.qr(stacked)[1])[0])

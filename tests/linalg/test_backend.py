@@ -51,6 +51,16 @@ def test_products_and_decompositions(backend: Backend, dtype: Any) -> None:
     np.testing.assert_allclose(every, np.linalg.eigvalsh(G.astype(np.float64))[::-1], atol=tolerance * expected[0])
 
 
+@pytest.mark.parametrize("entries", [0, 10**9])
+def test_products_are_the_same_in_every_layout(backend: Backend, monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
+    monkeypatch.setattr(backend_module, "CACHED_ENTRIES", entries)
+    A = np.random.default_rng(0).standard_normal((40, 30))
+    for view in (A, np.asfortranarray(A), A[::2, ::3], A[:1], A[:, :1]):
+        X = np.random.default_rng(1).standard_normal((view.shape[1], 3))
+        found = backend.to_host(backend.product(backend.to_device(view), backend.to_device(X)))
+        np.testing.assert_allclose(found, view @ X, rtol=1e-12, atol=1e-12)
+
+
 def test_large_cholesky_factors_are_made_by_halves() -> None:
     for size in (512, 513, 1500):
         X = np.random.default_rng(size).standard_normal((size + 50, size))

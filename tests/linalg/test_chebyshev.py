@@ -56,7 +56,7 @@ def test_it_declines_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
     squared_away = matrix((300, 300), SPECTRA["spiked"](300), seed=1)
     assert solve_chebyshev(NUMPY, squared_away, 24, tolerance=1.02, seed=0) is None
     slow = matrix((300, 300), SPECTRA["slow"](300), seed=1)
-    monkeypatch.setattr(chebyshev, "WANTED_GROWTH", 0.1)
+    monkeypatch.setattr(chebyshev, "WANTED_GROWTH", ((0.125, 0.25), (0.1, 0.1)))
     monkeypatch.setattr(chebyshev, "MOST_FILTERS", 1)
     assert solve_chebyshev(NUMPY, slow, 24, tolerance=1.02, seed=0) is None
     rough = solve_chebyshev(NUMPY, slow, 24, tolerance=2.0, seed=0)
