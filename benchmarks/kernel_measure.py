@@ -64,7 +64,7 @@ def measure(arguments: argparse.Namespace, clock: Callable[[], float], done: lis
     done = list(done)
     for shape in arguments.shapes:
         for spectrum in arguments.spectra:
-            values = _values(spectrum, min(shape))
+            values = named_values(spectrum, min(shape))
             known = {case.rank for case in done if (case.rows, case.columns, case.spectrum) == (*shape, spectrum)}
             ranks = [r for r in arguments.ranks or ranks_for(shape, quick=arguments.quick) if r not in known]
             W = matrix(shape, values, seed=1) if ranks else np.empty((0, 0), np.float32)
@@ -226,7 +226,7 @@ def ranks_for(shape: tuple[int, int], *, quick: bool) -> list[int]:
     return [k // 8, k // 4] if quick else [k // 8, k // 4, k // 2]
 
 
-def _values(spectrum: str, size: int) -> Any:
+def named_values(spectrum: str, size: int) -> Any:
     """A named spectrum, or "trained": the singular values of a trained weight, stretched to the size."""
     import numpy as np
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -256,8 +257,8 @@ def _measured(backend: Backend, G: DeviceArray, pairs: _RitzPairs, rank: int, se
     size, dtype = G.shape[0], backend.numpy_dtype(G)
     random = backend.to_device(draw_uniform(size, PROBES, seed, dtype, stream=1)) / (UNIFORM_DEVIATION * size**0.5)
     start = xp.concat((pairs.following, random), axis=1)
-    left_behind, y = most_left_behind(backend, G, V, start, PROBE_STEPS)
-    coupling = _host(backend, V.T @ (G @ y))
+    left_behind, y = most_left_behind(backend, partial(xp.matmul, G), V, start, PROBE_STEPS)
+    coupling = _host(backend, (V.T @ (G @ y))[:, 0])
     return left_behind, max(float(pairs.values[rank]), least_bordered(pairs.values[:rank], coupling, left_behind))
 
 

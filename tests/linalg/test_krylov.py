@@ -7,18 +7,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.kernel_measure import named_values
 from benchmarks.spectra import SPECTRA, matrix
 from lowrank_onnx.linalg.backend import NUMPY, Backend
 from lowrank_onnx.linalg.krylov import (
+    NORM_STEPS,
     KrylovSpace,
     block_width,
+    most_left_behind,
     planned_dimension,
-    residual_norm,
     solve_krylov,
 )
 
 
-def grown(backend: Backend, values: np.ndarray, block: int, steps: int, dtype: Any) -> tuple[KrylovSpace, np.ndarray]:
+def grown(
+    backend: Backend, values: np.ndarray, block: int, steps: int, dtype: Any, room: int = 0
+) -> tuple[KrylovSpace, np.ndarray]:
     W = matrix((values.size, values.size), values, seed=1, dtype=dtype)
     G = W.T @ W
     there = backend.to_device(G)
@@ -26,8 +30,8 @@ def grown(backend: Backend, values: np.ndarray, block: int, steps: int, dtype: A
     space = KrylovSpace(
         backend,
         lambda X, _start: there @ X,
-        backend.to_device(np.zeros((block * steps, values.size), dtype)),
-        backend.to_device(np.zeros((block * steps, block * steps), dtype)),
+        backend.to_device(np.zeros((block * steps + room, values.size), dtype)),
+        backend.to_device(np.zeros((block * steps + room,) * 2, dtype)),
         backend.to_device(start),
     )
     for _ in range(steps):
@@ -71,8 +75,11 @@ def test_the_norm_of_what_is_left_behind(size: int, rank: int, seed: int) -> Non
     padded = np.concatenate((V, np.zeros((5, rank))))
     P = np.eye(size) - padded @ padded.T
     exact = float(np.linalg.norm(P @ T @ P, 2))
-    found = residual_norm(NUMPY, T, V, generator.standard_normal((size, 4)))
+    found, most = most_left_behind(NUMPY, T.__matmul__, V, generator.standard_normal((size, 4)), NORM_STEPS, 3)
     assert 0.97 * exact <= found <= exact * (1.0 + 1e-10)
+    np.testing.assert_allclose(most.T @ most, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(padded.T @ most, 0.0, atol=1e-12)
+    assert most[:, 0] @ T @ most[:, 0] == pytest.approx(found)
 
 
 @pytest.mark.parametrize("through_gram", [False, True])
@@ -91,6 +98,38 @@ def test_the_tolerance_is_met(backend: Backend, spectrum: str, through_gram: boo
     np.testing.assert_allclose(right.T @ right, np.eye(24), atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(left, axis=0), backend.to_host(triplets.values), rtol=1e-5)
     assert ("gram" if through_gram else "direct") in triplets.solver
+
+
+@pytest.mark.parametrize(
+    ("spectrum", "rank", "limit"), [("slow", 113, 290), ("trained", 148, 360), ("gaussian", 295, 718)]
+)
+def test_a_space_at_its_limit_is_held_to_the_tolerance_too(spectrum: str, rank: int, limit: int) -> None:
+    """A look ahead by a few columns, all that these limits left room for, let errors of 1.022, 1.071 and 1.040 pass."""
+    values = named_values(spectrum, 1024)
+    W = matrix((1024, 1024), values, seed=3)
+    for allowed in (limit, 1000):
+        triplets = solve_krylov(NUMPY, W, rank, tolerance=1.02, seed=0, through_gram=False, limit=allowed)
+        if triplets is None:
+            assert allowed == limit
+            continue
+        assert triplets.residual is not None
+        norm = float(np.linalg.norm(W - triplets.scaled_left @ triplets.right.T, 2))
+        assert norm <= 1.02 * values[rank]
+        assert 0.99 * norm <= triplets.residual <= norm * (1.0 + 1e-3)
+
+
+@pytest.mark.parametrize("room", [0, 3, 8, 20])
+def test_the_image_of_a_space_takes_no_product(backend: Backend, room: int) -> None:
+    """Where the next block has room; else it is the image within the space."""
+    values = SPECTRA["slow"](80)
+    space, G = grown(backend, values, 8, 3, np.float64, room)
+    coordinates = np.random.default_rng(2).standard_normal((24, 3))
+    image = backend.to_host(space.image(backend.to_device(coordinates)))
+    Q = backend.to_host(space.basis)
+    exact = G @ (Q @ coordinates)
+    if room < 8:
+        image, exact = Q.T @ image, Q.T @ exact
+    np.testing.assert_allclose(image, exact, atol=1e-10)
 
 
 def test_it_declines_what_it_cannot_do() -> None:
