@@ -7,7 +7,8 @@ machine's own rate.
 
 ``--threads 1`` (the default) times processor seconds of one thread, which other processes on the machine disturb
 least; with more threads the clock is the wall. The whole grid takes an hour and a half of an idle machine, most of it
-for peers on the large shapes. Every case is printed and saved as it is done; ``--resume`` goes on with what a run that was broken off has left.
+for peers on the large shapes. Every case is printed and saved as it is done; ``--resume`` goes on with what a run that
+was broken off has left.
 """
 
 from __future__ import annotations
