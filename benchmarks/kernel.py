@@ -21,7 +21,6 @@ import platform
 import sys
 import time
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -91,20 +90,16 @@ def save(out: Path, arguments: argparse.Namespace, cases: list[Case]) -> None:
 
 
 def _machine(threads: int) -> dict[str, Any]:
+    from lowrank_onnx.installed import installed_version
+
+    peers = {name: installed_version(name) for name in ("scikit-learn", "torch", "scipy")}
     return {
         "processor": _processor(),
         "blas": _blas(),
         "threads": threads,
         "python": platform.python_version(),
-        "peers": [f"{name} {version(name)}" for name in ("scikit-learn", "torch", "scipy") if _installed(name)],
+        "peers": [f"{name} {version}" for name, version in peers.items() if version],
     }
-
-
-def _installed(name: str) -> bool:
-    try:
-        return bool(version(name))
-    except PackageNotFoundError:
-        return False
 
 
 def _blas() -> str:
